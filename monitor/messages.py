@@ -1,0 +1,103 @@
+"""What vLLM's processes tell the monitor: three messages, encoded with msgpack, arrays as raw parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+class RequestStart(msgspec.Struct, frozen=True, tag="start"):
+    """A request entered the scheduler (EngineCore)."""
+
+    req_id: str
+    """vLLM's internal id: the client's id and a random suffix."""
+    external_id: str
+    model: str
+    prompt_token_ids: list[int]
+    time_ns: int
+    lora: str | None = None
+    trace_headers: dict[str, str] | None = None
+    extra_args: dict[str, Any] | None = None
+    """The client's `vllm_xargs`; `tenant` is read from here."""
+
+
+class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
+    """A request left the scheduler, for whatever reason (EngineCore)."""
+
+    req_id: str
+    reason: str
+    num_scheduled: int
+    """Rows that the scheduler asked the model to compute for this request, recomputed ones included."""
+    num_cached: int
+    """Prompt positions served from the prefix cache: they have no activation in this request."""
+    output_token_ids: list[int]
+    time_ns: int
+
+
+class Frame(msgspec.Struct, frozen=True, tag="frame"):
+    """The watched scores of one engine step (worker). Row r of the arrays belongs to the request whose
+    `row_starts[i] <= r < row_starts[i + 1]`.
+    """
+
+    step: int
+    watchlist: str
+    """Digest of the watchlist whose rows made the scores."""
+    req_ids: list[str]
+    row_starts: list[int]
+    tap_calls: list[int]
+    """Device-side call counters, one per tapped site: they must advance at every step."""
+    num_features: int
+    time_ns: int
+    """When the forward pass had been enqueued on the worker."""
+    dropped_frames: int
+    """Frames this worker has had to drop so far because the monitor's queue was full."""
+
+
+Message = RequestStart | RequestEnd | Frame
+
+
+class FrameArrays(msgspec.Struct, frozen=True):
+    """The arrays of a `Frame`."""
+
+    scores: Floats  # [tokens, features]
+    token_ids: Ints  # [tokens]
+    positions: Ints  # [tokens]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message, arrays: FrameArrays | None = None) -> list[bytes | memoryview]:
+    """The parts of one ZeroMQ message."""
+    parts: list[bytes | memoryview] = [_ENCODER.encode(message)]
+    if arrays is not None:
+        parts += [
+            np.ascontiguousarray(arrays.scores, dtype=np.float32).data,
+            np.ascontiguousarray(arrays.token_ids, dtype=np.int32).data,
+            np.ascontiguousarray(arrays.positions, dtype=np.int32).data,
+        ]
+    return parts
+
+
+def decode(parts: list[bytes]) -> tuple[Message, FrameArrays | None]:
+    """The inverse of `encode`.
+
+    Raises:
+        msgspec.DecodeError, ValueError: the parts are not one of our messages.
+    """
+    message = _DECODER.decode(parts[0])
+    if not isinstance(message, Frame):
+        return message, None
+    scores, token_ids, positions = parts[1:]
+    return message, FrameArrays(
+        scores=np.frombuffer(scores, dtype=np.float32).reshape(-1, message.num_features),
+        token_ids=np.frombuffer(token_ids, dtype=np.int32),
+        positions=np.frombuffer(positions, dtype=np.int32),
+    )
