@@ -1,0 +1,173 @@
+"""The watchlist: the compiled artefact that a server loads instead of SAEs.
+
+One safetensors file. For every tapped site (a hook point of the model) it holds the rows of the watched
+features, already folded so that one formula covers SAE features and probes alike:
+
+    p = x @ weight.T + bias             x [tokens, d_model], weight [features, d_model]
+    score = p if p > threshold else 0   strict, as in JumpReLU; a ReLU has threshold 0, a probe -inf
+
+and golden vectors: inputs with the scores that a float64 evaluation of the formula gives, on which every
+worker tests itself before it serves. The header says what each column is and where it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from saeguard.monitor.errors import SaeguardError
+
+FORMAT_VERSION = 1
+_ARRAYS = ("weight", "bias", "threshold", "golden_inputs", "golden_scores")
+
+Floats = npt.NDArray[np.float32]
+
+
+class WatchlistError(SaeguardError):
+    """A watchlist file is missing, damaged, or of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedFeature:
+    """What one column of the scores means."""
+
+    name: str
+    kind: str
+    """`sae` or `probe`."""
+    source: str
+    """Where the row came from, as the rules named it."""
+    source_sha256: str
+    index: int
+    label: str | None = None
+    units: str = "raw"
+    exact: bool = True
+    """False where a per-row gate can only approximate the SAE (TopK)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The watched rows of one hook point; shapes as in the module's docstring."""
+
+    layer: int
+    features: tuple[WatchedFeature, ...]
+    weight: Floats = field(repr=False)
+    bias: Floats = field(repr=False)
+    threshold: Floats = field(repr=False)
+    golden_inputs: Floats = field(repr=False)  # [golden, d_model]
+    golden_scores: Floats = field(repr=False)  # [golden, features]
+
+    @property
+    def hook_point(self) -> str:
+        return f"blocks.{self.layer}.hook_resid_post"
+
+
+@dataclass(frozen=True, slots=True)
+class Watchlist:
+    """Everything a worker and the monitor need to know about the scores."""
+
+    d_model: int
+    sites: tuple[Site, ...]
+    digest: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Feature name of each score column: the sites' features one after another."""
+        return tuple(feature.name for site in self.sites for feature in site.features)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {f.name: f.label for site in self.sites for f in site.features if f.label}
+
+
+def encode(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
+    """The formula above in float64: the reference for golden vectors and tests.
+
+    Args:
+        x: residual stream, [tokens, d_model].
+
+    Returns:
+        Scores, [tokens, features].
+    """
+    p = x.astype(np.float64) @ site.weight.T.astype(np.float64) + site.bias.astype(np.float64)
+    return np.where(p <= site.threshold, 0.0, p)  # NaN is kept: a broken model must not look safe
+
+
+def build(d_model: int, sites: Sequence[Site]) -> Watchlist:
+    """A watchlist with its digest, sites in the order of their layers."""
+    ordered = tuple(sorted(sites, key=lambda site: site.layer))
+    return Watchlist(d_model, ordered, _digest(d_model, ordered))
+
+
+def save(watchlist: Watchlist, path: Path) -> None:
+    """Write the file in one move, so that a reader never meets half of it."""
+    tensors = {
+        f"site.{i}.{name}": np.ascontiguousarray(getattr(site, name), dtype=np.float32)
+        for i, site in enumerate(watchlist.sites)
+        for name in _ARRAYS
+    }
+    header = {**_description(watchlist.d_model, watchlist.sites), "digest": watchlist.digest}
+    temporary = path.with_name(path.name + ".partial")
+    save_file(tensors, temporary, metadata={"saeguard": json.dumps(header, sort_keys=True)})
+    temporary.replace(path)
+
+
+def load(path: Path) -> Watchlist:
+    """Read a watchlist and check its digest.
+
+    Raises:
+        WatchlistError: the file is absent, is not a watchlist, or was changed after it was made.
+    """
+    if not path.is_file():
+        raise WatchlistError(f"{path}: no such watchlist", "make it with: saeguard compile RULES")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("saeguard", "null"))
+            if not header or header.get("version") != FORMAT_VERSION:
+                raise WatchlistError(
+                    f"{path}: not a watchlist of format {FORMAT_VERSION}", "run saeguard compile again"
+                )
+            sites = tuple(
+                _read_site(site, {name: file.get_tensor(f"site.{i}.{name}") for name in _ARRAYS})
+                for i, site in enumerate(header["sites"])
+            )
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        raise WatchlistError(
+            f"{path}: cannot be read as a watchlist: {error}", "run saeguard compile again"
+        ) from error
+    watchlist = build(header["d_model"], sites)
+    if watchlist.digest != header["digest"]:
+        raise WatchlistError(f"{path}: was changed after it was made", "run saeguard compile again")
+    return watchlist
+
+
+def _read_site(header: dict[str, Any], arrays: dict[str, Floats]) -> Site:
+    features = tuple(WatchedFeature(**feature) for feature in header["features"])
+    return Site(layer=header["layer"], features=features, **arrays)
+
+
+def _description(d_model: int, sites: Sequence[Site]) -> dict[str, Any]:
+    return {
+        "version": FORMAT_VERSION,
+        "d_model": d_model,
+        "sites": [
+            {"layer": site.layer, "hook_point": site.hook_point, "features": [asdict(f) for f in site.features]}
+            for site in sites
+        ],
+    }
+
+
+def _digest(d_model: int, sites: Sequence[Site]) -> str:
+    digest = hashlib.sha256(json.dumps(_description(d_model, sites), sort_keys=True).encode())
+    for site in sites:
+        for name in _ARRAYS:
+            digest.update(np.ascontiguousarray(getattr(site, name), dtype=np.float32).tobytes())
+    return digest.hexdigest()
