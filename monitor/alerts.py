@@ -1,0 +1,186 @@
+"""The durable records of what the monitor saw; log lines, spans and tables are projections."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+SEVERITIES = ("info", "low", "medium", "high", "critical")
+"""In rising order."""
+
+PHASES = ("system", "prompt", "reasoning", "answer", "tool_call")
+"""`RequestRecord.phases` holds indices into this tuple."""
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """How many rows of a request were seen: scheduled = observed + cached + num_unseen."""
+
+    scheduled: int = 0
+    observed: int = 0
+    cached: int = 0
+    """Served from the prefix cache, scores known from an earlier request."""
+    unseen: dict[str, int] = {}
+    """Reason -> rows."""
+
+    @property
+    def num_unseen(self) -> int:
+        return sum(self.unseen.values())
+
+    @property
+    def complete(self) -> bool:
+        return self.num_unseen == 0
+
+
+class SignalReading(msgspec.Struct, frozen=True):
+    """One signal of a rule at the moment the rule fired."""
+
+    name: str
+    feature: str
+    agg: str
+    value: float
+    """NaN where the feature was not observed."""
+    comparison: str
+    """The rule's own word, such as gte."""
+    threshold: float
+    holds: bool
+    position: int
+    """Token position that the value was read at."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One rule fired on one request. Whoever gets an `id` twice may drop one of the two."""
+
+    id: str
+    time_ns: int
+    request_id: str
+    """The client's id."""
+    req_id: str
+    """The engine's id."""
+    model: str
+    lora: str | None
+    tenant: str | None
+    rule_id: str
+    rule_name: str
+    rule_title: str
+    severity: str
+    status: str
+    tags: list[str]
+    message: str
+    phase: str
+    first_position: int
+    """Where the evidence starts."""
+    position: int
+    """Where the rule fired."""
+    token: str | None
+    """Text at `position`; None unless text is captured."""
+    signals: list[SignalReading]
+    ruleset_name: str
+    ruleset_version: str
+    ruleset_sha256: str
+    watchlist: str
+    """Digest of the watchlist whose rows made the scores."""
+    feature_labels: dict[str, str]
+    trace_headers: dict[str, str] | None
+    forward_time_ns: int
+    """When the forward pass of the firing token had been enqueued."""
+    coverage: Coverage
+    """Of the request so far."""
+
+
+class RuleCounts(msgspec.Struct, frozen=True):
+    """What one rule did in one request."""
+
+    matches: int = 0
+    emitted: int = 0
+    limited: int = 0
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """One request after its end, with the scores of its recorded tokens."""
+
+    req_id: str
+    request_id: str
+    model: str
+    lora: str | None
+    tenant: str | None
+    reason: str
+    """Why it ended."""
+    prompt_len: int
+    num_tokens: int
+    start_time_ns: int
+    end_time_ns: int
+    coverage: Coverage
+    counts: dict[str, RuleCounts]
+    features: list[str]
+    token_ids: list[int] | None
+    texts: list[str] | None
+    """None unless text is captured."""
+    first_recorded: int
+    """Position of the first recorded token: of row 0 of texts, scores and phases."""
+    scores: bytes
+    """float32 [tokens, features], NaN where a token was not observed."""
+    phases: bytes
+    """uint8 [tokens], indices into `PHASES`."""
+
+    def score_array(self) -> npt.NDArray[np.float32]:
+        """[tokens, features]"""
+        return np.frombuffer(self.scores, dtype=np.float32).reshape(
+            len(self.phases), len(self.features)
+        )
+
+
+# Not JSON, which has no NaN: a signal whose feature was not observed reads NaN.
+_ENCODER = msgspec.msgpack.Encoder()
+_ALERTS = msgspec.msgpack.Decoder(Alert)
+_REQUESTS = msgspec.msgpack.Decoder(RequestRecord)
+
+
+def encode(record: Alert | RequestRecord) -> bytes:
+    return _ENCODER.encode(record)
+
+
+def decode_alert(data: bytes) -> Alert:
+    return _ALERTS.decode(data)
+
+
+def decode_request(data: bytes) -> RequestRecord:
+    return _REQUESTS.decode(data)
+
+
+def readable(record: RequestRecord) -> dict[str, Any]:
+    """The record as plain values for JSON, its arrays as lists, None for NaN."""
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    scores = record.score_array().astype(object)
+    scores[np.isnan(record.score_array())] = None
+    names = [PHASES[code] if code < len(PHASES) else str(code) for code in record.phases]
+    return plain | {"scores": scores.tolist(), "phases": names}
+
+
+class AlertIds:
+    """Makes uuid7 strings that rise strictly within a process, even when the clock steps back.
+
+    Layout (RFC 9562, method 1): 48 bits of milliseconds, a 12-bit counter, 62 random bits.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+        """Milliseconds and counter, as one number."""
+
+    def __call__(self) -> str:
+        with self._lock:
+            self._last = max(self._last + 1, (time.time_ns() // 1_000_000) << 12)
+            milliseconds, counter = divmod(self._last, 1 << 12)
+        noise = int.from_bytes(os.urandom(8)) >> 2
+        value = milliseconds << 80 | 7 << 76 | counter << 64 | 2 << 62 | noise
+        return str(uuid.UUID(int=value))
+
+
+new_alert_id = AlertIds()

@@ -1,0 +1,89 @@
+"""saeguard's own log, on stderr. It shares nothing with the host process's logging and structlog.
+
+`SAEGUARD_LOG` is `console` or `json`; by default console on a terminal, and json elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from saeguard.monitor.alerts import Alert
+
+_json = structlog.processors.JSONRenderer()  # escapes all but ASCII
+_console = structlog.dev.ConsoleRenderer()
+
+
+def printable(text: str) -> str:
+    """The text with control, format and lone surrogate characters written as escapes.
+
+    Token text and names chosen by clients are hostile: they must not move a terminal's cursor.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if _is_control(char) else char for char in text
+    )
+
+
+def _is_control(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category[0] == "C" or category in ("Zl", "Zp")
+
+
+def _render(wrapped: Any, method: str, event: MutableMapping[str, Any]) -> str | bytes:
+    default = "console" if sys.stderr.isatty() else "json"
+    if os.environ.get("SAEGUARD_LOG", default) == "json":
+        return _json(wrapped, method, event)
+    safe = {key: printable(v) if isinstance(v, str) else v for key, v in event.items()}
+    return _console(wrapped, method, safe)
+
+
+class _Stderr:
+    """Writes to today's `sys.stderr`, which may be another one than at import."""
+
+    def msg(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    debug = info = warning = error = msg
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger that shares nothing with the process around it."""
+    log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        _Stderr(),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    ).bind(logger=name)
+    return log
+
+
+_alerts = logger("saeguard.alerts")
+
+
+def log_alert(alert: Alert) -> None:
+    """The last resort of visibility, when no destination can be reached."""
+    _alerts.warning(
+        "alert",
+        alert_id=alert.id,
+        rule=alert.rule_name,
+        severity=alert.severity,
+        message=alert.message,
+        request_id=alert.request_id,
+        model=alert.model,
+        phase=alert.phase,
+        position=alert.position,
+        token=alert.token,
+        observed=alert.coverage.observed,
+        scheduled=alert.coverage.scheduled,
+    )

@@ -1,0 +1,235 @@
+"""The durable store of alerts: one SQLite file, one writer thread, commits in groups.
+
+An alert counts as kept once its group is committed (WAL, `synchronous=FULL`). Handing one over does
+not wait for the disk, except when the queue is full: then the caller commits it itself, for no
+alert may be dropped silently.
+
+Totals are counters named `metric/label/label...`, such as `tokens/unseen/dropped_frame`.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from saeguard.monitor.alerts import (
+    SEVERITIES,
+    Alert,
+    RequestRecord,
+    decode_alert,
+    decode_request,
+    encode,
+)
+from saeguard.monitor.logging import logger
+from saeguard.monitor.store_file import StoreError, fail, open_for_writing, reading
+
+GROUP_WAIT_S = 0.01
+"""How long the first record of a group waits for company: about one commit."""
+GROUP_SIZE = 512
+QUEUE_SIZE = 8192
+RETRY_S = 0.5
+
+_ADD_ALERT = """
+INSERT INTO alerts (id, time_ns, rule, severity, req_id, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING"""
+_ADD_REQUEST = """
+INSERT INTO requests (req_id, body) VALUES (?, ?)
+ON CONFLICT (req_id) DO UPDATE SET body = excluded.body"""
+# A request stays while one of its alerts waits for a destination.
+_TRIM_REQUESTS = """
+DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ? AND NOT EXISTS (
+    SELECT 1 FROM alerts WHERE alerts.req_id = requests.req_id
+    AND alerts.row > (SELECT min(row) FROM cursors))"""
+_ADD_TOTAL = """
+INSERT INTO totals (key, value) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"""
+_ACKNOWLEDGE = """
+INSERT INTO cursors (destination, row) VALUES (?, ?)
+ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
+_QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
+_PENDING = "FROM alerts WHERE row > coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
+
+Statement = tuple[str, tuple[Any, ...]]
+
+log = logger(__name__)
+
+
+class Store:
+    """The writing side. Any thread may call it."""
+
+    def __init__(self, path: Path | str, max_requests: int = 10_000) -> None:
+        self.path = Path(path)
+        self._max_requests = max_requests
+        self._db = open_for_writing(self.path)
+        self._db_lock = threading.Lock()
+        self._queue: queue.Queue[list[Statement] | threading.Event] = queue.Queue(QUEUE_SIZE)
+        self._closing = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self._num_lost = 0
+        self._writer = threading.Thread(target=self._write, name="saeguard-store", daemon=True)
+        self._writer.start()
+
+    def add_alert(self, alert: Alert) -> None:
+        columns = (alert.id, alert.time_ns, alert.rule_name, alert.severity, alert.req_id)
+        self._hand_over([(_ADD_ALERT, (*columns, encode(alert)))])
+
+    def add_request(self, record: RequestRecord) -> None:
+        """Keeps a request, in place of the oldest one where there are `max_requests`."""
+        add = (_ADD_REQUEST, (record.req_id, encode(record)))
+        self._hand_over([add, (_TRIM_REQUESTS, (self._max_requests,))])
+
+    def add_totals(self, totals: Mapping[str, int]) -> None:
+        """Adds to the counters."""
+        self._hand_over([(_ADD_TOTAL, item) for item in totals.items()])
+
+    def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
+        """The oldest alerts that the destination has not acknowledged, with their rows."""
+        query = f"SELECT row, body {_PENDING} ORDER BY row LIMIT ?"
+        with reading(self.path) as db:
+            rows = db.execute(query, (destination, limit)).fetchall()
+        return [(row, decode_alert(body)) for row, body in rows]
+
+    def num_pending(self, destination: str) -> int:
+        with reading(self.path) as db:
+            return int(db.execute(f"SELECT count(*) {_PENDING}", (destination,)).fetchone()[0])
+
+    def acknowledge(self, destination: str, row: int) -> None:
+        """The destination has everything up to this row. Durable on return."""
+        self._commit([(_ACKNOWLEDGE, (destination, row))])
+
+    def quarantine(self, destination: str, row: int, reason: str) -> None:
+        """Sets aside an alert that the destination will never take, and moves past it."""
+        aside = (_QUARANTINE, (destination, row, time.time_ns(), reason))
+        self._commit([aside, (_ACKNOWLEDGE, (destination, row))])
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after each group, on the writer's thread."""
+        self._listeners.append(listener)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits until what was handed over is committed; False when time ran out first."""
+        done = threading.Event()
+        self._queue.put(done)
+        return done.wait(timeout_s)
+
+    def close(self) -> None:
+        """Commits what was handed over, then closes the file.
+
+        Raises:
+            StoreError: some records could not be written.
+        """
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._queue.put(threading.Event())  # wakes the writer
+        self._writer.join()
+        self._db.close()
+        if self._num_lost:
+            fail(self.path, f"{self._num_lost} records could not be written")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _hand_over(self, statements: list[Statement]) -> None:
+        if self._closing.is_set():
+            fail(self.path, "it is already closed")
+        try:
+            self._queue.put_nowait(statements)
+        except queue.Full:
+            self._commit(statements)
+
+    def _write(self) -> None:
+        while not (self._closing.is_set() and self._queue.empty()):
+            group = self._next_group()
+            statements = [line for item in group if isinstance(item, list) for line in item]
+            if statements:
+                self._insist(statements)
+            for done in group:
+                if isinstance(done, threading.Event):
+                    done.set()
+
+    def _next_group(self) -> list[list[Statement] | threading.Event]:
+        group = [self._queue.get()]
+        deadline = time.monotonic() + GROUP_WAIT_S
+        while len(group) < GROUP_SIZE and (left_s := deadline - time.monotonic()) > 0:
+            try:
+                group.append(self._queue.get(timeout=left_s))
+            except queue.Empty:
+                break
+        return group
+
+    def _insist(self, statements: list[Statement]) -> None:
+        """Tries until the group is written: a full disk may be emptied. Only closing ends it."""
+        while True:
+            try:
+                return self._commit(statements)
+            except StoreError as error:
+                log.error("store_write_failed", error=str(error))
+            if self._closing.wait(RETRY_S):
+                self._num_lost += len(statements)
+                return None
+
+    def _commit(self, statements: list[Statement]) -> None:
+        try:
+            with self._db_lock, self._db:
+                for sql, values in statements:
+                    self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            fail(self.path, error)
+        for listener in self._listeners:
+            listener()
+
+
+def list_alerts(
+    path: Path | str,
+    limit: int = 50,
+    rule: str | None = None,
+    severity: str | None = None,
+    since_ns: int | None = None,
+) -> list[Alert]:
+    """The newest alerts first; `severity` means at least this severe."""
+    severe = SEVERITIES[SEVERITIES.index(severity) if severity else 0 :]
+    marks = ", ".join("?" * len(severe))
+    query = f"""SELECT body FROM alerts
+        WHERE severity IN ({marks}) AND time_ns >= ? AND (? IS NULL OR rule = ?)
+        ORDER BY row DESC LIMIT ?"""
+    with reading(path) as db:
+        rows = db.execute(query, (*severe, since_ns or 0, rule, rule, limit)).fetchall()
+    return [decode_alert(body) for (body,) in rows]
+
+
+def get_alert(path: Path | str, part: str) -> Alert:
+    """The alert whose id begins or ends with `part`.
+
+    Raises:
+        StoreError: there is none, or more than one.
+    """
+    query = """SELECT body FROM alerts
+        WHERE substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part LIMIT 2"""
+    with reading(path) as db:
+        rows = db.execute(query, {"part": part.lower()}).fetchall()
+    if not rows:
+        raise StoreError(f"no alert {part!r} in {path}", "see `saeguard alerts list`")
+    if len(rows) > 1:
+        raise StoreError(f"more than one alert matches {part!r}", "give more of its id")
+    return decode_alert(rows[0][0])
+
+
+def get_request(path: Path | str, req_id: str) -> RequestRecord | None:
+    """None while the request runs, and once it has made room for newer ones."""
+    with reading(path) as db:
+        row = db.execute("SELECT body FROM requests WHERE req_id = ?", (req_id,)).fetchone()
+    return decode_request(row[0]) if row else None
+
+
+def totals(path: Path | str) -> dict[str, int]:
+    with reading(path) as db:
+        return dict(db.execute("SELECT key, value FROM totals"))
