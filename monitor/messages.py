@@ -1,4 +1,4 @@
-"""What vLLM's processes tell the monitor: three messages, encoded with msgpack, arrays as raw parts."""
+"""What vLLM's processes tell the monitor: msgpack messages, a frame's arrays as raw parts behind it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+
+
+class EngineInfo(msgspec.Struct, frozen=True, tag="engine"):
+    """What the monitor must know about the model; sent first, and again to a restarted monitor (EngineCore)."""
+
+    model: str
+    tokenizer_file: str | None
+    """A local tokenizer.json, or None when there is none to read."""
+
+
+class TapStatus(msgspec.Struct, frozen=True, tag="taps"):
+    """Whether this worker's taps are in the graph and right; sent after warm-up (worker)."""
+
+    rank: int
+    alive: bool
+    reason: str = ""
 
 
 class RequestStart(msgspec.Struct, frozen=True, tag="start"):
@@ -45,6 +61,8 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     `row_starts[i] <= r < row_starts[i + 1]`.
     """
 
+    worker: int
+    """Global rank of the sender."""
     step: int
     watchlist: str
     """Digest of the watchlist whose rows made the scores."""
@@ -59,7 +77,7 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """Frames this worker has had to drop so far because the monitor's queue was full."""
 
 
-Message = RequestStart | RequestEnd | Frame
+Message = EngineInfo | TapStatus | RequestStart | RequestEnd | Frame
 
 
 class FrameArrays(msgspec.Struct, frozen=True):

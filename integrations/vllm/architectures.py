@@ -1,0 +1,120 @@
+"""Where the residual stream leaves decoder layer L, per architecture. What is not listed is refused.
+
+`hidden + residual` is not universal: some families return a stream that is already summed, others a single
+tensor, and several new ones something else entirely. A wrong guess gives plausible numbers, so there is no
+default. Every entry is checked against Hugging Face hidden states in tests/integrations/vllm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from saeguard.monitor.errors import UnsupportedError
+
+
+class TapPoint(Enum):
+    """Which module to hook, and which of its outputs is the stream."""
+
+    CONSUMER_NORM = "consumer_norm"
+    """The fused-add norm that reads layer L's output; it returns (normed, residual), and `residual` is the sum
+    the layer produced. No extra addition, and all-reduce + norm fusions still match."""
+
+    LAYER_FIRST = "layer_first"
+    """The layer returns (stream, residual) with the stream already summed."""
+
+    LAYER_ONLY = "layer_only"
+    """The layer returns the stream alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How to find and tap the decoder layers of one model class."""
+
+    tap: TapPoint
+    layers: str = "model.layers"
+    final_norm: str = "model.norm"
+    """The consumer of the last layer's output."""
+    input_norm: str = "input_layernorm"
+    """The consumer inside layer L + 1."""
+
+
+_FUSED = Architecture(TapPoint.CONSUMER_NORM)
+_SUMMED = Architecture(TapPoint.LAYER_FIRST)
+_SINGLE = Architecture(TapPoint.LAYER_ONLY)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "CohereForCausalLM": _SUMMED,
+    "DeepseekForCausalLM": _FUSED,
+    "DeepseekV2ForCausalLM": _FUSED,
+    "DeepseekV3ForCausalLM": _FUSED,
+    "GPT2LMHeadModel": Architecture(TapPoint.LAYER_ONLY, layers="transformer.h"),
+    "Gemma2ForCausalLM": _FUSED,
+    "Gemma3ForCausalLM": _FUSED,
+    "GptOssForCausalLM": _FUSED,
+    "GraniteForCausalLM": _SINGLE,
+    "LlamaForCausalLM": _FUSED,
+    "MistralForCausalLM": _FUSED,
+    "MixtralForCausalLM": _FUSED,
+    "Phi3ForCausalLM": _FUSED,
+    "Qwen2ForCausalLM": _FUSED,
+    "Qwen3ForCausalLM": _FUSED,
+    "Qwen3MoeForCausalLM": _FUSED,
+    "StablelmForCausalLM": _SUMMED,
+}
+
+
+def architecture_of(model: nn.Module) -> tuple[nn.Module, Architecture]:
+    """The text backbone of `model` (itself, or the language model of a multimodal wrapper) and its entry.
+
+    Raises:
+        UnsupportedError: no entry for this class.
+    """
+    names = []
+    candidates = [model]
+    if hasattr(model, "get_language_model"):
+        candidates.append(model.get_language_model())  # type: ignore[operator]
+    for candidate in candidates:
+        name = type(candidate).__name__
+        if name in ARCHITECTURES:
+            return candidate, ARCHITECTURES[name]
+        names.append(name)
+    raise UnsupportedError(
+        f"architecture {' / '.join(names)} has no entry in saeguard's table of tap points",
+        f"supported: {', '.join(sorted(ARCHITECTURES))}",
+    )
+
+
+def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:
+    """The module whose forward hook sees the stream that leaves decoder layer `layer`.
+
+    Raises:
+        UnsupportedError: the model has no such layer.
+    """
+    layers: Any = attrgetter(entry.layers)(model)
+    if not 0 <= layer < len(layers):
+        raise UnsupportedError(
+            f"the watchlist taps layer {layer}, but this model has layers 0 to {len(layers) - 1}",
+            "compile the watchlist from SAEs or probes of this model",
+        )
+    if entry.tap is not TapPoint.CONSUMER_NORM:
+        module: nn.Module = layers[layer]
+    elif layer + 1 == len(layers):
+        module = attrgetter(entry.final_norm)(model)
+    else:
+        module = getattr(layers[layer + 1], entry.input_norm)
+    return module
+
+
+def stream_of(entry: Architecture, output: Any) -> torch.Tensor:
+    """The residual stream in the output of the tapped module, [tokens, d_model]."""
+    if entry.tap is TapPoint.CONSUMER_NORM:
+        return output[1]  # type: ignore[no-any-return]
+    if entry.tap is TapPoint.LAYER_FIRST:
+        return output[0]  # type: ignore[no-any-return]
+    return output  # type: ignore[no-any-return]

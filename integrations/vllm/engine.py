@@ -1,0 +1,154 @@
+"""EngineCore's side: names requests for the monitor, and starts the monitor itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vllm.logger import init_logger
+
+from saeguard.integrations.vllm.outbox import Outbox
+from saeguard.integrations.vllm.settings import inbox_endpoint, load_settings, run_directory
+from saeguard.integrations.vllm.supervisor import MonitorProcess
+from saeguard.monitor.messages import EngineInfo, RequestEnd, RequestStart, encode
+
+logger = init_logger("vllm.saeguard.engine")
+
+
+class RequestReporter:
+    """Tells the monitor when requests start and end, and how many rows the scheduler asked for."""
+
+    def __init__(self, scheduler: Any, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._info = _engine_info(scheduler.vllm_config)
+        self._model = self._info.model
+        self._num_scheduled: dict[str, int] = {}
+        self._num_cached: dict[str, int] = {}
+
+    def introduce(self) -> None:
+        """Say which model this is: to a fresh monitor, or to a restarted one."""
+        self._outbox.post(lambda: encode(self._info))
+
+    def started(self, request: Any) -> None:
+        extra = request.sampling_params.extra_args if request.sampling_params else None
+        message = RequestStart(
+            req_id=request.request_id,
+            external_id=_external_id(request.request_id),
+            model=self._model,
+            prompt_token_ids=list(request.prompt_token_ids or ()),
+            time_ns=time.time_ns(),
+            lora=request.lora_request.lora_name if request.lora_request else None,
+            trace_headers=dict(request.trace_headers) if request.trace_headers else None,
+            extra_args=dict(extra) if extra else None,
+        )
+        self._num_scheduled[request.request_id] = 0
+        self._outbox.post(lambda: encode(message))
+
+    def scheduled(self, output: Any) -> None:
+        for req_id, num_tokens in output.num_scheduled_tokens.items():
+            self._num_scheduled[req_id] = self._num_scheduled.get(req_id, 0) + num_tokens
+        for new in output.scheduled_new_reqs:
+            # A preempted request can come back as new: only its first start tells what the prefix cache gave.
+            self._num_cached.setdefault(new.req_id, new.num_computed_tokens)
+
+    def ended(self, request: Any) -> None:
+        req_id = request.request_id
+        message = RequestEnd(
+            req_id=req_id,
+            reason=request.status.name.removeprefix("FINISHED_").lower(),
+            num_scheduled=self._num_scheduled.pop(req_id, 0),
+            num_cached=self._num_cached.pop(req_id, 0),
+            output_token_ids=list(request.output_token_ids),
+            time_ns=time.time_ns(),
+        )
+        self._outbox.post(lambda: encode(message))
+
+
+def arm(scheduler: Any) -> None:
+    """Watch this scheduler's requests, if it is configured, and start the monitor."""
+    config = load_settings(scheduler.vllm_config)
+    if config is None:
+        return
+    outbox = Outbox(inbox_endpoint(scheduler.vllm_config))
+    reporter = RequestReporter(scheduler, outbox)
+    monitor: MonitorProcess | None = None
+    if not scheduler.vllm_config.parallel_config.data_parallel_rank_local:  # one monitor per node
+        monitor = MonitorProcess(
+            config.path, run_directory(scheduler.vllm_config), on_start=reporter.introduce
+        )
+        if config.fail == "closed":
+            monitor.wait_until_ready()
+    _observe(scheduler, "add_request", before=reporter.started)
+    _observe(scheduler, "schedule", after=reporter.scheduled)
+    _observe(scheduler, "_free_request", before=reporter.ended)
+    shutdown = scheduler.shutdown
+
+    def shut_down_all() -> None:
+        shutdown()
+        outbox.close()
+        if monitor is not None:
+            monitor.stop()
+
+    scheduler.shutdown = shut_down_all
+
+
+def _observe(
+    target: Any,
+    name: str,
+    before: Callable[[Any], None] | None = None,
+    after: Callable[[Any], None] | None = None,
+) -> None:
+    """Call `before` with the method's first argument, or `after` with its result; never raise into vLLM."""
+    method = getattr(target, name)
+    failed = False
+
+    def guarded(observer: Callable[[Any], None] | None, value: Any) -> None:
+        nonlocal failed
+        if observer is None:
+            return
+        try:
+            observer(value)
+        except Exception:
+            if not failed:
+                logger.exception("saeguard failed at Scheduler.%s; serving goes on", name)
+            failed = True
+
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            guarded(before, args[0])
+        result = method(*args, **kwargs)
+        guarded(after, result)
+        return result
+
+    setattr(target, name, observed)
+
+
+def _external_id(req_id: str) -> str:
+    """The client's id: vLLM appends `-` and eight random characters to it."""
+    head, dash, tail = req_id.rpartition("-")
+    return head if dash and len(tail) == 8 else req_id
+
+
+def _engine_info(vllm_config: Any) -> EngineInfo:
+    model_config = vllm_config.model_config
+    served = model_config.served_model_name
+    name = served[0] if isinstance(served, list) else served
+    return EngineInfo(model=name or model_config.model, tokenizer_file=_tokenizer_file(model_config))
+
+
+def _tokenizer_file(model_config: Any) -> str | None:
+    """A local tokenizer.json: the monitor must not download anything."""
+    local = os.path.join(model_config.tokenizer, "tokenizer.json")
+    if os.path.isfile(local):
+        return os.path.abspath(local)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(
+            model_config.tokenizer, "tokenizer.json", revision=model_config.tokenizer_revision
+        )
+    except Exception:  # a path that is no repository name, or an old hub library
+        return None
+    return cached if isinstance(cached, str) else None

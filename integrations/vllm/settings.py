@@ -1,0 +1,109 @@
+"""How a vLLM process learns that it is to be watched, and what it cannot be watched with."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from saeguard.monitor.config import Config, load_config
+from saeguard.monitor.errors import ConfigError, UnsupportedError
+
+KEY = "saeguard"
+
+
+def config_path(vllm_config: Any) -> Path | None:
+    """`--additional-config '{"saeguard": {"config": PATH}}'`, else SAEGUARD_CONFIG, else None: not configured.
+
+    Raises:
+        ConfigError: the entry in additional_config has another shape.
+    """
+    additional = vllm_config.additional_config
+    entry = additional.get(KEY) if isinstance(additional, dict) else None
+    if entry is None or set(entry) <= {"taps"}:  # "taps" is ours, put there for the compile cache
+        path = os.environ.get("SAEGUARD_CONFIG")
+        return Path(path) if path else None
+    path = entry.get("config")
+    if not isinstance(path, str):
+        raise ConfigError(
+            "additional_config.saeguard has no path under 'config'",
+            'write {"saeguard": {"config": "saeguard.yaml"}}',
+        )
+    return Path(path)
+
+
+def load_settings(vllm_config: Any) -> Config | None:
+    """The configuration of this engine, or None when saeguard is not configured."""
+    path = config_path(vllm_config)
+    return None if path is None else load_config(path)
+
+
+def key_compile_cache(vllm_config: Any, digest: str) -> None:
+    """Make the tap layout part of vLLM's compile-cache key; must precede the first compilation.
+
+    Without it vLLM loads a graph compiled without taps, silently, or one with other taps, and crashes.
+
+    Raises:
+        UnsupportedError: this platform keeps an opaque additional_config.
+    """
+    additional = vllm_config.additional_config
+    if not isinstance(additional, dict):
+        raise UnsupportedError(
+            f"additional_config is a {type(additional).__name__}, so the compile cache cannot be keyed"
+        )
+    vllm_config.additional_config = {**additional, KEY: {**additional.get(KEY, {}), "taps": digest}}
+
+
+def check_supported(vllm_config: Any) -> None:
+    """Refuse what would make the row accounting wrong.
+
+    Raises:
+        UnsupportedError: names the setting.
+    """
+    parallel = vllm_config.parallel_config
+    refused = {
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "dual batch overlap": getattr(parallel, "enable_dbo", False),
+        "speculative decoding": vllm_config.speculative_config is not None,
+        "pooling models": vllm_config.model_config.runner_type == "pooling",
+        "DeepSeek in float16 (its stream is scaled)": (
+            str(vllm_config.model_config.dtype) == "torch.float16"
+            and "Deepseek" in "".join(vllm_config.model_config.architectures)
+        ),
+    }
+    for name, present in refused.items():
+        if present:
+            raise UnsupportedError(f"{name} is not supported yet", "start without it, or without saeguard")
+
+
+def run_directory(vllm_config: Any) -> Path:
+    """The private directory of this engine's sockets: the same path in each of its processes.
+
+    Raises:
+        ConfigError: somebody else owns the directory.
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    path = base / f"saeguard-{os.getuid()}" / vllm_config.instance_id
+    for directory in (path.parent, path):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.stat()
+        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            raise ConfigError(f"{directory}: is not private to this user", "remove it or set XDG_RUNTIME_DIR")
+    return path
+
+
+def inbox_endpoint(vllm_config: Any) -> str:
+    """Where the monitor listens."""
+    return f"ipc://{run_directory(vllm_config) / 'inbox'}"
+
+
+def fails_closed(vllm_config: Any) -> bool:
+    """Whether this engine must not serve unwatched. A configuration that cannot be read does not say so."""
+    try:
+        config = load_settings(vllm_config)
+    except ConfigError:
+        return False
+    return config is not None and config.fail == "closed"

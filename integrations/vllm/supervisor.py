@@ -1,0 +1,89 @@
+"""Starts the monitor process, keeps it running, and stops it with the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm.logger import init_logger
+
+from saeguard.monitor.errors import ConfigError
+
+logger = init_logger("vllm.saeguard.supervisor")
+
+_MAX_BACKOFF_S = 30.0
+_USAGE_ERROR = 2
+
+
+class MonitorProcess:
+    """The monitor as a child process, restarted with backoff when it dies of anything but its configuration."""
+
+    def __init__(self, config: Path, run_dir: Path, on_start: Callable[[], None]) -> None:
+        self._run_dir = run_dir
+        # -P: a `monitor/` folder where the server was started must not shadow anything.
+        self._command = [
+            sys.executable, "-P", "-m", "saeguard.monitor",
+            "--config", str(config), "--run-dir", str(run_dir),
+        ]  # fmt: skip
+        self._on_start = on_start
+        self._stopping = threading.Event()
+        self._refused = threading.Event()
+        self.num_restarts = 0
+        self._process = self._start()
+        threading.Thread(target=self._watch, name="saeguard-supervisor", daemon=True).start()
+
+    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+        """For `fail: closed`: return once the monitor listens.
+
+        Raises:
+            ConfigError: it refused its configuration, or did not come up in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and not self._refused.is_set():
+            if (self._run_dir / "ready").exists():
+                return
+            time.sleep(0.05)
+        raise ConfigError("the monitor did not start, and the configuration says fail: closed")
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Let the monitor drain what it has, then end it."""
+        self._stopping.set()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            logger.error("the monitor did not drain within %.0f s; killing it", timeout_s)
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._run_dir)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with contextlib.suppress(OSError):
+            (self._run_dir / "ready").unlink()
+        process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        self._on_start()
+        return process
+
+    def _watch(self) -> None:
+        backoff_s = 0.5
+        while not self._stopping.is_set():
+            code = self._process.wait()
+            if self._stopping.is_set():
+                return
+            if code == _USAGE_ERROR:  # it has said why; another start would say the same
+                self._refused.set()
+                logger.error("saeguard is BLIND: the monitor refused its configuration. Serving goes on.")
+                return
+            self.num_restarts += 1
+            logger.error("the monitor ended with code %s; restarting in %.1f s", code, backoff_s)
+            self._stopping.wait(backoff_s)
+            backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+            if not self._stopping.is_set():
+                self._process = self._start()

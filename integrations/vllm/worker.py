@@ -1,0 +1,175 @@
+"""The worker's side: install the taps, and send a frame of scores after every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from vllm.logger import init_logger
+
+from saeguard.integrations.vllm.outbox import Outbox, Parts
+from saeguard.integrations.vllm.settings import (
+    check_supported,
+    inbox_endpoint,
+    key_compile_cache,
+    load_settings,
+)
+from saeguard.integrations.vllm.step_view import StepView, adapter_for
+from saeguard.integrations.vllm.tap import Tap, install, layout_digest, self_test
+from saeguard.monitor import watchlist as wl
+from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.messages import Frame, FrameArrays, TapStatus, encode
+
+logger = init_logger("vllm.saeguard.worker")
+
+
+class WorkerMonitor:
+    """The taps of one worker and what sends their scores; lives as long as the worker."""
+
+    def __init__(self, worker: Any, watchlist: wl.Watchlist) -> None:
+        config = worker.vllm_config
+        check_supported(config)
+        model_config = config.model_config
+        if watchlist.d_model != model_config.get_hidden_size():
+            raise UnsupportedError(
+                f"the watchlist is for d_model {watchlist.d_model}, "
+                f"but {model_config.model} has {model_config.get_hidden_size()}",
+                "compile the watchlist from SAEs or probes of this model",
+            )
+        scheduler = config.scheduler_config
+        max_tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
+        self._runner = worker.model_runner
+        self._view = adapter_for(self._runner)
+        self._taps: list[Tap] = install(self._runner.get_model(), watchlist, max_tokens)
+        self_test(self._taps)
+        key_compile_cache(config, layout_digest(self._taps))
+        self._digest = watchlist.digest
+        self._num_features = len(watchlist.columns)
+        self._rank = worker.rank
+        self._sends = _is_first_tensor_parallel_rank()
+        self._outbox = Outbox(inbox_endpoint(config))
+        self._step = 0
+        self._num_failures = 0
+        self._side_stream = (
+            torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
+        )
+
+    def check_alive(self) -> None:
+        """After warm-up: every tap must have run, or the compiled graph lacks it."""
+        dead = [tap.site.layer for tap in self._taps if int(tap.calls.item()) == 0]
+        reason = f"the taps of layers {dead} never ran in warm-up: stale compile cache?" if dead else ""
+        self.report(not dead, reason)
+        if dead:
+            raise UnsupportedError(reason, "start once with VLLM_DISABLE_COMPILE_CACHE=1")
+
+    def report(self, alive: bool, reason: str = "") -> None:
+        """Tell the monitor whether it can rely on this worker."""
+        status = TapStatus(rank=self._rank, alive=alive, reason=reason)
+        self._outbox.post(lambda: encode(status))
+
+    def after_step(self, scheduler_output: Any) -> None:
+        """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies only, no waiting."""
+        if not self._sends or scheduler_output.total_num_scheduled_tokens == 0:
+            return
+        try:
+            view = self._view(self._runner, scheduler_output)
+            if view is not None:
+                self._outbox.post(self._snapshot(view))
+        except Exception as error:
+            self._num_failures += 1
+            if self._num_failures == 1:
+                logger.exception("saeguard could not read a step; serving goes on")
+                self.report(False, f"reading a step failed: {error}")
+
+    def close(self) -> None:
+        self._outbox.close()
+
+    def _snapshot(self, view: StepView) -> Callable[[], Parts]:
+        num_tokens = view.num_tokens
+        parts = [tap.scores[:num_tokens, : tap.width] for tap in self._taps]
+        scores = torch.cat(parts, dim=1)  # always a copy: the next step overwrites the buffers
+        calls = torch.cat([tap.calls for tap in self._taps])
+        tensors = [scores, view.token_ids.to(torch.int32, copy=True), view.positions, calls]
+        host, ready = self._to_host(tensors)
+        step, now = self._step, time.time_ns()
+        self._step += 1
+
+        def build() -> Parts:
+            ready()
+            frame = Frame(
+                worker=self._rank,
+                step=step,
+                watchlist=self._digest,
+                req_ids=view.req_ids,
+                row_starts=view.row_starts,
+                tap_calls=host[3].tolist(),
+                num_features=self._num_features,
+                time_ns=now,
+                dropped_frames=self._outbox.num_dropped,
+            )
+            return encode(frame, FrameArrays(*(tensor.numpy() for tensor in host[:3])))
+
+        return build
+
+    def _to_host(self, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], Callable[[], None]]:
+        """Copies on the host, and a function that waits until they are there (for the outbox's thread)."""
+        if self._side_stream is None:
+            return tensors, lambda: None
+        self._side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side_stream):
+            host = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+            for tensor in tensors:
+                if tensor.is_cuda:
+                    tensor.record_stream(self._side_stream)
+            event = torch.cuda.Event()
+            event.record(self._side_stream)
+        return host, event.synchronize
+
+
+def arm(worker: Any) -> None:
+    """Watch this worker, if it is configured; called once, after its model is loaded.
+
+    Raises:
+        SaeguardError: the configuration says `fail: closed` and monitoring is impossible.
+    """
+    config = load_settings(worker.vllm_config)
+    if config is None:
+        return
+    monitor = WorkerMonitor(worker, wl.load(config.watchlist))
+    execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model
+
+    def execute_and_observe(scheduler_output: Any) -> Any:
+        output = execute_model(scheduler_output)
+        monitor.after_step(scheduler_output)
+        return output
+
+    def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
+        result = warm_up(*args, **kwargs)
+        if worker.model_config.enforce_eager:  # may skip its warm-up; the frames' counters tell then
+            monitor.report(True)
+            return result
+        try:
+            monitor.check_alive()
+        except UnsupportedError as error:
+            if config.fail == "closed":
+                raise
+            logger.error("saeguard is BLIND on this worker: %s. Serving goes on.", error)
+        return result
+
+    # On the instance: other engines of this process, and unconfigured ones, keep vLLM's own methods.
+    worker.execute_model = execute_and_observe
+    worker.compile_or_warm_up_model = warm_up_and_check
+    worker.saeguard = monitor
+    logger.info(
+        "saeguard watches %d features at layers %s",
+        len(monitor._taps) and monitor._num_features,
+        [tap.site.layer for tap in monitor._taps],
+    )
+
+
+def _is_first_tensor_parallel_rank() -> bool:
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+
+    return bool(get_tensor_model_parallel_rank() == 0)

@@ -1,0 +1,29 @@
+"""`python -m saeguard.monitor`: how the vLLM plugin starts the monitor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from saeguard.monitor.config import load_config
+from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.service import serve
+
+
+def main() -> int:
+    """Exit code 2, with one message, when the configuration cannot be used."""
+    parser = argparse.ArgumentParser(prog="saeguard.monitor")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        serve(load_config(arguments.config), arguments.run_dir)
+    except SaeguardError as error:
+        print(f"saeguard monitor: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

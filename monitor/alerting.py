@@ -1,0 +1,92 @@
+"""Makes the durable records out of what the detector found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from saeguard.monitor.alerts import Alert, RequestRecord, SignalReading, new_alert_id
+from saeguard.monitor.detector import Detection, Finished
+from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
+from saeguard.monitor.watchlist import Watchlist
+from saeguard.rules import Reading, RuleSet, render_message
+
+
+@dataclass(frozen=True, slots=True)
+class AlertMaker:
+    """Knows which rules and which watchlist are in force."""
+
+    ruleset: RuleSet
+    watchlist: Watchlist
+
+    def alert(self, detection: Detection, texts: TokenTexts) -> Alert:
+        """The record of one match."""
+        match, request, rule = detection.match, detection.request, detection.match.rule
+
+        def text_at(position: int) -> str:
+            token_id = request.token_id(position)
+            return NOT_CAPTURED if token_id is None else texts.text(token_id)
+
+        context = request.context
+        return Alert(
+            id=new_alert_id(),
+            time_ns=time.time_ns(),
+            request_id=request.start.external_id,
+            req_id=request.start.req_id,
+            model=context.model,
+            lora=context.lora,
+            tenant=context.tenant,
+            rule_id=str(rule.id),
+            rule_name=rule.name,
+            rule_title=rule.title,
+            severity=str(rule.severity),
+            status=str(rule.status),
+            tags=list(rule.tags),
+            message=render_message(match, context, text_at),
+            phase=match.phase.name.lower(),
+            first_position=match.first_position,
+            position=match.position,
+            token=text_at(match.position) if texts.captured else None,
+            signals=[_signal(reading) for reading in match.readings.values()],
+            ruleset_name=self.ruleset.name,
+            ruleset_version=self.ruleset.version,
+            ruleset_sha256=self.ruleset.sha256,
+            watchlist=self.watchlist.digest,
+            feature_labels={
+                reading.feature: label
+                for reading in match.readings.values()
+                if (label := self.watchlist.labels.get(reading.feature))
+            },
+            trace_headers=request.start.trace_headers,
+            forward_time_ns=detection.frame.time_ns,
+            coverage=request.coverage_so_far(),
+        )
+
+    def record(self, finished: Finished, texts: TokenTexts) -> RequestRecord:
+        """The record of a request that raised an alert or was not wholly seen."""
+        request = finished.request
+        kept = request.recorded()[0].token_ids if texts.captured else None
+        return request.record(
+            finished.counts,
+            self.watchlist.columns,
+            None if kept is None else [texts.text(int(token_id)) for token_id in kept],
+        )
+
+
+def is_worth_recording(request: LiveRequest) -> bool:
+    """Only what somebody will want to look at: alerts and holes."""
+    return request.num_alerts > 0 or not request.coverage().complete
+
+
+def _signal(reading: Reading) -> SignalReading:
+    return SignalReading(
+        name=reading.signal,
+        feature=reading.feature,
+        agg=reading.agg,
+        value=reading.value,
+        comparison=reading.comparison,
+        threshold=reading.threshold,
+        holds=reading.holds,
+        position=reading.position,
+    )

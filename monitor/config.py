@@ -1,0 +1,96 @@
+"""`saeguard.yaml`: what a server is watched with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from saeguard.monitor.errors import ConfigError
+from saeguard.rules.document import Document, read_document
+from saeguard.rules.errors import RuleError, RuleErrors
+
+
+def _yaml_off(value: object) -> object:
+    return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Destination(_Strict):
+    """Where alerts are delivered: `kind` names an entry point, the rest are its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Metrics(_Strict):
+    """OTLP metrics."""
+
+    endpoint: str
+    interval_s: float = Field(default=10.0, gt=0)
+
+
+class Config(_Strict):
+    """The validated file; every path in it is relative to the file and comes back absolute."""
+
+    path: Path
+    version: Literal[1]
+    rules: Annotated[tuple[Path, ...], Field(min_length=1)]
+    watchlist: Path
+    fail: Literal["open", "closed"] = "open"
+    """When monitoring is impossible: serve unwatched, loudly, or do not serve."""
+    store: Path = Path("saeguard-alerts.sqlite")
+    capture_text: Annotated[Literal["off", "window"], BeforeValidator(_yaml_off)] = "off"
+    """`window`: keep the text of the recorded tokens of requests that raise an alert."""
+    record_tokens: int = Field(default=1024, ge=1)
+    """How many of a request's last tokens are kept with their scores."""
+    log: Literal["json", "console"] = "console"
+    destinations: tuple[Destination, ...] = ()
+    metrics: Metrics | None = None
+
+    @field_validator("rules", "watchlist", "store")
+    @classmethod
+    def _absolute(cls, value: Any, info: Any) -> Any:
+        base = info.data["path"].parent
+        if isinstance(value, tuple):
+            return tuple((base / path).resolve() for path in value)
+        return (base / value).resolve()
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate a configuration file.
+
+    Raises:
+        ConfigError: the file is missing or wrong; every fault as `file:line:column: message`.
+    """
+    path = path.resolve()
+    try:
+        document = read_document(path)
+    except RuleErrors as errors:
+        raise ConfigError(str(errors), "see the example in docs/configuration.md") from errors
+    faults = [str(error) for error in document.errors]
+    data = {key: value for key, value in document.data.items() if key != "path"}
+    try:
+        config = Config(path=path, **data)
+    except ValidationError as error:
+        faults += [str(_located(document, fault)) for fault in error.errors()]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _located(document: Document, fault: Any) -> RuleError:
+    """The fault at its key, or at the nearest place above it that the file has."""
+    keys = tuple(fault["loc"])
+    place = keys
+    while place and place not in document.values:
+        place = place[:-1]
+    return document.key_at(place).error(f"{'.'.join(map(str, keys))}: {fault['msg']}")

@@ -1,0 +1,221 @@
+"""The monitor process: one thread reads the inbox and decides; writers and senders have their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from saeguard.monitor.alerting import AlertMaker, is_worth_recording
+from saeguard.monitor.config import Config
+from saeguard.monitor.delivery import Sender, load_destination
+from saeguard.monitor.detector import Detection, Detector
+from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.logging import log_alert, logger
+from saeguard.monitor.messages import EngineInfo, Frame, RequestEnd, RequestStart, TapStatus, decode
+from saeguard.monitor.store import Store
+from saeguard.monitor.tokens import TokenTexts
+from saeguard.monitor.watchlist import load as load_watchlist
+from saeguard.rules import Engine, RuleErrors, RuleSet, load_rules
+
+_POLL_S = 0.05
+_QUIET_S = 0.3
+"""At shutdown: the inbox counts as drained when nothing has come for this long."""
+_DRAIN_S = 5.0
+
+log = logger("saeguard.monitor")
+
+
+class Service:
+    """Everything that lives as long as the monitor process."""
+
+    def __init__(self, config: Config, endpoint: str) -> None:
+        """
+        Raises:
+            ConfigError, WatchlistError, StoreError: the monitor cannot do its work as configured.
+        """
+        ruleset = _load_rules(config)
+        watchlist = load_watchlist(config.watchlist)
+        try:
+            engine = Engine(ruleset, watchlist.columns)
+        except ValueError as error:
+            raise ConfigError(
+                f"{config.watchlist}: {error}", "the rules have changed: run saeguard compile again"
+            ) from error
+        self._config = config
+        self._make = AlertMaker(ruleset, watchlist)
+        self._detector = Detector(engine, watchlist.digest, config.record_tokens)
+        self._texts = TokenTexts(None, captured=False)
+        self._totals: Counter[str] = Counter()
+        self._unsaved: Counter[str] = Counter()
+        self._dropped: dict[int, int] = {}
+        self._dead: dict[int, str] = {}
+        self._store = Store(config.store)
+        self._senders = [
+            Sender(self._store, load_destination(d.kind, d.options)) for d in config.destinations
+        ]
+        self._inbox = zmq.Context.instance().socket(zmq.PULL)
+        self._inbox.setsockopt(zmq.RCVHWM, 10_000)
+        self._inbox.bind(endpoint)
+        for rule in ruleset.rules:  # every series starts at zero, or its first alert is no increase
+            self._totals[f"alerts/{rule.name}/{rule.severity}"] = 0
+
+    def run(self, should_stop: Stop) -> None:
+        """Serve until told to stop, then take in what is still on its way."""
+        while not should_stop():
+            self._turn()
+        deadline_s = last_s = time.monotonic()
+        while time.monotonic() < deadline_s + _DRAIN_S and time.monotonic() < last_s + _QUIET_S:
+            if self._turn():
+                last_s = time.monotonic()
+
+    def close(self) -> None:
+        """Make everything durable, and deliver what can be delivered in time."""
+        self._finish_requests(time.monotonic() + 1e9)  # no row can come any more
+        self._save_totals()
+        self._store.flush()
+        for sender in self._senders:
+            sender.drain(timeout_s=5.0)
+        self._store.close()
+        self._inbox.close()
+
+    def totals(self) -> Mapping[str, int]:
+        """Counters and gauges by name, for metrics."""
+        live = {
+            "requests/live": self._detector.num_live,
+            "frames/dropped": sum(self._dropped.values()),
+            "tokens/nonfinite": self._detector.num_nonfinite,
+            "tokens/orphaned": self._detector.num_orphans,
+            "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
+        }
+        return {**self._totals, **live}
+
+    def _turn(self) -> bool:
+        """Take in one batch of messages; False when there was none."""
+        busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
+        if busy:
+            with contextlib.suppress(zmq.Again):
+                for _ in range(256):
+                    self._receive(self._inbox.recv_multipart(zmq.NOBLOCK))
+        self._finish_requests(time.monotonic())
+        return busy
+
+    def _receive(self, parts: list[bytes]) -> None:
+        try:
+            message, arrays = decode(parts)
+        except (msgspec.MsgspecError, ValueError) as error:
+            self._count({"messages/unreadable": 1})
+            log.error("unreadable_message", error=str(error))
+            return
+        now_s = time.monotonic()
+        match message:
+            case Frame() if arrays is not None:
+                self._dropped[message.worker] = message.dropped_frames
+                self._raise_alerts(self._detector.observe(message, arrays, now_s))
+                self._report_taps(message.worker)
+            case RequestStart():
+                self._raise_alerts(self._detector.start(message, now_s))
+            case RequestEnd():
+                self._detector.end(message, now_s)
+            case EngineInfo():
+                self._texts = TokenTexts(message.tokenizer_file, self._config.capture_text == "window")
+                self._detector.delimiters = self._texts.delimiters
+                log.info("watching", model=message.model, features=len(self._make.watchlist.columns))
+            case TapStatus():
+                if not message.alive:
+                    self._dead[message.rank] = message.reason
+                    log.critical("blind", worker=message.rank, reason=message.reason)
+            case _:
+                pass
+
+    def _raise_alerts(self, detections: list[Detection]) -> None:
+        for detection in detections:
+            rule = detection.match.rule
+            if detection.match.limited:
+                self._count({f"limited/{rule.name}/{rule.severity}": 1})
+                continue
+            alert = self._make.alert(detection, self._texts)
+            detection.request.num_alerts += 1
+            self._store.add_alert(alert)
+            self._count({f"alerts/{rule.name}/{rule.severity}": 1})
+            log_alert(alert)
+
+    def _finish_requests(self, now_s: float) -> None:
+        for finished in self._detector.finished(now_s):
+            request = finished.request
+            coverage = request.coverage()
+            self._count(
+                {
+                    "requests/finished": 1,
+                    "tokens/scheduled": coverage.scheduled,
+                    "tokens/observed": coverage.observed,
+                    **{f"tokens/unseen/{why}": n for why, n in coverage.unseen.items()},
+                }
+            )
+            if is_worth_recording(request):
+                self._store.add_request(self._make.record(finished, self._texts))
+        self._save_totals()
+
+    def _report_taps(self, worker: int) -> None:
+        """Say once when a worker's taps stop running."""
+        if not self._detector.taps_alive.get(worker, True) and worker not in self._dead:
+            self._dead[worker] = "the taps did not run in a step"
+            log.critical("blind", worker=worker, reason=self._dead[worker])
+
+    def _blind(self) -> bool:
+        return bool(self._dead) or not all(self._detector.taps_alive.values())
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        self._totals.update(counts)
+        self._unsaved.update(counts)
+
+    def _save_totals(self) -> None:
+        if self._unsaved:
+            self._store.add_totals(dict(self._unsaved))
+            self._unsaved.clear()
+
+
+class Stop:
+    """True once a signal has asked us to end, or the process that started us is gone."""
+
+    def __init__(self) -> None:
+        self._signalled = False
+        self._parent = os.getppid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def __call__(self) -> bool:
+        return self._signalled or os.getppid() != self._parent
+
+    def _on_signal(self, *_: object) -> None:
+        self._signalled = True
+
+
+def serve(config: Config, run_dir: Path) -> None:
+    """Run the monitor until it is told to stop; `run_dir` holds its sockets.
+
+    Raises:
+        SaeguardError: it cannot start as configured.
+    """
+    stop = Stop()
+    os.environ["SAEGUARD_LOG"] = config.log
+    service = Service(config, f"ipc://{run_dir / 'inbox'}")
+    (run_dir / "ready").touch()
+    try:
+        service.run(stop)
+    finally:
+        service.close()
+
+
+def _load_rules(config: Config) -> RuleSet:
+    try:
+        return load_rules(config.rules)
+    except RuleErrors as errors:
+        raise ConfigError(str(errors), "run saeguard check") from errors
