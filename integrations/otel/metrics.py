@@ -1,0 +1,76 @@
+"""Counters and gauges over OTLP, read from the monitor's totals by a private meter provider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+
+from saeguard.integrations.otel.transport import check_endpoint
+
+Totals = Callable[[], Mapping[str, int]]
+
+# Totals are named `metric/value/value...`; these are the values' attribute names.
+COUNTERS = {
+    "tokens": ("coverage", "reason"),
+    "alerts": ("rule", "severity"),
+    "frames.dropped": (),
+}
+GAUGES = {
+    "taps.alive": (),
+    "delivery.pending": ("destination",),
+}
+
+
+class OtlpMetrics:
+    """Sends `saeguard.*` metrics every `interval_s` seconds.
+
+    A series exists from the first time that its key is in the totals. List every rule there with 0
+    from the start, or the first alert is no increase in the eyes of Prometheus.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        totals: Totals,
+        headers: Mapping[str, str] | None = None,
+        interval_s: float = 10.0,
+        timeout_s: float = 5.0,
+        service_name: str = "saeguard",
+    ) -> None:
+        exporter = OTLPMetricExporter(
+            f"{check_endpoint(endpoint)}/v1/metrics", headers=headers, timeout=timeout_s
+        )
+        reader = PeriodicExportingMetricReader(exporter, interval_s * 1000, timeout_s * 1000)
+        self._provider = MeterProvider(
+            [reader], Resource({"service.name": service_name}), shutdown_on_exit=False
+        )
+        meter = self._provider.get_meter("saeguard")
+        for name, labels in COUNTERS.items():
+            meter.create_observable_counter(f"saeguard.{name}", [_reader(totals, name, labels)])
+        for name, labels in GAUGES.items():
+            meter.create_observable_gauge(f"saeguard.{name}", [_reader(totals, name, labels)])
+
+    def flush(self) -> None:
+        """Sends the present values now."""
+        self._provider.force_flush()
+
+    def close(self) -> None:
+        """Sends the last values."""
+        self._provider.shutdown()
+
+
+def _reader(
+    totals: Totals, name: str, labels: tuple[str, ...]
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def read(_: CallbackOptions) -> Iterable[Observation]:
+        for key, value in totals().items():
+            metric, *values = key.split("/", len(labels))
+            if metric == name:
+                yield Observation(value, dict(zip(labels, values, strict=False)))
+
+    return read

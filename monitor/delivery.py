@@ -1,0 +1,176 @@
+"""Delivery of alerts from the store to destinations: in order, at least once, never given up.
+
+Each destination has its own thread and its own cursor in the store, and the cursor moves only after
+the destination has taken a batch. An alert that it refuses for good is searched for by halving the
+batch, quarantined, and passed over, so that it cannot block the ones behind it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
+
+from saeguard.monitor.alerts import Alert
+from saeguard.monitor.errors import ConfigError, SaeguardError
+from saeguard.monitor.logging import logger
+from saeguard.monitor.store import Store
+from saeguard.monitor.store_file import StoreError
+
+BATCH_SIZE = 64
+
+log = logger(__name__)
+
+
+class DeliveryError(SaeguardError):
+    """A destination did not take a batch; `retriable` where it may take the same batch later."""
+
+    def __init__(self, message: str, *, retriable: bool) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+
+
+class Destination(Protocol):
+    """Where alerts go. It may see an alert twice, with the same id."""
+
+    @property
+    def name(self) -> str: ...
+
+    def deliver(self, alerts: Sequence[Alert]) -> None:
+        """Returns once all are taken.
+
+        Raises:
+            DeliveryError: some were not.
+        """
+
+    def close(self) -> None: ...
+
+
+class Sender:
+    """Sends what the store holds to one destination, on a thread of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        destination: Destination,
+        first_delay_s: float = 0.5,
+        max_delay_s: float = 30.0,
+    ) -> None:
+        self.attempts: Counter[str] = Counter()
+        """By outcome: taken, deferred or refused."""
+        self.delivered = 0
+        self._store = store
+        self._destination = destination
+        self._first_delay_s = first_delay_s
+        self._max_delay_s = max_delay_s
+        self._delay_s = first_delay_s
+        self._batch_size = BATCH_SIZE
+        self._wake, self._draining, self._stopped = (threading.Event() for _ in range(3))
+        store.acknowledge(destination.name, 0)  # makes the destination known to the store
+        store.on_commit(self._wake.set)
+        self._thread = threading.Thread(
+            target=self._run, name=f"saeguard-to-{destination.name}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Alerts in the store that the destination has not taken yet."""
+        return self._store.num_pending(self._destination.name)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Delivers what is committed, for at most `timeout_s`, then ends the thread.
+
+        Returns:
+            Whether everything was delivered. The rest waits in the store for the next start.
+        """
+        self._draining.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        self._stopped.set()
+        self._destination.close()
+        return self.pending == 0
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.clear()  # before reading: a commit after the reading wakes us again
+            try:
+                rows = self._store.pending(self._destination.name, self._batch_size)
+                if rows:
+                    self._send(rows)
+            except StoreError as error:
+                self._back_off(error)
+                continue
+            if not rows and self._draining.is_set():
+                return
+            if not rows:
+                self._wake.wait()
+
+    def _send(self, rows: Sequence[tuple[int, Alert]]) -> None:
+        try:
+            self._destination.deliver([alert for _, alert in rows])
+        except DeliveryError as error:
+            if error.retriable:
+                self.attempts["deferred"] += 1
+                self._back_off(error)
+            else:
+                self._refused(rows, error)
+        except Exception as error:  # a destination's own fault must not end its thread
+            self._refused(rows, error)
+        else:
+            self._taken(rows)
+
+    def _taken(self, rows: Sequence[tuple[int, Alert]]) -> None:
+        self.attempts["taken"] += 1
+        self._delay_s = self._first_delay_s
+        self._store.acknowledge(self._destination.name, rows[-1][0])
+        self.delivered += len(rows)
+        self._batch_size = min(2 * self._batch_size, BATCH_SIZE)
+
+    def _refused(self, rows: Sequence[tuple[int, Alert]], error: Exception) -> None:
+        """Halves the next batch, down to the one alert that is refused."""
+        self.attempts["refused"] += 1
+        self._batch_size = max(1, len(rows) // 2)
+        if len(rows) > 1:
+            return
+        row, alert = rows[0]
+        self._store.quarantine(self._destination.name, row, str(error))
+        log.error(
+            "alert_quarantined",
+            destination=self._destination.name,
+            alert_id=alert.id,
+            error=str(error),
+        )
+
+    def _back_off(self, error: Exception) -> None:
+        """Waits, each time twice as long; while draining, only as long as the first time."""
+        log.warning(
+            "delivery_deferred",
+            destination=self._destination.name,
+            delay_s=self._delay_s,
+            error=str(error),
+        )
+        if self._draining.wait(self._delay_s * random.uniform(0.5, 1)):
+            self._stopped.wait(self._first_delay_s)
+        self._delay_s = min(2 * self._delay_s, self._max_delay_s)
+
+
+def load_destination(kind: str, options: Mapping[str, Any]) -> Destination:
+    """The installed destination of this kind.
+
+    Raises:
+        ConfigError: there is none, it does not import, or it does not take these options.
+    """
+    known = {entry.name: entry for entry in entry_points(group="saeguard.destinations")}
+    if kind not in known:
+        raise ConfigError(f"no destination {kind!r}", f"known: {', '.join(sorted(known))}")
+    try:
+        factory = known[kind].load()
+        inspect.signature(factory).bind(**options)
+    except (ImportError, TypeError) as error:
+        raise ConfigError(f"destination {kind!r}: {error}") from error
+    return cast(Destination, factory(**options))
