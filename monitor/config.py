@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules.document import Document, read_document
@@ -55,14 +55,26 @@ class Config(_Strict):
     log: Literal["json", "console"] = "console"
     destinations: tuple[Destination, ...] = ()
     metrics: Metrics | None = None
+    start_monitor: bool = True
+    """False: somebody runs `saeguard monitor` by hand, with the same `run_dir`."""
+    run_dir: Path | None = None
+    """Directory of the sockets between vLLM and the monitor; by default a private one for each engine."""
 
-    @field_validator("rules", "watchlist", "store")
+    @field_validator("rules", "watchlist", "store", "run_dir")
     @classmethod
     def _absolute(cls, value: Any, info: Any) -> Any:
+        if value is None:
+            return None
         base = info.data["path"].parent
         if isinstance(value, tuple):
             return tuple((base / path).resolve() for path in value)
         return (base / value).resolve()
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Config:
+        if not self.start_monitor and self.run_dir is None:
+            raise ValueError("start_monitor: false needs a run_dir that the monitor listens in")
+        return self
 
 
 def load_config(path: Path) -> Config:

@@ -71,15 +71,17 @@ def arm(scheduler: Any) -> None:
     config = load_settings(scheduler.vllm_config)
     if config is None:
         return
-    outbox = Outbox(inbox_endpoint(scheduler.vllm_config))
+    outbox = Outbox(inbox_endpoint(scheduler.vllm_config, config))
     reporter = RequestReporter(scheduler, outbox)
     monitor: MonitorProcess | None = None
-    if not scheduler.vllm_config.parallel_config.data_parallel_rank_local:  # one monitor per node
-        monitor = MonitorProcess(
-            config.path, run_directory(scheduler.vllm_config), on_start=reporter.introduce
-        )
+    is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local
+    if config.start_monitor and is_first_on_node:
+        run_dir = run_directory(scheduler.vllm_config, config)
+        monitor = MonitorProcess(config.path, run_dir, on_start=reporter.introduce)
         if config.fail == "closed":
             monitor.wait_until_ready()
+    else:
+        reporter.introduce()
     _observe(scheduler, "add_request", before=reporter.started)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)

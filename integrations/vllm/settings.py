@@ -79,25 +79,35 @@ def check_supported(vllm_config: Any) -> None:
             raise UnsupportedError(f"{name} is not supported yet", "start without it, or without saeguard")
 
 
-def run_directory(vllm_config: Any) -> Path:
+def run_directory(vllm_config: Any, config: Config) -> Path:
     """The private directory of this engine's sockets: the same path in each of its processes.
 
     Raises:
-        ConfigError: somebody else owns the directory.
+        ConfigError: the directory cannot be made, or others may write to it.
     """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    path = base / f"saeguard-{os.getuid()}" / vllm_config.instance_id
-    for directory in (path.parent, path):
-        directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.stat()
-        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise ConfigError(f"{directory}: is not private to this user", "remove it or set XDG_RUNTIME_DIR")
+    if config.run_dir is not None:
+        path = config.run_dir
+    else:
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        path = base / f"saeguard-{os.getuid()}" / vllm_config.instance_id
+        _make_private(path.parent)
+    _make_private(path)
     return path
 
 
-def inbox_endpoint(vllm_config: Any) -> str:
+def inbox_endpoint(vllm_config: Any, config: Config) -> str:
     """Where the monitor listens."""
-    return f"ipc://{run_directory(vllm_config) / 'inbox'}"
+    return f"ipc://{run_directory(vllm_config, config) / 'inbox'}"
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.stat()
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}", "set run_dir in saeguard.yaml") from error
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(f"{directory}: is not private to this user", "chmod 700 it, or set run_dir")
 
 
 def fails_closed(vllm_config: Any) -> bool:

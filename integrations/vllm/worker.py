@@ -28,7 +28,7 @@ logger = init_logger("vllm.saeguard.worker")
 class WorkerMonitor:
     """The taps of one worker and what sends their scores; lives as long as the worker."""
 
-    def __init__(self, worker: Any, watchlist: wl.Watchlist) -> None:
+    def __init__(self, worker: Any, watchlist: wl.Watchlist, endpoint: str) -> None:
         config = worker.vllm_config
         check_supported(config)
         model_config = config.model_config
@@ -46,10 +46,11 @@ class WorkerMonitor:
         self_test(self._taps)
         key_compile_cache(config, layout_digest(self._taps))
         self._digest = watchlist.digest
-        self._num_features = len(watchlist.columns)
+        self.num_features = len(watchlist.columns)
+        self.layers = [site.layer for site in watchlist.sites]
         self._rank = worker.rank
         self._sends = _is_first_tensor_parallel_rank()
-        self._outbox = Outbox(inbox_endpoint(config))
+        self._outbox = Outbox(endpoint)
         self._step = 0
         self._num_failures = 0
         self._side_stream = (
@@ -105,7 +106,7 @@ class WorkerMonitor:
                 req_ids=view.req_ids,
                 row_starts=view.row_starts,
                 tap_calls=host[3].tolist(),
-                num_features=self._num_features,
+                num_features=self.num_features,
                 time_ns=now,
                 dropped_frames=self._outbox.num_dropped,
             )
@@ -137,7 +138,8 @@ def arm(worker: Any) -> None:
     config = load_settings(worker.vllm_config)
     if config is None:
         return
-    monitor = WorkerMonitor(worker, wl.load(config.watchlist))
+    endpoint = inbox_endpoint(worker.vllm_config, config)
+    monitor = WorkerMonitor(worker, wl.load(config.watchlist), endpoint)
     execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model
 
     def execute_and_observe(scheduler_output: Any) -> Any:
@@ -163,9 +165,7 @@ def arm(worker: Any) -> None:
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.saeguard = monitor
     logger.info(
-        "saeguard watches %d features at layers %s",
-        len(monitor._taps) and monitor._num_features,
-        [tap.site.layer for tap in monitor._taps],
+        "saeguard watches %d features at layers %s", monitor.num_features, monitor.layers
     )
 
 

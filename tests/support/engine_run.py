@@ -1,0 +1,152 @@
+"""Run a real vLLM engine in a process of its own, and collect what it tells the monitor.
+
+As a script it is that process: it reads a job as JSON, generates, and prints the outputs as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+import zmq
+from saeguard.monitor import watchlist as wl
+from saeguard.monitor.messages import Frame, FrameArrays, Message, decode
+
+SHIMS = Path(__file__).parent / "shims"
+
+
+@dataclass
+class EngineRun:
+    """What came out of one engine process."""
+
+    outputs: list[list[int]]
+    messages: list[Message]
+    frames: list[tuple[Frame, FrameArrays]]
+    log: str
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def scores_of(self, req_id: str) -> dict[int, np.ndarray]:
+        """Position -> [features], of every row of a request."""
+        rows = {}
+        for frame, arrays in self.frames:
+            for i, name in enumerate(frame.req_ids):
+                if name == req_id:
+                    for row in range(frame.row_starts[i], frame.row_starts[i + 1]):
+                        rows[int(arrays.positions[row])] = arrays.scores[row]
+        return rows
+
+
+def run_engine(
+    work: Path,
+    model: Path,
+    watchlist: wl.Watchlist | None,
+    prompts: list[list[int]],
+    max_tokens: int = 8,
+    engine: dict[str, Any] | None = None,
+    env: dict[str, str] | None = None,
+    config: dict[str, Any] | None = None,
+    v2: bool = False,
+    piecewise: bool = False,
+    timeout_s: float = 240,
+) -> EngineRun:
+    """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured."""
+    work.mkdir(parents=True, exist_ok=True)
+    inbox_dir = work / "run"
+    inbox_dir.mkdir(mode=0o700, exist_ok=True)
+    socket = zmq.Context.instance().socket(zmq.PULL)
+    socket.bind(f"ipc://{inbox_dir / 'inbox'}")
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CACHE_ROOT": str(work / "cache"),
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [*([str(SHIMS)] if v2 else []), *([str(SHIMS / "piecewise")] if piecewise else [])]
+        ),
+        **({"V2_ON_CPU": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"} if v2 else {}),
+        **(env or {}),
+    }
+    environment.pop("SAEGUARD_CONFIG", None)
+    if watchlist is not None:
+        environment["SAEGUARD_CONFIG"] = str(_write_config(work, watchlist, inbox_dir, config or {}))
+    job = {
+        "model": str(model),
+        "prompts": prompts,
+        "max_tokens": max_tokens,
+        "engine": {
+            "max_model_len": 256,
+            "dtype": "float32",
+            **({"compilation_config": {"mode": 3}} if piecewise else {}),
+            **(engine or {}),
+        },
+    }
+    process = subprocess.Popen(
+        [sys.executable, __file__], env=environment, cwd=work, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        log, _ = process.communicate(json.dumps(job), timeout=timeout_s)
+    finally:
+        process.kill()
+    messages, frames = _drain(socket)
+    result = next((line for line in log.splitlines() if line.startswith("RESULT ")), None)
+    if result is None:
+        raise AssertionError(f"the engine ended with {process.returncode}:\n{log[-6000:]}")
+    info = json.loads(result.removeprefix("RESULT "))
+    return EngineRun(info.pop("outputs"), messages, frames, log, info)
+
+
+def _write_config(work: Path, watchlist: wl.Watchlist, run_dir: Path, extra: dict[str, Any]) -> Path:
+    wl.save(watchlist, work / "watch.safetensors")
+    path = work / "saeguard.yaml"
+    values = {
+        "version": 1,
+        "rules": ["rules.yaml"],
+        "watchlist": "watch.safetensors",
+        "start_monitor": False,
+        "run_dir": str(run_dir),
+    }
+    path.write_text(yaml.safe_dump({**values, **extra}))
+    return path
+
+
+def _drain(socket: zmq.Socket[bytes]) -> tuple[list[Message], list[tuple[Frame, FrameArrays]]]:
+    messages: list[Message] = []
+    frames: list[tuple[Frame, FrameArrays]] = []
+    while socket.poll(300):
+        message, arrays = decode(socket.recv_multipart())
+        if isinstance(message, Frame) and arrays is not None:
+            frames.append((message, arrays))
+        else:
+            messages.append(message)
+    socket.close()
+    return messages, frames
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    started_s = time.monotonic()
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(job["model"], **job["engine"])
+    ready_s = time.monotonic() - started_s
+    params = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], ignore_eos=True)
+    outputs = llm.generate([{"prompt_token_ids": p} for p in job["prompts"]], params, use_tqdm=False)
+    print("RESULT " + json.dumps({
+        "outputs": [list(o.outputs[0].token_ids) for o in outputs], "ready_s": ready_s,
+    }), flush=True)  # fmt: skip
+    llm.llm_engine.engine_core.shutdown()
+
+
+if __name__ == "__main__":
+    main()

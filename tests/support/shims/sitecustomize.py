@@ -1,0 +1,68 @@
+"""Run vLLM's Model Runner V2 without a GPU. Tests only.
+
+Put this file's folder first on PYTHONPATH and set V2_ON_CPU=1: every process vLLM spawns then
+gets the stubs before it imports Triton or touches torch.cuda.
+"""
+import os
+
+if os.environ.get("V2_ON_CPU"):
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton kernels run as Python; read when kernels are defined
+
+    import torch
+    import triton.backends
+
+
+    class _Driver:
+        @staticmethod
+        def is_active():
+            return False
+
+
+    # vLLM's CPU build disables Triton unless a "cpu" backend is listed (triton_utils/importing.py).
+    triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_Driver)
+
+
+    class _Event:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def record(self, *args, **kwargs):
+            pass
+
+        wait = synchronize = record
+
+        def query(self):
+            return True
+
+
+    class _Stream:
+        cuda_stream = 0
+
+        def __init__(self, *args, **kwargs):
+            self.device = torch.device("cpu")
+
+        def wait_stream(self, *args, **kwargs):
+            pass
+
+        wait_event = synchronize = wait_stream
+
+        def record_event(self, *args, **kwargs):
+            return _Event()
+
+
+    class _StreamContext:
+        def __init__(self, stream):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            pass
+
+
+    torch.Event = torch.cuda.Event = _Event
+    torch.cuda.Stream = _Stream
+    torch.cuda.stream = _StreamContext
+    torch.cuda.set_stream = lambda stream: None
+    torch.cuda.current_stream = lambda *args, **kwargs: _Stream()

@@ -1,0 +1,93 @@
+"""Random tiny models, SAEs and watchlists: everything real but the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from saeguard.monitor import watchlist as wl
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+D_MODEL = 64
+NUM_LAYERS = 3
+VOCAB = 256
+
+_COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": D_MODEL,
+    "intermediate_size": 128,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+
+
+def make_model(directory: Path, model_type: str = "qwen3", **overrides: object) -> Path:
+    """A random fp32 model of the given Hugging Face type, with a tokenizer; returns its directory."""
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(model_type, **{**_COMMON, **overrides})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # large enough that layers differ and attention is not flat
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0.0, 0.1)
+            elif "norm" in name:
+                parameter.normal_(1.0, 0.1)
+    model.save_pretrained(directory)
+    _tokenizer().save_pretrained(directory)
+    return directory
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocab = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def make_watchlist(layers: list[int], num_features: int = 5, d_model: int = D_MODEL) -> wl.Watchlist:
+    """Random rows at each layer: JumpReLU gates of several heights and, last, an ungated probe."""
+    sites = []
+    for layer in layers:
+        rng = np.random.default_rng(layer)
+        names = [f"l{layer}_f{i}" for i in range(num_features)]
+        threshold = rng.uniform(0.0, 1.0, num_features)
+        threshold[-1] = -np.inf
+        site = wl.Site(
+            layer=layer,
+            features=tuple(wl.WatchedFeature(n, "sae", "random", "0" * 64, i) for i, n in enumerate(names)),
+            weight=rng.standard_normal((num_features, d_model)).astype(np.float32) / 4,
+            bias=rng.standard_normal(num_features).astype(np.float32),
+            threshold=threshold.astype(np.float32),
+            golden_inputs=rng.standard_normal((8, d_model)).astype(np.float32),
+            golden_scores=np.empty((0, num_features), np.float32),
+        )
+        golden = wl.encode(site.golden_inputs, site).astype(np.float32)
+        sites.append(
+            wl.Site(layer, site.features, site.weight, site.bias, site.threshold, site.golden_inputs, golden)
+        )
+    return wl.build(d_model, sites)
+
+
+def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
+    """Residual stream after each layer by Hugging Face, [tokens, d_model] fp32 each."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    seen: list[np.ndarray] = []
+    layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out).detach())
+        )
+    with torch.no_grad():
+        model(torch.tensor([token_ids]), use_cache=False)
+    return [stream.reshape(-1, stream.shape[-1]).numpy() for stream in seen]
