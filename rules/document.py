@@ -1,0 +1,215 @@
+"""A YAML file as plain data that remembers where everything was written.
+
+PyYAML's `compose` yields nodes with marks. One walk over them builds the data, files every node
+under its path (`("rules", 0, "for")`) and refuses what YAML 1.1 would silently turn into something
+else: duplicate keys, keys without a value, merge keys, keys like `no` (a boolean), and numbers like
+`22:22` (1342) or `1_000`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saeguard.rules.errors import Location, RuleError, RuleErrors
+
+MAX_BYTES = 8 * 2**20
+MAX_DEPTH = 32  # rule files need 6; the C composer recurses, and overflows its stack near 100 000
+MAX_NODES = 500_000  # counted after aliases are expanded: the bound that stops an alias bomb
+
+KeyPath = tuple[str | int, ...]
+
+_PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|\d*\.\d+|\d+\.)([eE][-+]\d+)?|[-+]?\.(inf|nan)", re.I)
+_COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+@dataclass(slots=True)
+class Document:
+    """One file: its bytes, its data, and what was wrong with it as YAML."""
+
+    path: Path
+    content: bytes
+    data: dict[str, Any] = field(default_factory=dict)
+    errors: list[RuleError] = field(default_factory=list)
+    values: dict[KeyPath, yaml.Node] = field(default_factory=dict)
+    keys: dict[KeyPath, yaml.Node] = field(default_factory=dict)
+
+    def value_at(self, path: KeyPath, offset: int = 0) -> Location:
+        """Where the value at `path` starts, or the character `offset` of it when it is a text."""
+        node = self.values[path]
+        mark = node.start_mark
+        if not offset or not isinstance(node, yaml.ScalarNode):
+            return self._location(mark)
+        text = self.content.decode("utf-8-sig")
+        index = _source_index(text, node, offset)
+        line_start = text.rfind("\n", 0, index) + 1
+        return Location(self.path, text.count("\n", 0, index) + 1, index - line_start + 1)
+
+    def key_at(self, path: KeyPath) -> Location:
+        """Where the key at `path` is written; a list item has no key: its value's place."""
+        return self._location((self.keys.get(path) or self.values[path]).start_mark)
+
+    def _location(self, mark: yaml.error.Mark) -> Location:
+        return Location(self.path, mark.line + 1, mark.column + 1)
+
+
+def read_document(path: Path) -> Document:
+    """Read one YAML file whose top level is a mapping.
+
+    Raises:
+        RuleErrors: there is no data to go on with. Lesser errors are left in `Document.errors`.
+    """
+    try:
+        content = _read_bytes(path)
+        return _Walk(path, content).run(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise RuleErrors([Location(path).error(error.strerror or str(error))]) from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RuleErrors([Location(path, line).error("the file is not UTF-8 text")]) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
+        raise RuleErrors([where.error(f"not YAML: {error.problem}")]) from error
+    except yaml.reader.ReaderError as error:
+        line = content[: error.position].count(b"\n") + 1
+        raise RuleErrors([Location(path, line).error(f"not YAML: {error.reason}")]) from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise RuleErrors([Location(path).error(f"the file is larger than {MAX_BYTES:,} bytes")])
+    return content
+
+
+class _Walk:
+    """From nodes to data."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.document = Document(path, content)
+
+    def run(self, text: str) -> Document:
+        self._refuse_deep(text)
+        self.loader = yaml.CSafeLoader(text)
+        root = self.loader.get_single_node()
+        if root is None:
+            raise RuleErrors([Location(self.document.path).error("the file is empty")])
+        if not isinstance(root, yaml.MappingNode):
+            raise RuleErrors([self._error(root, "expected a mapping with the key `version`")])
+        self.document.data = self._read(root, ())
+        return self.document
+
+    def _refuse_deep(self, text: str) -> None:
+        depth = 0
+        for event in yaml.parse(text, yaml.CSafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > MAX_DEPTH:
+                raise RuleErrors([self._error(event, f"nested deeper than {MAX_DEPTH} levels")])
+
+    def _read(self, node: yaml.Node, path: KeyPath) -> Any:
+        values = self.document.values
+        values[path] = node
+        if len(values) > MAX_NODES:
+            raise RuleErrors([self._error(node, f"more than {MAX_NODES:,} values in the file")])
+        if len(path) > MAX_DEPTH:
+            raise RuleErrors([self._error(node, "an alias contains itself")])
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if node.tag not in _COLLECTION_TAGS:
+            self._report(node, f"the tag {node.tag} is not allowed")
+        if isinstance(node, yaml.SequenceNode):
+            return [self._read(item, (*path, i)) for i, item in enumerate(node.value)]
+        return self._mapping(node, path)
+
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node)
+            if key is None:
+                continue
+            if (*path, key) in self.document.keys:
+                self._report(key_node, f"duplicate key '{key}'")
+                continue
+            self.document.keys[*path, key] = key_node
+            value = self._read(value_node, (*path, key))
+            if value is None:
+                self._report(key_node, f"'{key}' has no value")
+            else:
+                data[key] = value
+        return data
+
+    def _key(self, node: yaml.Node) -> str | None:
+        if node.tag == _MERGE_TAG:
+            self._report(node, "merge keys (<<) are not supported; repeat the keys")
+            return None
+        key = self._scalar(node) if isinstance(node, yaml.ScalarNode) else None
+        if not isinstance(key, str):
+            self._report(node, f"a key must be text; YAML reads this one as {describe(key)}")
+            return None
+        return key
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            value = self.loader.construct_object(node)
+        except ValueError as error:
+            self._report(node, f"bad value: {error}")
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and not _PLAIN_NUMBER.fullmatch(node.value):
+            self._report(node, f"YAML reads {node.value} as the number {value}; write that number")
+        return value
+
+    def _report(self, node: yaml.Node, message: str) -> None:
+        self.document.errors.append(self._error(node, message))
+
+    def _error(self, at: yaml.Node | yaml.Event, message: str) -> RuleError:
+        mark: Any = at.start_mark
+        return Location(self.document.path, mark.line + 1, mark.column + 1).error(message)
+
+
+def describe(value: object) -> str:
+    """A YAML value in words, for error messages."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value[:60]!r}"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def _source_index(text: str, node: yaml.ScalarNode, offset: int) -> int:
+    """Index in the file of character `offset` of a scalar.
+
+    Folding and indentation change white space only, so the n-th visible character of the value is
+    the n-th visible one of the source, after the quote or block header. Escapes break that: then
+    the answer is the scalar's start.
+    """
+    start, end = node.start_mark.index, node.end_mark.index
+    if node.style == '"' and "\\" in text[start:end]:
+        return int(start)
+    if node.style in ("|", ">"):
+        start = text.index("\n", start)
+    elif node.style:
+        start += 1
+    nth = len(re.findall(r"\S", node.value[:offset]))
+    visible = [match.start() for match in re.finditer(r"\S", text[start:end])]
+    return int(start) + visible[nth] if nth < len(visible) else int(end)

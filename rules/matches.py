@@ -1,0 +1,78 @@
+"""What the engine reports: matches with the numbers behind them, and their totals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from saeguard.rules.model import Aggregation, Comparison, Rule
+from saeguard.rules.phases import Phase
+from saeguard.rules.scope import RequestContext
+from saeguard.rules.template import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One signal at the token that made its rule fire."""
+
+    signal: str
+    feature: str
+    agg: Aggregation
+    value: float
+    comparison: Comparison
+    threshold: float
+    holds: bool
+    position: int
+    """For `max` the first token with the largest score; for the others the firing token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A rule began to fire."""
+
+    rule: Rule
+    key: str
+    position: int
+    """The token that made it fire."""
+    first_position: int
+    """Where its evidence starts: the first token in a window of a signal that holds, or the first
+    token that `for` counted, whichever is earlier."""
+    phase: Phase
+    readings: Mapping[str, Reading]
+    limited: bool = False
+    """The request had used up the rule's `limit` before: counted, not to be raised as an alert."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """How often one rule matched in one request: `matches = emitted + limited`."""
+
+    rule: Rule
+    matches: int
+    emitted: int
+    limited: int
+
+
+def render_message(match: Match, context: RequestContext, token_text: Callable[[int], str]) -> str:
+    """The rule's message with its placeholders filled in.
+
+    Args:
+        match: what match.
+        context: the request it fired in; what it lacks is shown as `-`.
+        token_text: text of the token at a position.
+    """
+
+    def value_of(path: tuple[str, ...]) -> Value:
+        match path:
+            case ("rule", name):
+                return str(getattr(match.rule, name))
+            case ("request", name):
+                return str(getattr(context, name) or "-")
+        _, signal, name = path
+        reading = match.readings[signal]
+        if name == "token":
+            return token_text(reading.position)
+        value: Value = getattr(reading, name)
+        return value
+
+    return match.rule.message.render(value_of)

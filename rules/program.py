@@ -1,0 +1,220 @@
+"""The rules that look at one phase, compiled to array operations, and their state in every slot.
+
+A slot is the place of one live request in the state arrays. State belongs to one phase run: the
+engine resets a slot whenever its phase changes, so no window, average or `for` reaches across.
+
+A rule skips a token on which none of its features was observed: it cannot fire there, and `for`
+neither grows nor ends. Any other token on which the condition is false ends the `for` run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from saeguard.rules.aggregates import AggregateBank, Indices, Numbers, Scores
+from saeguard.rules.conditions import Bools, compile_condition
+from saeguard.rules.matches import Reading
+from saeguard.rules.model import Aggregate, Comparison, Rule, Signal
+from saeguard.rules.scope import RequestContext
+
+_COMPARE: dict[Comparison, np.ufunc] = {
+    "gt": np.greater,
+    "gte": np.greater_equal,
+    "lt": np.less,
+    "lte": np.less_equal,
+}
+_Test = tuple[Aggregate, Comparison, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Rule `rule` of the program began to fire on token `token` of the block's slot `lane`."""
+
+    rule: int
+    token: int
+    lane: int
+    first_position: int
+    readings: dict[str, Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What one call works on. In two arrays `history` older tokens precede the block's own."""
+
+    scores: Scores  # [features, history + tokens, lanes]
+    positions: Indices  # [history + tokens, lanes]
+    begin: Indices  # [lanes], index into those of the first token of the run that is still there
+    values: Numbers  # [aggregates, tokens, lanes]
+    holds: Bools  # [tests, tokens, lanes]
+    counted: Bools  # [rules, tokens, lanes], tokens on which a `for` run grows
+    counts: npt.NDArray[np.int32]  # [rules, tokens, lanes], its length after each token
+
+
+class Program:
+    """Compiled rules with state for `num_slots` requests."""
+
+    def __init__(self, rules: Sequence[Rule], num_slots: int) -> None:
+        self.rules = tuple(rules)
+        self.features = tuple(dict.fromkeys(name for rule in rules for name in rule.features))
+        self._column_of = {name: column for column, name in enumerate(self.features)}
+        self._compile_tests()
+        self._compile_rules()
+        self._allocate(num_slots)
+
+    def _compile_tests(self) -> None:
+        """Rules share aggregates, and tests (an aggregate compared with a threshold)."""
+        tests = dict.fromkeys(_test(signal) for rule in self.rules for signal in rule.signals)
+        aggregates = dict.fromkeys(aggregate for aggregate, _, _ in tests)
+        self._test_row = {test: row for row, test in enumerate(tests)}
+        self._aggregate_row = {aggregate: row for row, aggregate in enumerate(aggregates)}
+        self._bank = AggregateBank(list(aggregates), self._column_of)
+        self._comparisons = []
+        for comparison, compare in _COMPARE.items():
+            chosen = [test for test in tests if test[1] == comparison]
+            rows = np.array([self._test_row[test] for test in chosen], np.int64)
+            sources = np.array([self._aggregate_row[test[0]] for test in chosen], np.int64)
+            thresholds = np.array([test[2] for test in chosen])[:, None, None]
+            if chosen:
+                self._comparisons.append((compare, rows, sources, thresholds))
+
+    def _compile_rules(self) -> None:
+        self._conditions = [
+            compile_condition(
+                rule.condition,
+                {signal.name: self._test_row[_test(signal)] for signal in rule.signals},
+            )
+            for rule in self.rules
+        ]
+        self._for_tokens = np.array([rule.for_tokens for rule in self.rules])[:, None, None]
+        column_sets = [
+            tuple(self._column_of[name] for name in rule.features) for rule in self.rules
+        ]
+        self._column_sets = [list(columns) for columns in dict.fromkeys(column_sets)]
+        self._set_of_rule = [self._column_sets.index(list(columns)) for columns in column_sets]
+
+    def _allocate(self, num_slots: int) -> None:
+        num_rules, history = len(self.rules), self._bank.history
+        self._scores = np.empty((history, num_slots, len(self.features)), np.float32)
+        self._positions = np.empty((history, num_slots), np.int64)
+        self._ages = np.zeros(num_slots, np.int64)  # tokens of the run so far, at most `history`
+        self._emas = np.empty((len(self._bank.ema_rows), num_slots))
+        self._counts = np.zeros((num_rules, num_slots), np.int32)
+        self._began = np.zeros((num_rules, num_slots), np.int64)  # position where a `for` run began
+        self._admitted = np.zeros((num_rules, num_slots), np.bool_)
+
+    def admit(self, slot: int, request: RequestContext) -> None:
+        """Give the slot to a request."""
+        self._admitted[:, slot] = [rule.scope.admits(request) for rule in self.rules]
+
+    def reset(self, slots: Indices) -> None:
+        """Forget what these slots have seen: a new phase run begins in them."""
+        self._scores[:, slots] = np.nan
+        self._ages[slots] = 0
+        self._emas[:, slots] = np.nan
+        self._counts[:, slots] = 0
+
+    def observe(self, slots: Indices, scores: Scores, positions: Indices) -> Iterator[Hit]:
+        """Take the next tokens of some slots, equally many of each, and yield what begins to fire.
+
+        Args:
+            slots: [lanes], each slot once.
+            scores: [tokens, lanes, features], columns as in `features`.
+            positions: [tokens, lanes].
+        """
+        block = self._evaluate(slots, scores, positions)
+        firing = block.counted & (block.counts == self._for_tokens)
+        hits = [
+            self._hit(block, slots, rule, token, lane)
+            for rule, token, lane in np.argwhere(firing).tolist()
+        ]
+        self._remember(block, slots)
+        return iter(hits)
+
+    def _evaluate(self, slots: Indices, scores: Scores, positions: Indices) -> _Block:
+        all_scores = np.concatenate((self._scores[:, slots], scores)).transpose(2, 0, 1).copy()
+        values = self._bank.compute(all_scores, self._emas[:, slots])
+        holds = np.empty((len(self._test_row), *values.shape[1:]), np.bool_)
+        for compare, rows, sources, thresholds in self._comparisons:
+            holds[rows] = compare(values[sources], thresholds)
+        true = np.stack([condition(holds) for condition in self._conditions])
+        known = ~np.isnan(all_scores[:, self._bank.history :])
+        known = np.stack([known[columns].any(axis=0) for columns in self._column_sets])
+        known = known[self._set_of_rule] & self._admitted[:, None, slots]
+        counted = known & true
+        return _Block(
+            scores=all_scores,
+            positions=np.concatenate((self._positions[:, slots], positions)),
+            begin=self._bank.history - self._ages[slots],
+            values=values,
+            holds=holds,
+            counted=counted,
+            counts=_run_lengths(self._counts[:, slots], counted, known & ~true),
+        )
+
+    def _remember(self, block: _Block, slots: Indices) -> None:
+        num_tokens = block.values.shape[1]
+        self._scores[:, slots] = block.scores[:, num_tokens:].transpose(1, 2, 0)
+        self._positions[:, slots] = block.positions[num_tokens:]
+        self._ages[slots] = np.minimum(self._ages[slots] + num_tokens, self._bank.history)
+        self._emas[:, slots] = block.values[self._bank.ema_rows, -1]
+        self._counts[:, slots] = block.counts[:, -1]
+        rules, tokens, lanes = np.nonzero(block.counted & (block.counts == 1))
+        # Ordered by token within a rule: of several runs that begin in a block, the last one stays.
+        self._began[rules, slots[lanes]] = block.positions[self._bank.history + tokens, lanes]
+
+    def _hit(self, block: _Block, slots: Indices, rule: int, token: int, lane: int) -> Hit:
+        history = self._bank.history
+        begins = np.flatnonzero(block.counts[rule, : token + 1, lane] == 1)
+        first = int(self._began[rule, slots[lane]])
+        if begins.size:
+            first = int(block.positions[history + begins[-1], lane])
+        readings = {}
+        for signal in self.rules[rule].signals:
+            window = self._window(block, signal.aggregate, token, lane)
+            reading = readings[signal.name] = self._reading(block, signal, token, lane, window)
+            if reading.holds:
+                first = min(first, int(block.positions[window.start, lane]))
+        return Hit(rule, token, lane, first, readings)
+
+    def _window(self, block: _Block, aggregate: Aggregate, token: int, lane: int) -> slice:
+        """The tokens an aggregate looks back on; an average never ends, so there only the last."""
+        end = self._bank.history + token + 1
+        length = 1 if aggregate.kind == "ema" else aggregate.tokens
+        return slice(max(end - length, int(block.begin[lane])), end)
+
+    def _reading(
+        self, block: _Block, signal: Signal, token: int, lane: int, window: slice
+    ) -> Reading:
+        aggregate = signal.aggregate
+        value = float(block.values[self._aggregate_row[aggregate], token, lane])
+        at = window.stop - 1
+        if aggregate.kind == "max":
+            column = self._column_of[aggregate.feature]
+            peaks = np.flatnonzero(block.scores[column, window, lane] == value)
+            at = window.start + int(peaks[0]) if peaks.size else at
+        return Reading(
+            signal=signal.name,
+            feature=aggregate.feature,
+            agg=aggregate.kind,
+            value=value,
+            comparison=signal.comparison,
+            threshold=signal.threshold,
+            holds=bool(block.holds[self._test_row[_test(signal)], token, lane]),
+            position=int(block.positions[at, lane]),
+        )
+
+
+def _test(signal: Signal) -> _Test:
+    return signal.aggregate, signal.comparison, signal.threshold
+
+
+def _run_lengths(before: npt.NDArray[np.int32], grows: Bools, ends: Bools) -> npt.NDArray[np.int32]:
+    """Lengths of the current runs [rules, tokens, lanes], continuing runs of length `before`."""
+    total = before[:, None] + grows.cumsum(axis=1, dtype=np.int32)
+    at_last_end = np.maximum.accumulate(np.where(ends, total, np.int32(0)), axis=1)
+    lengths: npt.NDArray[np.int32] = total - at_last_end
+    return lengths

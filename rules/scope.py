@@ -1,0 +1,42 @@
+"""Which requests, and which of their tokens, a rule looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from saeguard.rules.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What rules may know about a request, besides its scores."""
+
+    model: str = ""
+    lora: str | None = None
+    tenant: str | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """An empty tuple of globs or tenants admits everything, requests that have none included."""
+
+    phases: frozenset[Phase]
+    models: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+
+    def admits(self, request: RequestContext) -> bool:
+        """Whether the rule looks at this request at all."""
+        return (
+            _matches(request.model, self.models)
+            and _matches(request.lora, self.loras)
+            and (not self.tenants or request.tenant in self.tenants)
+        )
+
+
+def _matches(name: str | None, globs: tuple[str, ...]) -> bool:
+    if not globs:
+        return True
+    return name is not None and any(fnmatchcase(name, glob) for glob in globs)
