@@ -48,7 +48,7 @@ class _Stderr:
     def msg(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    debug = info = warning = error = msg
+    debug = info = warning = error = critical = msg
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -14,15 +14,19 @@ from saeguard.integrations.otel.transport import check_endpoint
 
 Totals = Callable[[], Mapping[str, int]]
 
-# Totals are named `metric/value/value...`; these are the values' attribute names.
+# Totals are named `metric/value/value...`; these are the metrics and what their values mean.
 COUNTERS = {
     "tokens": ("coverage", "reason"),
     "alerts": ("rule", "severity"),
-    "frames.dropped": (),
+    "limited": ("rule", "severity"),
+    "frames/dropped": (),
+    "messages/unreadable": (),
+    "requests/finished": (),
 }
 GAUGES = {
-    "taps.alive": (),
-    "delivery.pending": ("destination",),
+    "requests/live": (),
+    "taps/alive": (),
+    "delivery/pending": ("destination",),
 }
 
 
@@ -50,10 +54,10 @@ class OtlpMetrics:
             [reader], Resource({"service.name": service_name}), shutdown_on_exit=False
         )
         meter = self._provider.get_meter("saeguard")
-        for name, labels in COUNTERS.items():
-            meter.create_observable_counter(f"saeguard.{name}", [_reader(totals, name, labels)])
-        for name, labels in GAUGES.items():
-            meter.create_observable_gauge(f"saeguard.{name}", [_reader(totals, name, labels)])
+        for key, labels in COUNTERS.items():
+            meter.create_observable_counter(_name(key), [_reader(totals, key, labels)])
+        for key, labels in GAUGES.items():
+            meter.create_observable_gauge(_name(key), [_reader(totals, key, labels)])
 
     def flush(self) -> None:
         """Sends the present values now."""
@@ -64,13 +68,17 @@ class OtlpMetrics:
         self._provider.shutdown()
 
 
+def _name(key: str) -> str:
+    return f"saeguard.{key.replace('/', '.')}"
+
+
 def _reader(
-    totals: Totals, name: str, labels: tuple[str, ...]
+    totals: Totals, key: str, labels: tuple[str, ...]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def read(_: CallbackOptions) -> Iterable[Observation]:
-        for key, value in totals().items():
-            metric, *values = key.split("/", len(labels))
-            if metric == name:
-                yield Observation(value, dict(zip(labels, values, strict=False)))
+        for name, count in totals().items():
+            if name == key or name.startswith(f"{key}/"):
+                values = name[len(key) + 1 :].split("/", max(0, len(labels) - 1))
+                yield Observation(count, dict(zip(labels, values, strict=False)))
 
     return read

@@ -1,0 +1,52 @@
+"""`saeguard`: which commands there are, and how they end.
+
+Exit codes: 0 fine, 1 findings, 2 wrong usage or environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar
+
+import typer
+
+from saeguard.monitor.cli.lazy import LazyGroup
+from saeguard.monitor.errors import SaeguardError
+
+
+class Commands(LazyGroup):
+    """To add a command: a module of its own, a function with a docstring, and a line here."""
+
+    own: ClassVar = {
+        "check": ("saeguard.monitor.cli.check:check", "Check rule files."),
+        "alerts": ("saeguard.monitor.cli.alerts:app", "Look at alerts."),
+    }
+    summaries: ClassVar = {
+        "serve": "Serve a model with vLLM and watch it.",
+        "demo": "The bundled model, SAE and rules on a real server, end to end.",
+    }
+
+
+app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def saeguard() -> None:
+    """A safety monitor for vLLM servers."""
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except SaeguardError as error:
+        _explain(error)
+        sys.exit(2)
+
+
+def _explain(error: SaeguardError) -> None:
+    from saeguard.monitor.logging import printable  # structlog would slow down every --help
+
+    print(f"error: {printable(error.message)}", file=sys.stderr)
+    if error.remedy:
+        print(f"       {printable(error.remedy)}", file=sys.stderr)
