@@ -29,7 +29,9 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     assert isinstance(source, ProbeFeature)
     path = source.path
     if not path.is_file():
-        raise CompileError(f"{path}: no such probe file", "probe.path is relative to the rules file")
+        raise CompileError(
+            f"{path}: no such probe file", "probe.path is relative to the rules file"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["saeguard_probe"])
@@ -46,7 +48,10 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     for feature in features:
         name = getattr(feature.source, "name", "")
         if name not in names:
-            raise CompileError(f"feature {feature.name!r}: {path} has no probe {name!r}", f"it has {', '.join(names)}")
+            raise CompileError(
+                f"feature {feature.name!r}: {path} has no probe {name!r}",
+                f"it has {', '.join(names)}",
+            )
         index = names.index(name)
         rows.append(
             FeatureRow(

@@ -52,9 +52,13 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
             for feature in features:
                 index = _index(feature, d_sae)
                 column = encoder[:, index : index + 1][:, 0].astype(np.float64)
-                bias = b_enc[index] - (b_dec @ column if config.get("apply_b_dec_to_input") else 0.0)
+                bias = b_enc[index] - (
+                    b_dec @ column if config.get("apply_b_dec_to_input") else 0.0
+                )
                 scale = 1.0
-                if feature.units == "neuronpedia":  # dashboards fold the decoder norm into the activation
+                if (
+                    feature.units == "neuronpedia"
+                ):  # dashboards fold the decoder norm into the activation
                     scale = float(np.linalg.norm(decoder[index : index + 1, :].astype(np.float64)))
                 rows.append(
                     FeatureRow(
@@ -73,7 +77,9 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise CompileError(f"{path}: no such SAE directory", "sae.path is relative to the rules file")
+        raise CompileError(
+            f"{path}: no such SAE directory", "sae.path is relative to the rules file"
+        )
     try:
         config: dict[str, Any] = json.loads((path / "cfg.json").read_text())
     except (OSError, ValueError) as error:
@@ -81,7 +87,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     architecture = config.get("architecture")
     if architecture not in _EXACT:
         raise CompileError(
-            f"{path}: architecture {architecture!r} is not supported yet", f"use one of {', '.join(_EXACT)}"
+            f"{path}: architecture {architecture!r} is not supported yet",
+            f"use one of {', '.join(_EXACT)}",
         )
     normalize = config.get("normalize_activations", "none")
     if normalize != "none":
@@ -101,11 +108,15 @@ def _layer(source: SaeFeature, config: dict[str, Any]) -> int:
             "only blocks.L.hook_resid_post can be tapped; name the layer in the rules if cfg.json lacks it",
         )
     if match is not None and source.layer is not None and int(match[1]) != source.layer:
-        raise CompileError(f"{source.path}: the rules say layer {source.layer}, cfg.json says {hook!r}")
+        raise CompileError(
+            f"{source.path}: the rules say layer {source.layer}, cfg.json says {hook!r}"
+        )
     return int(match[1]) if match is not None else int(source.layer or 0)
 
 
-def _thresholds(file: Any, config: dict[str, Any], d_sae: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _thresholds(
+    file: Any, config: dict[str, Any], d_sae: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     if config["architecture"] == "standard":
         return np.zeros(d_sae)
     # JumpReLU is relu(p) * (p > threshold): below zero the ReLU decides.

@@ -54,7 +54,9 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
         raise CompileError(f"the sources disagree about d_model: {sorted(widths)}")
     d_model = widths.pop()
     layers = sorted({row.layer for _, row in rows})
-    sites = [_site(layer, [(f, r) for f, r in rows if r.layer == layer], d_model) for layer in layers]
+    sites = [
+        _site(layer, [(f, r) for f, r in rows if r.layer == layer], d_model) for layer in layers
+    ]
     return wl.build(d_model, sites)
 
 
@@ -85,7 +87,15 @@ def _site(layer: int, rows: Sequence[tuple[Feature, FeatureRow]], d_model: int) 
         golden_scores=np.empty((0, len(rows)), dtype=np.float32),
     )
     scores = wl.encode(site.golden_inputs, site).astype(np.float32)
-    return wl.Site(site.layer, site.features, site.weight, site.bias, site.threshold, site.golden_inputs, scores)
+    return wl.Site(
+        site.layer,
+        site.features,
+        site.weight,
+        site.bias,
+        site.threshold,
+        site.golden_inputs,
+        scores,
+    )
 
 
 def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:

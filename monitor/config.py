@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from saeguard.monitor.errors import ConfigError
+from saeguard.rules import RuleSet, load_rules
 from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import RuleError, RuleErrors
 
@@ -106,3 +116,15 @@ def _located(document: Document, fault: Any) -> RuleError:
     while place and place not in document.values:
         place = place[:-1]
     return document.key_at(place).error(f"{'.'.join(map(str, keys))}: {fault['msg']}")
+
+
+def read_rules(paths: Sequence[Path]) -> RuleSet:
+    """`load_rules` for commands whose business is not to list the faults.
+
+    Raises:
+        ConfigError: the rules are wrong; every fault as `file:line:column: message`.
+    """
+    try:
+        return load_rules(paths)
+    except RuleErrors as errors:
+        raise ConfigError(str(errors), "mend the rules, or see saeguard check") from errors

@@ -53,7 +53,9 @@ class Detector:
         self._watchlist = watchlist
         self._record_tokens = record_tokens
         self._requests: dict[str, LiveRequest] = {}
-        self._ended: dict[str, None] = {}  # live requests whose end has been announced, oldest first
+        self._ended: dict[
+            str, None
+        ] = {}  # live requests whose end has been announced, oldest first
         self._waiting: dict[str, _Waiting] = {}
         self._tap_calls: dict[int, list[int]] = {}
         self.delimiters: ReasoningTokens | None = None
@@ -68,6 +70,11 @@ class Detector:
     def num_live(self) -> int:
         return len(self._requests)
 
+    @property
+    def num_unevaluated(self) -> int:
+        """Rows that came while the rule engine's table was full."""
+        return self._engine.num_ignored_tokens
+
     def start(self, message: RequestStart, now_s: float) -> list[Detection]:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
@@ -78,7 +85,6 @@ class Detector:
             num_kept=self._record_tokens,
         )
         self._requests[message.req_id] = request
-        self._engine.start(message.req_id, request.context)
         waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
         for frame, rows in waiting.rows if waiting else ():
@@ -101,7 +107,9 @@ class Detector:
             frame.req_ids, frame.row_starts[:-1], frame.row_starts[1:], strict=True
         ):
             rows = FrameArrays(
-                arrays.scores[first:last], arrays.token_ids[first:last], arrays.positions[first:last]
+                arrays.scores[first:last],
+                arrays.token_ids[first:last],
+                arrays.positions[first:last],
             )
             request = self._requests.get(req_id)
             if request is None:
@@ -155,6 +163,8 @@ class Detector:
             request.num_observed += len(all_rows.positions)
             if not len(new.positions):
                 continue
+            # Not before its first row: what waits in vLLM's queue must not take the engine's slots.
+            self._engine.start(request.start.req_id, request.context)
             of_tokens = request.tracker.phases(new.positions, new.token_ids)
             request.keep(new, of_tokens)
             keys.append(request.start.req_id)
@@ -175,10 +185,11 @@ def _not_seen_before(request: LiveRequest, rows: FrameArrays) -> FrameArrays:
     """Own copies of the rows above the request's high-water mark."""
     positions = rows.positions
     first = int(np.searchsorted(positions, request.next_position))
-    new = FrameArrays(rows.scores[first:].copy(), rows.token_ids[first:].copy(), positions[first:].copy())
+    new = FrameArrays(
+        rows.scores[first:].copy(), rows.token_ids[first:].copy(), positions[first:].copy()
+    )
     if len(new.positions):
         if request.first_position is None:
             request.first_position = int(positions[0])
         request.next_position = int(positions[-1]) + 1
     return new
-

@@ -75,7 +75,9 @@ class LiveRequest:
         cached = self.first_position or 0
         unseen = dict(self.unseen) | ({"prefix_cache": cached} if cached else {})
         return Coverage(
-            scheduled=self.num_observed + sum(unseen.values()), observed=self.num_observed, unseen=unseen
+            scheduled=self.num_observed + sum(unseen.values()),
+            observed=self.num_observed,
+            unseen=unseen,
         )
 
     def coverage(self) -> Coverage:
@@ -108,7 +110,7 @@ class LiveRequest:
             start_time_ns=self.start.time_ns,
             end_time_ns=self.end.time_ns,
             coverage=self.coverage(),
-            counts={c.rule: RuleCounts(c.matches, c.emitted, c.limited) for c in counts},
+            counts={c.rule.name: RuleCounts(c.matches, c.emitted, c.limited) for c in counts},
             features=list(features),
             token_ids=rows.token_ids.tolist() if texts is not None else None,
             texts=texts,
@@ -120,7 +122,9 @@ class LiveRequest:
     def recorded(self) -> tuple[FrameArrays, np.ndarray]:
         """The kept rows, one per position from the first to the last; what was not seen is NaN."""
         if not self._kept:
-            return FrameArrays(*(np.empty(s, np.float32) for s in ((0, 0), 0, 0))), np.empty(0, np.uint8)
+            return FrameArrays(*(np.empty(s, np.float32) for s in ((0, 0), 0, 0))), np.empty(
+                0, np.uint8
+            )
         positions = np.concatenate([rows.positions for rows, _ in self._kept])
         first = max(positions[0], positions[-1] + 1 - self.num_kept)
         length = int(positions[-1] - first + 1)

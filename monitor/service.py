@@ -7,14 +7,16 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import zmq
 
 from saeguard.monitor.alerting import AlertMaker, is_worth_recording
-from saeguard.monitor.config import Config
+from saeguard.monitor.config import Config, read_rules
 from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.errors import ConfigError
@@ -23,7 +25,7 @@ from saeguard.monitor.messages import EngineInfo, Frame, RequestEnd, RequestStar
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.monitor.watchlist import load as load_watchlist
-from saeguard.rules import Engine, RuleErrors, RuleSet, load_rules
+from saeguard.rules import Engine
 
 _POLL_S = 0.05
 _QUIET_S = 0.3
@@ -41,7 +43,7 @@ class Service:
         Raises:
             ConfigError, WatchlistError, StoreError: the monitor cannot do its work as configured.
         """
-        ruleset = _load_rules(config)
+        ruleset = read_rules(config.rules)
         watchlist = load_watchlist(config.watchlist)
         try:
             engine = Engine(ruleset, watchlist.columns)
@@ -58,14 +60,16 @@ class Service:
         self._dropped: dict[int, int] = {}
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
-        self._senders = [
-            Sender(self._store, load_destination(d.kind, d.options)) for d in config.destinations
-        ]
+        self._senders = {}
+        for wanted in config.destinations:
+            destination = load_destination(wanted.kind, wanted.options)
+            self._senders[destination.name] = Sender(self._store, destination)
         self._inbox = zmq.Context.instance().socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
         self._inbox.bind(endpoint)
         for rule in ruleset.rules:  # every series starts at zero, or its first alert is no increase
             self._totals[f"alerts/{rule.name}/{rule.severity}"] = 0
+        self._metrics = _start_metrics(config, self.totals)
 
     def run(self, should_stop: Stop) -> None:
         """Serve until told to stop, then take in what is still on its way."""
@@ -81,8 +85,10 @@ class Service:
         self._finish_requests(time.monotonic() + 1e9)  # no row can come any more
         self._save_totals()
         self._store.flush()
-        for sender in self._senders:
+        for sender in self._senders.values():
             sender.drain(timeout_s=5.0)
+        if self._metrics is not None:
+            self._metrics.close()
         self._store.close()
         self._inbox.close()
 
@@ -91,9 +97,11 @@ class Service:
         live = {
             "requests/live": self._detector.num_live,
             "frames/dropped": sum(self._dropped.values()),
-            "tokens/nonfinite": self._detector.num_nonfinite,
-            "tokens/orphaned": self._detector.num_orphans,
+            "rows/nonfinite": self._detector.num_nonfinite,
+            "rows/orphaned": self._detector.num_orphans,
+            "rows/unevaluated": self._detector.num_unevaluated,
             "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
+            **{f"delivery/pending/{name}": s.pending for name, s in self._senders.items()},
         }
         return {**self._totals, **live}
 
@@ -125,9 +133,13 @@ class Service:
             case RequestEnd():
                 self._detector.end(message, now_s)
             case EngineInfo():
-                self._texts = TokenTexts(message.tokenizer_file, self._config.capture_text == "window")
+                self._texts = TokenTexts(
+                    message.tokenizer_file, self._config.capture_text == "window"
+                )
                 self._detector.delimiters = self._texts.delimiters
-                log.info("watching", model=message.model, features=len(self._make.watchlist.columns))
+                log.info(
+                    "watching", model=message.model, features=len(self._make.watchlist.columns)
+                )
             case TapStatus():
                 if not message.alive:
                     self._dead[message.rank] = message.reason
@@ -214,8 +226,15 @@ def serve(config: Config, run_dir: Path) -> None:
         service.close()
 
 
-def _load_rules(config: Config) -> RuleSet:
-    try:
-        return load_rules(config.rules)
-    except RuleErrors as errors:
-        raise ConfigError(str(errors), "run saeguard check") from errors
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+def _start_metrics(config: Config, totals: Callable[[], Mapping[str, int]]) -> _Closeable | None:
+    if config.metrics is None:
+        return None
+    (entry,) = entry_points(group="saeguard.metrics", name="otlp")
+    metrics: _Closeable = entry.load()(
+        config.metrics.endpoint, totals, interval_s=config.metrics.interval_s
+    )
+    return metrics

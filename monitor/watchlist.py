@@ -133,7 +133,8 @@ def load(path: Path) -> Watchlist:
             header = json.loads((file.metadata() or {}).get("saeguard", "null"))
             if not header or header.get("version") != FORMAT_VERSION:
                 raise WatchlistError(
-                    f"{path}: not a watchlist of format {FORMAT_VERSION}", "run saeguard compile again"
+                    f"{path}: not a watchlist of format {FORMAT_VERSION}",
+                    "run saeguard compile again",
                 )
             sites = tuple(
                 _read_site(site, {name: file.get_tensor(f"site.{i}.{name}") for name in _ARRAYS})
@@ -159,7 +160,11 @@ def _description(d_model: int, sites: Sequence[Site]) -> dict[str, Any]:
         "version": FORMAT_VERSION,
         "d_model": d_model,
         "sites": [
-            {"layer": site.layer, "hook_point": site.hook_point, "features": [asdict(f) for f in site.features]}
+            {
+                "layer": site.layer,
+                "hook_point": site.hook_point,
+                "features": [asdict(f) for f in site.features],
+            }
             for site in sites
         ],
     }

@@ -21,6 +21,9 @@ COUNTERS = {
     "limited": ("rule", "severity"),
     "frames/dropped": (),
     "messages/unreadable": (),
+    "rows/nonfinite": (),
+    "rows/orphaned": (),
+    "rows/unevaluated": (),
     "requests/finished": (),
 }
 GAUGES = {

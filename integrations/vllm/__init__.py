@@ -65,7 +65,9 @@ def _arm(module: str, target: Any) -> None:
         importlib.import_module(module).arm(target)
     except Exception as error:
         if fails_closed(target.vllm_config):
-            raise RuntimeError(f"saeguard: {error} (the configuration says fail: closed)") from error
+            raise RuntimeError(
+                f"saeguard: {error} (the configuration says fail: closed)"
+            ) from error
         expected = isinstance(error, SaeguardError)
         logger.error(
             "saeguard is BLIND: %s. Serving goes on without it.", error, exc_info=not expected

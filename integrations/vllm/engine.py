@@ -137,7 +137,9 @@ def _engine_info(vllm_config: Any) -> EngineInfo:
     model_config = vllm_config.model_config
     served = model_config.served_model_name
     name = served[0] if isinstance(served, list) else served
-    return EngineInfo(model=name or model_config.model, tokenizer_file=_tokenizer_file(model_config))
+    return EngineInfo(
+        model=name or model_config.model, tokenizer_file=_tokenizer_file(model_config)
+    )
 
 
 def _tokenizer_file(model_config: Any) -> str | None:

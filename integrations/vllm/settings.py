@@ -76,7 +76,9 @@ def check_supported(vllm_config: Any) -> None:
     }
     for name, present in refused.items():
         if present:
-            raise UnsupportedError(f"{name} is not supported yet", "start without it, or without saeguard")
+            raise UnsupportedError(
+                f"{name} is not supported yet", "start without it, or without saeguard"
+            )
 
 
 def run_directory(vllm_config: Any, config: Config) -> Path:
@@ -105,9 +107,13 @@ def _make_private(directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.stat()
     except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}", "set run_dir in saeguard.yaml") from error
+        raise ConfigError(
+            f"{directory}: {error.strerror}", "set run_dir in saeguard.yaml"
+        ) from error
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError(f"{directory}: is not private to this user", "chmod 700 it, or set run_dir")
+        raise ConfigError(
+            f"{directory}: is not private to this user", "chmod 700 it, or set run_dir"
+        )
 
 
 def fails_closed(vllm_config: Any) -> bool:

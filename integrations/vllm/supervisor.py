@@ -79,7 +79,9 @@ class MonitorProcess:
                 return
             if code == _USAGE_ERROR:  # it has said why; another start would say the same
                 self._refused.set()
-                logger.error("saeguard is BLIND: the monitor refused its configuration. Serving goes on.")
+                logger.error(
+                    "saeguard is BLIND: the monitor refused its configuration. Serving goes on."
+                )
                 return
             self.num_restarts += 1
             logger.error("the monitor ended with code %s; restarting in %.1f s", code, backoff_s)

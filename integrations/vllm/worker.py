@@ -60,7 +60,9 @@ class WorkerMonitor:
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""
         dead = [tap.site.layer for tap in self._taps if int(tap.calls.item()) == 0]
-        reason = f"the taps of layers {dead} never ran in warm-up: stale compile cache?" if dead else ""
+        reason = (
+            f"the taps of layers {dead} never ran in warm-up: stale compile cache?" if dead else ""
+        )
         self.report(not dead, reason)
         if dead:
             raise UnsupportedError(reason, "start once with VLLM_DISABLE_COMPILE_CACHE=1")
@@ -114,7 +116,9 @@ class WorkerMonitor:
 
         return build
 
-    def _to_host(self, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], Callable[[], None]]:
+    def _to_host(
+        self, tensors: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], Callable[[], None]]:
         """Copies on the host, and a function that waits until they are there (for the outbox's thread)."""
         if self._side_stream is None:
             return tensors, lambda: None
@@ -149,7 +153,9 @@ def arm(worker: Any) -> None:
 
     def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
         result = warm_up(*args, **kwargs)
-        if worker.model_config.enforce_eager:  # may skip its warm-up; the frames' counters tell then
+        if (
+            worker.model_config.enforce_eager
+        ):  # may skip its warm-up; the frames' counters tell then
             monitor.report(True)
             return result
         try:
@@ -164,9 +170,7 @@ def arm(worker: Any) -> None:
     worker.execute_model = execute_and_observe
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.saeguard = monitor
-    logger.info(
-        "saeguard watches %d features at layers %s", monitor.num_features, monitor.layers
-    )
+    logger.info("saeguard watches %d features at layers %s", monitor.num_features, monitor.layers)
 
 
 def _is_first_tensor_parallel_rank() -> bool:

@@ -31,11 +31,11 @@ def safe(text: str, style: str = "") -> Text:
 
 
 def alert_table(alerts: Sequence[Alert]) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("time", "severity", "rule", "request", "model", "token", "coverage", "id"):
-        table.add_column(
-            column, no_wrap=column not in ("rule", "request", "model"), overflow="fold"
-        )
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for column in ("time", "severity", "token", "seen", "id"):
+        table.add_column(column, no_wrap=True)
+    for column in ("rule", "request", "model"):  # these give way on a narrow terminal
+        table.add_column(column, overflow="fold")
     for alert in alerts:
         table.add_row(
             _time(alert.time_ns, "%m-%d %H:%M:%S"),

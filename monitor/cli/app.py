@@ -19,6 +19,11 @@ class Commands(LazyGroup):
 
     own: ClassVar = {
         "check": ("saeguard.monitor.cli.check:check", "Check rule files."),
+        "compile": (
+            "saeguard.monitor.cli.compile:compile_",
+            "Compile the watchlist of some rules.",
+        ),
+        "monitor": ("saeguard.monitor.cli.monitor:monitor", "Run the monitor by hand."),
         "alerts": ("saeguard.monitor.cli.alerts:app", "Look at alerts."),
     }
     summaries: ClassVar = {

@@ -1,6 +1,6 @@
-"""Run a real vLLM engine in a process of its own, and collect what it tells the monitor.
+"""Run real vLLM engines in a process of their own, and collect what they tell the monitor.
 
-As a script it is that process: it reads a job as JSON, generates, and prints the outputs as JSON.
+As a script it is that process: it reads jobs as JSON, generates, and prints each job's outputs as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,12 @@ class EngineRun:
     """What came out of one engine process."""
 
     outputs: list[list[int]]
+    """Generated token ids of each prompt, of the last job."""
     messages: list[Message]
     frames: list[tuple[Frame, FrameArrays]]
     log: str
-    info: dict[str, Any] = field(default_factory=dict)
+    by_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Model directory -> `outputs` and `ready_s`, or `error`."""
 
     def scores_of(self, req_id: str) -> dict[int, np.ndarray]:
         """Position -> [features], of every row of a request."""
@@ -49,6 +53,7 @@ def run_engine(
     model: Path,
     watchlist: wl.Watchlist | None,
     prompts: list[list[int]],
+    more_models: Sequence[Path] = (),
     max_tokens: int = 8,
     engine: dict[str, Any] | None = None,
     env: dict[str, str] | None = None,
@@ -57,7 +62,10 @@ def run_engine(
     piecewise: bool = False,
     timeout_s: float = 240,
 ) -> EngineRun:
-    """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured."""
+    """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured.
+
+    With `more_models` the same is done for each of them, one engine after another in one process.
+    """
     work.mkdir(parents=True, exist_ok=True)
     inbox_dir = work / "run"
     inbox_dir.mkdir(mode=0o700, exist_ok=True)
@@ -78,9 +86,11 @@ def run_engine(
     }
     environment.pop("SAEGUARD_CONFIG", None)
     if watchlist is not None:
-        environment["SAEGUARD_CONFIG"] = str(_write_config(work, watchlist, inbox_dir, config or {}))
+        environment["SAEGUARD_CONFIG"] = str(
+            _write_config(work, watchlist, inbox_dir, config or {})
+        )
     job = {
-        "model": str(model),
+        "models": [str(path) for path in (model, *more_models)],
         "prompts": prompts,
         "max_tokens": max_tokens,
         "engine": {
@@ -99,14 +109,16 @@ def run_engine(
     finally:
         process.kill()
     messages, frames = _drain(socket)
-    result = next((line for line in log.splitlines() if line.startswith("RESULT ")), None)
-    if result is None:
+    results = [json.loads(line[7:]) for line in log.splitlines() if line.startswith("RESULT ")]
+    if not results:
         raise AssertionError(f"the engine ended with {process.returncode}:\n{log[-6000:]}")
-    info = json.loads(result.removeprefix("RESULT "))
-    return EngineRun(info.pop("outputs"), messages, frames, log, info)
+    by_model = {result["model"]: result for result in results}
+    return EngineRun(results[-1].get("outputs", []), messages, frames, log, by_model)
 
 
-def _write_config(work: Path, watchlist: wl.Watchlist, run_dir: Path, extra: dict[str, Any]) -> Path:
+def _write_config(
+    work: Path, watchlist: wl.Watchlist, run_dir: Path, extra: dict[str, Any]
+) -> Path:
     wl.save(watchlist, work / "watch.safetensors")
     path = work / "saeguard.yaml"
     values = {
@@ -133,19 +145,35 @@ def _drain(socket: zmq.Socket[bytes]) -> tuple[list[Message], list[tuple[Frame, 
     return messages, frames
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
-    started_s = time.monotonic()
+def generate(job: dict[str, Any], model: str) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
-    llm = LLM(job["model"], **job["engine"])
+    started_s = time.monotonic()
+    llm = LLM(model, **job["engine"])
     ready_s = time.monotonic() - started_s
     params = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], ignore_eos=True)
-    outputs = llm.generate([{"prompt_token_ids": p} for p in job["prompts"]], params, use_tqdm=False)
-    print("RESULT " + json.dumps({
-        "outputs": [list(o.outputs[0].token_ids) for o in outputs], "ready_s": ready_s,
-    }), flush=True)  # fmt: skip
+    outputs = llm.generate(
+        [{"prompt_token_ids": p} for p in job["prompts"]], params, use_tqdm=False
+    )
     llm.llm_engine.engine_core.shutdown()
+    return {"outputs": [list(o.outputs[0].token_ids) for o in outputs], "ready_s": ready_s}
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    for model in job["models"]:
+        try:
+            result = generate(job, model)
+        except Exception as error:
+            if len(job["models"]) == 1:
+                raise
+            traceback.print_exc()
+            result = {"error": repr(error)}
+        print("RESULT " + json.dumps({"model": model, **result}), flush=True)
+        if len(job["models"]) > 1:  # in-process engines share torch.distributed's state
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
 
 
 if __name__ == "__main__":

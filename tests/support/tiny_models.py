@@ -55,7 +55,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_watchlist(layers: list[int], num_features: int = 5, d_model: int = D_MODEL) -> wl.Watchlist:
+def make_watchlist(
+    layers: list[int], num_features: int = 5, d_model: int = D_MODEL
+) -> wl.Watchlist:
     """Random rows at each layer: JumpReLU gates of several heights and, last, an ungated probe."""
     sites = []
     for layer in layers:
@@ -65,7 +67,9 @@ def make_watchlist(layers: list[int], num_features: int = 5, d_model: int = D_MO
         threshold[-1] = -np.inf
         site = wl.Site(
             layer=layer,
-            features=tuple(wl.WatchedFeature(n, "sae", "random", "0" * 64, i) for i, n in enumerate(names)),
+            features=tuple(
+                wl.WatchedFeature(n, "sae", "random", "0" * 64, i) for i, n in enumerate(names)
+            ),
             weight=rng.standard_normal((num_features, d_model)).astype(np.float32) / 4,
             bias=rng.standard_normal(num_features).astype(np.float32),
             threshold=threshold.astype(np.float32),
@@ -74,7 +78,15 @@ def make_watchlist(layers: list[int], num_features: int = 5, d_model: int = D_MO
         )
         golden = wl.encode(site.golden_inputs, site).astype(np.float32)
         sites.append(
-            wl.Site(layer, site.features, site.weight, site.bias, site.threshold, site.golden_inputs, golden)
+            wl.Site(
+                layer,
+                site.features,
+                site.weight,
+                site.bias,
+                site.threshold,
+                site.golden_inputs,
+                golden,
+            )
         )
     return wl.build(d_model, sites)
 

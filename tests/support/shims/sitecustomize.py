@@ -3,24 +3,24 @@
 Put this file's folder first on PYTHONPATH and set V2_ON_CPU=1: every process vLLM spawns then
 gets the stubs before it imports Triton or touches torch.cuda.
 """
+
 import os
 
 if os.environ.get("V2_ON_CPU"):
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton kernels run as Python; read when kernels are defined
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # Triton kernels run as Python; read when kernels are defined
+    )
 
     import torch
     import triton.backends
-
 
     class _Driver:
         @staticmethod
         def is_active():
             return False
 
-
     # vLLM's CPU build disables Triton unless a "cpu" backend is listed (triton_utils/importing.py).
     triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_Driver)
-
 
     class _Event:
         def __init__(self, *args, **kwargs):
@@ -33,7 +33,6 @@ if os.environ.get("V2_ON_CPU"):
 
         def query(self):
             return True
-
 
     class _Stream:
         cuda_stream = 0
@@ -49,7 +48,6 @@ if os.environ.get("V2_ON_CPU"):
         def record_event(self, *args, **kwargs):
             return _Event()
 
-
     class _StreamContext:
         def __init__(self, stream):
             pass
@@ -59,7 +57,6 @@ if os.environ.get("V2_ON_CPU"):
 
         def __exit__(self, *exc):
             pass
-
 
     torch.Event = torch.cuda.Event = _Event
     torch.cuda.Stream = _Stream

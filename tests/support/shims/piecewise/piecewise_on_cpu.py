@@ -3,6 +3,7 @@
 Exercises VllmBackend -> piecewise split -> serialisable artifact -> AOT reload without a GPU.
 Install as a `vllm.general_plugins` entry point.
 """
+
 from vllm.compilation.passes.inductor_pass import InductorPass
 
 

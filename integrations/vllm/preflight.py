@@ -1,0 +1,75 @@
+"""What can be known before vLLM is started: said at once, instead of after a minute of loading."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saeguard.monitor.errors import ConfigError, UnsupportedError
+from saeguard.monitor.watchlist import Watchlist
+
+_DEFAULT_PORT = 8000
+
+
+def check_model(model: str, watchlist: Watchlist) -> None:
+    """Compare a local model directory with the watchlist; a name on a hub is left to vLLM.
+
+    Raises:
+        ConfigError: the directory is absent or holds no model.
+        UnsupportedError: the model does not fit the watchlist.
+    """
+    path = Path(model)
+    if not path.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ConfigError(f"{model}: no such model directory")
+        return
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{model}: not a model directory: config.json: {error}") from error
+    config = config.get("text_config") or config
+    d_model = config.get("hidden_size")
+    if d_model is not None and d_model != watchlist.d_model:
+        raise UnsupportedError(
+            f"the watchlist is for d_model {watchlist.d_model}, but {model} has {d_model}",
+            "use SAEs or probes of this model",
+        )
+    num_layers = config.get("num_hidden_layers")
+    last = max(site.layer for site in watchlist.sites)
+    if num_layers is not None and last >= num_layers:
+        raise UnsupportedError(
+            f"the watchlist taps layer {last}, but {model} has layers 0 to {num_layers - 1}",
+            "use SAEs or probes of this model",
+        )
+
+
+def check_port(vllm_args: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: the port that vLLM would listen on is taken.
+    """
+    host = _option(vllm_args, "--host") or ""
+    port = _option(vllm_args, "--port") or str(_DEFAULT_PORT)
+    if not port.isdigit():
+        return  # vLLM says what is wrong with it
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return
+            raise ConfigError(f"port {port} is in use", "give another one: -- --port N") from error
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{name}="):
+            return argument.removeprefix(f"{name}=")
+    return None

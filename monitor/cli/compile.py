@@ -1,0 +1,27 @@
+"""`saeguard compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.config import read_rules
+from saeguard.monitor.watchlist import save
+
+
+def compile_(
+    rules: Annotated[list[Path], typer.Argument(help="Rule files, as one rule set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
+        "watch.safetensors"
+    ),
+) -> None:
+    """Read the SAE rows and probes that the rules use, and write them as one watchlist."""
+    watchlist = compile_watchlist(read_rules(rules))
+    save(watchlist, output)
+    for site in watchlist.sites:
+        names = ", ".join(feature.name for feature in site.features)
+        print(f"{site.hook_point}: {names}")
+    print(f"wrote {output}: d_model {watchlist.d_model}, digest {watchlist.digest[:12]}")

@@ -1,0 +1,78 @@
+"""Alerts and request records for tests: everything has a default, name only what matters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from saeguard.monitor.alerts import Alert, Coverage, RequestRecord, SignalReading, new_alert_id
+
+PROMPT, REASONING, ANSWER = 1, 2, 3
+
+
+def make_alert(**fields: Any) -> Alert:
+    now_ns = time.time_ns()
+    peak = SignalReading("peak", "deceit", "max", 7.21, "gte", 4.0, True, 2)
+    defaults = {
+        "id": new_alert_id(),
+        "time_ns": now_ns,
+        "request_id": "chatcmpl-1",
+        "req_id": "chatcmpl-1-abcd",
+        "model": "org/model",
+        "lora": None,
+        "tenant": "acme",
+        "rule_id": "7d1c0c1e-5a0a-4b7c-8a5f-1c1f6f0c9b11",
+        "rule_name": "deceit_in_reasoning",
+        "rule_title": "Deceit in the chain of thought",
+        "severity": "high",
+        "status": "test",
+        "tags": ["harm.deception"],
+        "message": "max 7.21",
+        "phase": "reasoning",
+        "first_position": 1,
+        "position": 2,
+        "token": " pass",
+        "signals": [peak],
+        "ruleset_name": "core",
+        "ruleset_version": "1",
+        "ruleset_sha256": "ab" * 32,
+        "watchlist": "cd" * 32,
+        "feature_labels": {"deceit": "intends to mislead"},
+        "trace_headers": None,
+        "forward_time_ns": now_ns - 1_000_000,
+        "coverage": Coverage(scheduled=3, observed=2, unseen={"prefix_cache": 1}),
+    }
+    return Alert(**defaults | fields)
+
+
+def make_request(
+    scores: Sequence[float] = (float("nan"), 0.0, 7.21),
+    texts: Sequence[str] | None = ("You", " are", " pass"),
+    phases: Sequence[int] = (PROMPT, PROMPT, REASONING),
+    **fields: Any,
+) -> RequestRecord:
+    """A request with one watched feature, `deceit`."""
+    defaults = {
+        "req_id": "chatcmpl-1-abcd",
+        "request_id": "chatcmpl-1",
+        "model": "org/model",
+        "lora": None,
+        "tenant": "acme",
+        "reason": "stop",
+        "prompt_len": phases.count(PROMPT),
+        "num_tokens": len(scores),
+        "start_time_ns": 1,
+        "end_time_ns": 2,
+        "coverage": Coverage(scheduled=3, observed=2, unseen={"prefix_cache": 1}),
+        "counts": {},
+        "features": ["deceit"],
+        "token_ids": None,
+        "texts": None if texts is None else list(texts),
+        "first_recorded": 0,
+        "scores": np.array(scores, np.float32).tobytes(),
+        "phases": bytes(phases),
+    }
+    return RequestRecord(**defaults | fields)
