@@ -1,5 +1,7 @@
-"""Read linear probes: a safetensors file with `weight` [probes, d_model], `bias` [probes] and a JSON
-header `saeguard_probe` = {"hook_point" or "hook_name", "names"}. The score is the logit `x @ w + b`.
+"""Read linear probes: a safetensors file with `weight` [probes, d_model], `bias` [probes] and a
+JSON
+header `saeguard_probe` = {"hook_point" or "hook_name", "names"}. The score is the logit `x @ w +
+b`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from saeguard.monitor.compile import FeatureRow
@@ -22,12 +23,15 @@ from saeguard.rules import Feature, SaeFeature
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_post$")
 _EXACT = ("jumprelu", "standard")
 
+Doubles = npt.NDArray[np.float64]
+
 
 def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     """The rows of the given features, all of one SAE directory, in the order given.
 
-    The encoder of an affine SAE is `p_i = (x - b_dec * apply_b_dec_to_input) @ W_enc[:, i] + b_enc[i]`;
-    the part of `b_dec` is folded into the bias in float64.
+    The encoder of an affine SAE is
+    `p_i = (x - b_dec * apply_b_dec_to_input) @ W_enc[:, i] + b_enc[i]`; the part of `b_dec` is
+    folded into the bias in float64.
 
     Raises:
         CompileError: the directory, its architecture or a feature index cannot be used.
@@ -43,7 +47,7 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     try:
         with safe_open(weights_path, framework="numpy") as file:
             encoder = file.get_slice("W_enc")
-            d_model, d_sae = encoder.get_shape()
+            _, d_sae = encoder.get_shape()
             b_enc = file.get_tensor("b_enc").astype(np.float64)
             b_dec = file.get_tensor("b_dec").astype(np.float64)
             thresholds = _thresholds(file, config, d_sae)
@@ -105,7 +109,7 @@ def _layer(source: SaeFeature, config: dict[str, Any]) -> int:
     if match is None and source.layer is None:
         raise CompileError(
             f"{source.path}: hook point {hook!r} is not a residual stream after a layer",
-            "only blocks.L.hook_resid_post can be tapped; name the layer in the rules if cfg.json lacks it",
+            "only blocks.L.hook_resid_post can be tapped; where cfg.json lacks it, give sae.layer",
         )
     if match is not None and source.layer is not None and int(match[1]) != source.layer:
         raise CompileError(
@@ -114,19 +118,18 @@ def _layer(source: SaeFeature, config: dict[str, Any]) -> int:
     return int(match[1]) if match is not None else int(source.layer or 0)
 
 
-def _thresholds(
-    file: Any, config: dict[str, Any], d_sae: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _thresholds(file: Any, config: dict[str, Any], d_sae: int) -> Doubles:
     if config["architecture"] == "standard":
         return np.zeros(d_sae)
     # JumpReLU is relu(p) * (p > threshold): below zero the ReLU decides.
-    return np.maximum(file.get_tensor("threshold").astype(np.float64), 0.0)
+    thresholds: Doubles = np.maximum(file.get_tensor("threshold").astype(np.float64), 0.0)
+    return thresholds
 
 
 def _index(feature: Feature, d_sae: int) -> int:
     index = getattr(feature.source, "index", -1)
     if not 0 <= index < d_sae:
         raise CompileError(
-            f"feature {feature.name!r}: index {index} is outside this SAE's dictionary of {d_sae} features"
+            f"feature {feature.name!r}: index {index} is outside the {d_sae} features of this SAE"
         )
     return int(index)

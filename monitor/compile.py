@@ -1,4 +1,6 @@
-"""Turn the features that the rules name into a watchlist. Offline; a serving process never does this."""
+"""Turn the features that the rules name into a watchlist. Offline; a serving process never does
+this.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _NUM_GOLDEN = 16
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """One feature as a row of its site: `p = x @ weight + bias`, gated by `threshold`; in float64."""
+    """One feature as a row of its site: `p = x @ weight + bias`, gated by `threshold`; in
+    float64.
+    """
 
     layer: int
     weight: npt.NDArray[np.float64]  # [d_model]
@@ -36,7 +40,8 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
     """The watchlist of every feature that some rule uses.
 
     Raises:
-        CompileError: a source cannot be read, or sources disagree about `d_model`; all faults at once.
+        CompileError: a source cannot be read, or sources disagree about `d_model`; all faults at
+        once.
     """
     rows: list[tuple[Feature, FeatureRow]] = []
     faults: list[str] = []
@@ -114,7 +119,9 @@ def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
 def _golden_inputs(
     rows: Sequence[tuple[Feature, FeatureRow]], d_model: int, seed: int
 ) -> npt.NDArray[np.float32]:
-    """Inputs on which gates are open as well as closed: noise, pushed along some row's direction."""
+    """Inputs on which gates are open as well as closed: noise, pushed along some row's
+    direction.
+    """
     rng = np.random.default_rng(seed)
     inputs = rng.standard_normal((_NUM_GOLDEN, d_model))
     for i in range(_NUM_GOLDEN // 2):

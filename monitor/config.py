@@ -68,7 +68,9 @@ class Config(_Strict):
     start_monitor: bool = True
     """False: somebody runs `saeguard monitor` by hand, with the same `run_dir`."""
     run_dir: Path | None = None
-    """Directory of the sockets between vLLM and the monitor; by default a private one for each engine."""
+    """Directory of the sockets between vLLM and the monitor; by default a private one for each
+    engine.
+    """
 
     @field_validator("rules", "watchlist", "store", "run_dir")
     @classmethod

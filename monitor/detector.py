@@ -1,7 +1,8 @@
 """Joins frames to requests, keeps the ledger, and runs the rules.
 
-Frames and request messages come from different processes, so either may be first: rows of a request that has
-not been announced wait for it, and a request that has ended waits for its last rows. Both for a bounded time.
+Frames and request messages come from different processes, so either may be first: rows of a
+request that has not been announced wait for it, and a request that has ended waits for its last
+rows. Both for a bounded time.
 """
 
 from __future__ import annotations
@@ -145,7 +146,9 @@ class Detector:
         return None if frame.watchlist == self._watchlist else "other_watchlist"
 
     def _finite(self, scores: Floats, positions: Ints) -> Floats:
-        """Mask what cannot be evaluated: the attention sink, and, counted, whatever is NaN or infinite."""
+        """Mask what cannot be evaluated: the attention sink, and, counted, whatever is NaN or
+        infinite.
+        """
         # The first token has a norm of its own, and SAEs are not trained on it.
         scores[positions == 0] = np.nan
         bad = ~np.isfinite(scores) & (positions > 0)[:, None]

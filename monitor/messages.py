@@ -1,4 +1,6 @@
-"""What vLLM's processes tell the monitor: msgpack messages, a frame's arrays as raw parts behind it."""
+"""What vLLM's processes tell the monitor: msgpack messages, a frame's arrays as raw parts behind
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ Ints = npt.NDArray[np.int32]
 
 
 class EngineInfo(msgspec.Struct, frozen=True, tag="engine"):
-    """What the monitor must know about the model; sent first, and again to a restarted monitor (EngineCore)."""
+    """What the monitor must know about the model; sent first, and again to a restarted monitor
+    (EngineCore).
+    """
 
     model: str
     tokenizer_file: str | None
@@ -49,7 +53,9 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     req_id: str
     reason: str
     num_scheduled: int
-    """Rows that the scheduler asked the model to compute for this request, recomputed ones included."""
+    """Rows that the scheduler asked the model to compute for this request, recomputed ones
+    included.
+    """
     num_cached: int
     """Prompt positions served from the prefix cache: they have no activation in this request."""
     output_token_ids: list[int]
@@ -57,7 +63,8 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
 
 
 class Frame(msgspec.Struct, frozen=True, tag="frame"):
-    """The watched scores of one engine step (worker). Row r of the arrays belongs to the request whose
+    """The watched scores of one engine step (worker). Row r of the arrays belongs to the request
+    whose
     `row_starts[i] <= r < row_starts[i + 1]`.
     """
 

@@ -1,8 +1,8 @@
 """Which part of a conversation each row belongs to.
 
-The row at position p is the state after reading token p, and takes that token's phase: prompt tokens are
-`prompt`, generated ones `answer`, and those between the model's reasoning delimiters `reasoning`. The last
-sampled token is never read, so it has no row.
+The row at position p is the state after reading token p, and takes that token's phase: prompt
+tokens are `prompt`, generated ones `answer`, and those between the model's reasoning delimiters
+`reasoning`. The last sampled token is never read, so it has no row.
 """
 
 from __future__ import annotations

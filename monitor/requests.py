@@ -1,4 +1,6 @@
-"""The live requests: what is known of each, which of its rows were seen, and what is kept of them."""
+"""The live requests: what is known of each, which of its rows were seen, and what is kept of
+them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class LiveRequest:
         return self.num_observed + sum(self.unseen.values())
 
     def keep(self, rows: FrameArrays, phases: np.ndarray) -> None:
-        """Remember rows for the record; the oldest go when there are too many. Takes ownership of the arrays."""
+        """Remember rows for the record; the oldest go when there are too many. Takes ownership
+        of the arrays.
+        """
         self._kept.append((rows, phases))
         self._num_kept_now += len(phases)
         while self._num_kept_now - len(self._kept[0][1]) >= self.num_kept:
@@ -122,9 +126,8 @@ class LiveRequest:
     def recorded(self) -> tuple[FrameArrays, np.ndarray]:
         """The kept rows, one per position from the first to the last; what was not seen is NaN."""
         if not self._kept:
-            return FrameArrays(*(np.empty(s, np.float32) for s in ((0, 0), 0, 0))), np.empty(
-                0, np.uint8
-            )
+            none = np.empty(0, np.int32)
+            return FrameArrays(np.empty((0, 0), np.float32), none, none), none.astype(np.uint8)
         positions = np.concatenate([rows.positions for rows, _ in self._kept])
         first = max(positions[0], positions[-1] + 1 - self.num_kept)
         length = int(positions[-1] - first + 1)

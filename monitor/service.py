@@ -1,4 +1,6 @@
-"""The monitor process: one thread reads the inbox and decides; writers and senders have their own."""
+"""The monitor process: one thread reads the inbox and decides; writers and senders have their
+own.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ class Service:
         for wanted in config.destinations:
             destination = load_destination(wanted.kind, wanted.options)
             self._senders[destination.name] = Sender(self._store, destination)
-        self._inbox = zmq.Context.instance().socket(zmq.PULL)
+        self._inbox: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
         self._inbox.bind(endpoint)
         for rule in ruleset.rules:  # every series starts at zero, or its first alert is no increase

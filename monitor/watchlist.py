@@ -1,13 +1,14 @@
 """The watchlist: the compiled artefact that a server loads instead of SAEs.
 
-One safetensors file. For every tapped site (a hook point of the model) it holds the rows of the watched
-features, already folded so that one formula covers SAE features and probes alike:
+One safetensors file. For every tapped site (a hook point of the model) it holds the rows of the
+watched features, already folded so that one formula covers SAE features and probes alike:
 
     p = x @ weight.T + bias             x [tokens, d_model], weight [features, d_model]
     score = p if p > threshold else 0   strict, as in JumpReLU; a ReLU has threshold 0, a probe -inf
 
-and golden vectors: inputs with the scores that a float64 evaluation of the formula gives, on which every
-worker tests itself before it serves. The header says what each column is and where it came from.
+and golden vectors: inputs with the scores that a float64 evaluation of the formula gives, on
+which every worker tests itself before it serves. The header says what each column is and where
+it came from.
 """
 
 from __future__ import annotations

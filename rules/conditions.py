@@ -135,15 +135,12 @@ def compile_condition(condition: Condition, rows: Mapping[str, int]) -> Predicat
             inner = compile_condition(operand, rows)
             return lambda holds: ~inner(holds)
         case And(operands):
-            return _join(operator.and_, operands, rows)
+            return reduce(_both(operator.and_), [compile_condition(x, rows) for x in operands])
         case Or(operands):
-            return _join(operator.or_, operands, rows)
+            return reduce(_both(operator.or_), [compile_condition(x, rows) for x in operands])
 
 
-def _join(
+def _both(
     operation: Callable[[Bools, Bools], Bools],
-    operands: tuple[Condition, ...],
-    rows: Mapping[str, int],
-) -> Predicate:
-    parts = [compile_condition(operand, rows) for operand in operands]
-    return lambda holds: reduce(operation, (part(holds) for part in parts))
+) -> Callable[[Predicate, Predicate], Predicate]:
+    return lambda left, right: lambda holds: operation(left(holds), right(holds))

@@ -9,7 +9,7 @@ neither grows nor ends. Any other token on which the condition is false ends the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,15 @@ class Hit:
 class _Block:
     """What one call works on. In two arrays `history` older tokens precede the block's own."""
 
+    slots: Indices  # [lanes]
     scores: Scores  # [features, history + tokens, lanes]
     positions: Indices  # [history + tokens, lanes]
     begin: Indices  # [lanes], index into those of the first token of the run that is still there
     values: Numbers  # [aggregates, tokens, lanes]
     holds: Bools  # [tests, tokens, lanes]
-    counted: Bools  # [rules, tokens, lanes], tokens on which a `for` run grows
-    counts: npt.NDArray[np.int32]  # [rules, tokens, lanes], its length after each token
+    rules: Indices  # [active]: the other rules have no `for` run in any lane
+    grows: Bools  # [active, tokens, lanes], tokens on which the `for` run grows
+    counts: npt.NDArray[np.int32]  # [active, tokens, lanes], its length after each token
 
 
 class Program:
@@ -90,15 +92,13 @@ class Program:
             for rule in self.rules
         ]
         self._for_tokens = np.array([rule.for_tokens for rule in self.rules])[:, None, None]
-        column_sets = [
-            tuple(self._column_of[name] for name in rule.features) for rule in self.rules
+        self._columns_of_rule = [
+            [self._column_of[name] for name in rule.features] for rule in self.rules
         ]
-        self._column_sets = [list(columns) for columns in dict.fromkeys(column_sets)]
-        self._set_of_rule = [self._column_sets.index(list(columns)) for columns in column_sets]
 
     def _allocate(self, num_slots: int) -> None:
         num_rules, history = len(self.rules), self._bank.history
-        self._scores = np.empty((history, num_slots, len(self.features)), np.float32)
+        self._scores = np.empty((num_slots, len(self.features), history), np.float32)
         self._positions = np.empty((history, num_slots), np.int64)
         self._ages = np.zeros(num_slots, np.int64)  # tokens of the run so far, at most `history`
         self._emas = np.empty((len(self._bank.ema_rows), num_slots))
@@ -112,66 +112,83 @@ class Program:
 
     def reset(self, slots: Indices) -> None:
         """Forget what these slots have seen: a new phase run begins in them."""
-        self._scores[:, slots] = np.nan
+        self._scores[slots] = np.nan
         self._ages[slots] = 0
         self._emas[:, slots] = np.nan
         self._counts[:, slots] = 0
 
-    def observe(self, slots: Indices, scores: Scores, positions: Indices) -> Iterator[Hit]:
-        """Take the next tokens of some slots, equally many of each, and yield what begins to fire.
+    def observe(self, slots: Indices, scores: Scores, positions: Indices) -> list[Hit]:
+        """Take the next tokens of some slots, equally many of each, and tell what begins to fire.
 
         Args:
             slots: [lanes], each slot once.
-            scores: [tokens, lanes, features], columns as in `features`.
+            scores: [lanes, features, tokens], features as in `features`.
             positions: [tokens, lanes].
         """
         block = self._evaluate(slots, scores, positions)
-        firing = block.counted & (block.counts == self._for_tokens)
-        hits = [
-            self._hit(block, slots, rule, token, lane)
-            for rule, token, lane in np.argwhere(firing).tolist()
-        ]
-        self._remember(block, slots)
-        return iter(hits)
+        firing = block.grows & (block.counts == self._for_tokens[block.rules])
+        hits = [self._hit(block, *place) for place in np.argwhere(firing).tolist()]
+        self._remember(block)
+        return hits
 
     def _evaluate(self, slots: Indices, scores: Scores, positions: Indices) -> _Block:
-        all_scores = np.concatenate((self._scores[:, slots], scores)).transpose(2, 0, 1).copy()
-        values = self._bank.compute(all_scores, self._emas[:, slots])
+        before = self._bank.history
+        joined = np.empty((len(self.features), before + len(positions), len(slots)), np.float32)
+        joined[:, :before] = self._scores[slots].transpose(1, 2, 0)
+        joined[:, before:] = scores.transpose(1, 2, 0)
+        observed = ~np.isnan(joined)
+        values = self._bank.compute(joined, observed, self._emas[:, slots])
         holds = np.empty((len(self._test_row), *values.shape[1:]), np.bool_)
         for compare, rows, sources, thresholds in self._comparisons:
             holds[rows] = compare(values[sources], thresholds)
-        true = np.stack([condition(holds) for condition in self._conditions])
-        known = ~np.isnan(all_scores[:, self._bank.history :])
-        known = np.stack([known[columns].any(axis=0) for columns in self._column_sets])
-        known = known[self._set_of_rule] & self._admitted[:, None, slots]
-        counted = known & true
+        rules, grows, counts = self._for_runs(slots, holds, observed[:, before:])
         return _Block(
-            scores=all_scores,
+            slots=slots,
+            scores=joined,
             positions=np.concatenate((self._positions[:, slots], positions)),
-            begin=self._bank.history - self._ages[slots],
+            begin=before - self._ages[slots],
             values=values,
             holds=holds,
-            counted=counted,
-            counts=_run_lengths(self._counts[:, slots], counted, known & ~true),
+            rules=rules,
+            grows=grows,
+            counts=counts,
         )
 
-    def _remember(self, block: _Block, slots: Indices) -> None:
-        num_tokens = block.values.shape[1]
-        self._scores[:, slots] = block.scores[:, num_tokens:].transpose(1, 2, 0)
-        self._positions[:, slots] = block.positions[num_tokens:]
-        self._ages[slots] = np.minimum(self._ages[slots] + num_tokens, self._bank.history)
-        self._emas[:, slots] = block.values[self._bank.ema_rows, -1]
-        self._counts[:, slots] = block.counts[:, -1]
-        rules, tokens, lanes = np.nonzero(block.counted & (block.counts == 1))
-        # Ordered by token within a rule: of several runs that begin in a block, the last one stays.
-        self._began[rules, slots[lanes]] = block.positions[self._bank.history + tokens, lanes]
+    def _for_runs(
+        self, slots: Indices, holds: Bools, observed: Bools
+    ) -> tuple[Indices, Bools, npt.NDArray[np.int32]]:
+        """The rules that are true somewhere or were before, and their `for` runs: see `_Block`."""
+        true = np.empty((len(self.rules), *holds.shape[1:]), np.bool_)
+        for row, condition in enumerate(self._conditions):
+            true[row] = condition(holds)
+        true &= self._admitted[:, slots][:, None]
+        before = self._counts[:, slots]
+        rules = np.flatnonzero(true.any(axis=(1, 2)) | before.any(axis=1))
+        known = np.empty((len(rules), *holds.shape[1:]), np.bool_)
+        for row, rule in enumerate(rules):
+            observed[self._columns_of_rule[rule]].any(axis=0, out=known[row])
+        grows = known & true[rules]
+        return rules, grows, _run_lengths(before[rules], grows, known & ~grows)
 
-    def _hit(self, block: _Block, slots: Indices, rule: int, token: int, lane: int) -> Hit:
-        history = self._bank.history
-        begins = np.flatnonzero(block.counts[rule, : token + 1, lane] == 1)
-        first = int(self._began[rule, slots[lane]])
+    def _remember(self, block: _Block) -> None:
+        slots, before = block.slots, self._bank.history
+        num_tokens = block.values.shape[1]
+        self._scores[slots] = block.scores[:, num_tokens:].transpose(2, 0, 1)
+        self._positions[:, slots] = block.positions[num_tokens:]
+        self._ages[slots] = np.minimum(self._ages[slots] + num_tokens, before)
+        self._emas[:, slots] = block.values[self._bank.ema_rows, -1]
+        self._counts[block.rules[:, None], slots] = block.counts[:, -1]
+        # Ordered by token within a rule: of several runs that begin in a block, the last one stays.
+        rows, tokens, lanes = np.nonzero(block.grows & (block.counts == 1))
+        self._began[block.rules[rows], slots[lanes]] = block.positions[before + tokens, lanes]
+
+    def _hit(self, block: _Block, row: int, token: int, lane: int) -> Hit:
+        rule = int(block.rules[row])
+        begins = np.flatnonzero(block.counts[row, : token + 1, lane] == 1)
         if begins.size:
-            first = int(block.positions[history + begins[-1], lane])
+            first = int(block.positions[self._bank.history + begins[-1], lane])
+        else:
+            first = int(self._began[rule, block.slots[lane]])
         readings = {}
         for signal in self.rules[rule].signals:
             window = self._window(block, signal.aggregate, token, lane)

@@ -13,10 +13,11 @@ __all__ = ["register"]
 def register() -> None:
     """Called by vLLM in each of its processes, several times.
 
-    Puts two gates into start-up code: one where a worker has loaded its model, one where a scheduler has
-    been made. Each looks once whether this engine is configured for saeguard, and arms that one object. An
-    engine that is not configured runs vLLM's own methods throughout; with SAEGUARD_DISABLE=1 there are not
-    even the gates.
+    Puts two gates into start-up code: one where a worker has loaded its model, one where a
+    scheduler has been made. Each looks once whether this engine is configured for saeguard, and
+    arms that one object. An
+    engine that is not configured runs vLLM's own methods throughout; with SAEGUARD_DISABLE=1
+    there are not even the gates.
     """
     if os.environ.get("SAEGUARD_DISABLE") == "1":
         return
@@ -52,7 +53,9 @@ def _may_be_configured(vllm_config: Any) -> bool:
 
 
 def _arm(module: str, target: Any) -> None:
-    """Arm `target`; a fault of ours ends serving only where the configuration says `fail: closed`."""
+    """Arm `target`; a fault of ours ends serving only where the configuration says `fail:
+    closed`.
+    """
     import importlib
 
     from vllm.logger import init_logger

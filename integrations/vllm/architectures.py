@@ -1,8 +1,10 @@
-"""Where the residual stream leaves decoder layer L, per architecture. What is not listed is refused.
+"""Where the residual stream leaves decoder layer L, per architecture. What is not listed is
+refused.
 
-`hidden + residual` is not universal: some families return a stream that is already summed, others a single
-tensor, and several new ones something else entirely. A wrong guess gives plausible numbers, so there is no
-default. Every entry is checked against Hugging Face hidden states in tests/integrations/vllm.
+`hidden + residual` is not universal: some families return a stream that is already summed,
+others a single tensor, and several new ones something else entirely. A wrong guess gives
+plausible numbers, so there is no default. Every entry is checked against Hugging Face hidden
+states in tests/integrations/vllm.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ class TapPoint(Enum):
     """Which module to hook, and which of its outputs is the stream."""
 
     CONSUMER_NORM = "consumer_norm"
-    """The fused-add norm that reads layer L's output; it returns (normed, residual), and `residual` is the sum
-    the layer produced. No extra addition, and all-reduce + norm fusions still match."""
+    """The fused-add norm that reads layer L's output; it returns (normed, residual), and
+    `residual` is the sum the layer produced. No extra addition, and all-reduce + norm fusions
+    still match."""
 
     LAYER_FIRST = "layer_first"
     """The layer returns (stream, residual) with the stream already summed."""
@@ -70,7 +73,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture_of(model: nn.Module) -> tuple[nn.Module, Architecture]:
-    """The text backbone of `model` (itself, or the language model of a multimodal wrapper) and its entry.
+    """The text backbone of `model` (itself, or the language model of a multimodal wrapper) and
+    its entry.
 
     Raises:
         UnsupportedError: no entry for this class.
@@ -78,7 +82,7 @@ def architecture_of(model: nn.Module) -> tuple[nn.Module, Architecture]:
     names = []
     candidates = [model]
     if hasattr(model, "get_language_model"):
-        candidates.append(model.get_language_model())  # type: ignore[operator]
+        candidates.append(model.get_language_model())
     for candidate in candidates:
         name = type(candidate).__name__
         if name in ARCHITECTURES:
@@ -114,7 +118,7 @@ def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Modul
 def stream_of(entry: Architecture, output: Any) -> torch.Tensor:
     """The residual stream in the output of the tapped module, [tokens, d_model]."""
     if entry.tap is TapPoint.CONSUMER_NORM:
-        return output[1]  # type: ignore[no-any-return]
+        return output[1]
     if entry.tap is TapPoint.LAYER_FIRST:
-        return output[0]  # type: ignore[no-any-return]
-    return output  # type: ignore[no-any-return]
+        return output[0]
+    return output

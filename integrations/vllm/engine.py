@@ -50,7 +50,8 @@ class RequestReporter:
         for req_id, num_tokens in output.num_scheduled_tokens.items():
             self._num_scheduled[req_id] = self._num_scheduled.get(req_id, 0) + num_tokens
         for new in output.scheduled_new_reqs:
-            # A preempted request can come back as new: only its first start tells what the prefix cache gave.
+            # A preempted request can come back as new: only its first start tells what the
+            # prefix cache gave.
             self._num_cached.setdefault(new.req_id, new.num_computed_tokens)
 
     def ended(self, request: Any) -> None:
@@ -102,7 +103,9 @@ def _observe(
     before: Callable[[Any], None] | None = None,
     after: Callable[[Any], None] | None = None,
 ) -> None:
-    """Call `before` with the method's first argument, or `after` with its result; never raise into vLLM."""
+    """Call `before` with the method's first argument, or `after` with its result; never raise
+    into vLLM.
+    """
     method = getattr(target, name)
     failed = False
 

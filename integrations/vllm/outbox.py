@@ -15,8 +15,9 @@ Parts = Sequence[Any]
 class Outbox:
     """A bounded queue, a thread that turns its items into bytes, and a ZeroMQ PUSH socket.
 
-    `post` costs one queue append on the caller's thread. What cannot be queued or sent is dropped and counted
-    in `num_dropped`; the next frame carries the count, so that the monitor's ledger shows the gap.
+    `post` costs one queue append on the caller's thread. What cannot be queued or sent is
+    dropped and counted in `num_dropped`; the next frame carries the count, so that the monitor's
+    ledger shows the gap.
     """
 
     def __init__(self, endpoint: str, max_pending: int = 4096) -> None:

@@ -15,7 +15,7 @@ KEY = "saeguard"
 
 
 def config_path(vllm_config: Any) -> Path | None:
-    """`--additional-config '{"saeguard": {"config": PATH}}'`, else SAEGUARD_CONFIG, else None: not configured.
+    """`--additional-config '{"saeguard": {"config": PATH}}'`, else SAEGUARD_CONFIG, else None.
 
     Raises:
         ConfigError: the entry in additional_config has another shape.
@@ -43,7 +43,8 @@ def load_settings(vllm_config: Any) -> Config | None:
 def key_compile_cache(vllm_config: Any, digest: str) -> None:
     """Make the tap layout part of vLLM's compile-cache key; must precede the first compilation.
 
-    Without it vLLM loads a graph compiled without taps, silently, or one with other taps, and crashes.
+    Without it vLLM loads a graph compiled without taps, silently, or one with other taps, and
+    crashes.
 
     Raises:
         UnsupportedError: this platform keeps an opaque additional_config.
@@ -51,7 +52,7 @@ def key_compile_cache(vllm_config: Any, digest: str) -> None:
     additional = vllm_config.additional_config
     if not isinstance(additional, dict):
         raise UnsupportedError(
-            f"additional_config is a {type(additional).__name__}, so the compile cache cannot be keyed"
+            f"additional_config is a {type(additional).__name__}: the compile cache cannot be keyed"
         )
     vllm_config.additional_config = {**additional, KEY: {**additional.get(KEY, {}), "taps": digest}}
 
@@ -117,7 +118,7 @@ def _make_private(directory: Path) -> None:
 
 
 def fails_closed(vllm_config: Any) -> bool:
-    """Whether this engine must not serve unwatched. A configuration that cannot be read does not say so."""
+    """Whether this engine must not serve unwatched. What cannot be read does not say so."""
     try:
         config = load_settings(vllm_config)
     except ConfigError:

@@ -1,4 +1,5 @@
-"""Which rows of a step belong to which request: one adapter per model runner, found by its features.
+"""Which rows of a step belong to which request: one adapter per model runner, found by its
+features.
 
 Rows come from the runner's own batch, never from the scheduler's dictionary order: the two differ.
 """
@@ -17,7 +18,9 @@ from saeguard.monitor.errors import UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """The batch of one forward pass. Row r belongs to the request with row_starts[i] <= r < row_starts[i + 1]."""
+    """The batch of one forward pass. Row r belongs to the request with row_starts[i] <= r <
+    row_starts[i + 1].
+    """
 
     req_ids: list[str]
     row_starts: list[int]

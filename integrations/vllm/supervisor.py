@@ -22,7 +22,9 @@ _USAGE_ERROR = 2
 
 
 class MonitorProcess:
-    """The monitor as a child process, restarted with backoff when it dies of anything but its configuration."""
+    """The monitor as a child process, restarted with backoff when it dies of anything but its
+    configuration.
+    """
 
     def __init__(self, config: Path, run_dir: Path, on_start: Callable[[], None]) -> None:
         self._run_dir = run_dir

@@ -1,8 +1,8 @@
 """The tap: one custom op per watched layer, inside the compiled graph.
 
-A forward hook on a module below the compiled model is traced into the graph and runs on every step. The op
-reads only buffers, so that other rules need no other graph: a watchlist of the same sites fits without
-recompiling as long as it stays within the capacity.
+A forward hook on a module below the compiled model is traced into the graph and runs on every
+step. The op reads only buffers, so that other rules need no other graph: a watchlist of the same
+sites fits without recompiling as long as it stays within the capacity.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Tap:
 
 
 def install(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap]:
-    """Hook the op into `model` for every site of the watchlist. Must precede the first forward pass.
+    """Hook the op into `model` for every site of the watchlist. Must precede the first forward
+    pass.
 
     Raises:
         UnsupportedError: the architecture, a layer or `d_model` does not fit.
@@ -118,7 +119,9 @@ def install(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap
 
 
 def layout_digest(taps: list[Tap]) -> str:
-    """What the compiled graph depends on, for vLLM's compile cache: hooks are not part of its key."""
+    """What the compiled graph depends on, for vLLM's compile cache: hooks are not part of its
+    key.
+    """
     layout = [
         {
             "layer": tap.site.layer,
@@ -144,7 +147,8 @@ def self_test(taps: list[Tap]) -> None:
         calls = torch.zeros_like(tap.calls)
         torch.ops.saeguard.tap(inputs, tap.rows, tap.bias, tap.threshold, scores, calls)
         got = scores[:, : tap.width].cpu().numpy()
-        # Inputs rounded to 16 bits explain a difference of their own size; in fp32 there is none to explain.
+        # Inputs rounded to 16 bits explain a difference of their own size; in fp32 there is none
+        # to explain.
         tolerance = 1e-4 if dtype == torch.float32 else 5e-2
         error = np.abs(got - tap.site.golden_scores) / (1.0 + np.abs(tap.site.golden_scores))
         if not (error <= tolerance).all():

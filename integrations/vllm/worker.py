@@ -73,7 +73,9 @@ class WorkerMonitor:
         self._outbox.post(lambda: encode(status))
 
     def after_step(self, scheduler_output: Any) -> None:
-        """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies only, no waiting."""
+        """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies
+        only, no waiting.
+        """
         if not self._sends or scheduler_output.total_num_scheduled_tokens == 0:
             return
         try:
@@ -119,7 +121,9 @@ class WorkerMonitor:
     def _to_host(
         self, tensors: list[torch.Tensor]
     ) -> tuple[list[torch.Tensor], Callable[[], None]]:
-        """Copies on the host, and a function that waits until they are there (for the outbox's thread)."""
+        """Copies on the host, and a function that waits until they are there (for the outbox's
+        thread).
+        """
         if self._side_stream is None:
             return tensors, lambda: None
         self._side_stream.wait_stream(torch.cuda.current_stream())
@@ -166,7 +170,8 @@ def arm(worker: Any) -> None:
             logger.error("saeguard is BLIND on this worker: %s. Serving goes on.", error)
         return result
 
-    # On the instance: other engines of this process, and unconfigured ones, keep vLLM's own methods.
+    # On the instance: other engines of this process, and unconfigured ones, keep vLLM's own
+    # methods.
     worker.execute_model = execute_and_observe
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.saeguard = monitor

@@ -65,15 +65,18 @@ def show(
     record = store.get_request(store_path, alert.req_id)
     if as_json:
         return _print_json({"alert": alert, "request": record and readable(record)})
+    tokens = _tokens(alert, record, feature, context)
     console = _console()
-    console.print(views.header(alert))
-    console.print(views.signals(alert))
-    console.print(views.coverage(alert, record))
-    if record is None:
-        console.print("no tokens: the request is still running, or its record has been dropped")
-    else:
-        console.print(TokenStrip(record, alert, _feature(alert, record, feature), context))
+    console.print(views.header(alert), views.signals(alert), views.coverage(alert, record), tokens)
     return None
+
+
+def _tokens(
+    alert: Alert, record: RequestRecord | None, feature: str | None, context: int
+) -> TokenStrip | str:
+    if record is None:
+        return "no tokens: the request is still running, or its record has made room for newer ones"
+    return TokenStrip(record, alert, _feature(alert, record, feature), context)
 
 
 def _feature(alert: Alert, record: RequestRecord, wanted: str | None) -> str:

@@ -12,7 +12,7 @@ from saeguard.rules import RuleErrors, load_rules
 
 
 def check(
-    rules: Annotated[list[Path], typer.Argument(help="Rule files, as one rule set.")],
+    rules: Annotated[list[Path], typer.Argument(exists=True, help="Rule files, as one rule set.")],
 ) -> None:
     """Check rule files, and print every fault as file:line:column: message."""
     try:

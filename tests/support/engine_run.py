@@ -1,6 +1,7 @@
 """Run real vLLM engines in a process of their own, and collect what they tell the monitor.
 
-As a script it is that process: it reads jobs as JSON, generates, and prints each job's outputs as JSON.
+As a script it is that process: it reads jobs as JSON, generates, and prints each job's outputs
+as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 import zmq
+
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import Frame, FrameArrays, Message, decode
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from saeguard.monitor import watchlist as wl
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from saeguard.monitor import watchlist as wl
 
 D_MODEL = 64
 NUM_LAYERS = 3
@@ -31,7 +32,9 @@ _COMMON = {
 
 
 def make_model(directory: Path, model_type: str = "qwen3", **overrides: object) -> Path:
-    """A random fp32 model of the given Hugging Face type, with a tokenizer; returns its directory."""
+    """A random fp32 model of the given Hugging Face type, with a tokenizer; returns its
+    directory.
+    """
     torch.manual_seed(7)
     config = AutoConfig.for_model(model_type, **{**_COMMON, **overrides})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -57,13 +57,12 @@ def demo(
     requests = read_requests(artifacts / "demo_requests.jsonl")
     with OtlpReceiver() as receiver:
         config = _configure(folder / "rules.yaml", directory, receiver.endpoint)
-        console.print(
-            f"[bold]1.[/] starting a vLLM server (torch.compile on) with saeguard; log: {directory / 'server.log'}"
-        )
+        console.print("[bold]1.[/] starting a vLLM server (torch.compile on) with saeguard")
+        console.print(f"   log: {directory / 'server.log'}", soft_wrap=True)
         with Server(artifacts / "model", config, directory / "server.log") as server:
             _wait(server, console)
             console.print(
-                f"[bold]2.[/] sending {len(requests)} chat requests; alerts as they arrive over OTLP:"
+                f"[bold]2.[/] sending {len(requests)} chat requests; alerts arrive over OTLP:"
             )
             replies = _talk(server, requests, receiver, console)
             report = _settle(replies, directory / "alerts.sqlite", receiver)

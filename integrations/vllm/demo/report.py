@@ -67,14 +67,16 @@ def make_report(replies: Sequence[Reply], store: Path) -> Report:
         )
         if reply.lied and reply.request.expect == "alert" and deception:
             record = get_request(store, deception[0].req_id)
-            end = record and lie_end(record, reply.request.lie or "")
+            end = lie_end(record, reply.request.lie or "") if record else None
             if end is not None:
                 report.leads.append(end - min(alert.position for alert in deception))
     return report
 
 
 def lie_end(record: RequestRecord, lie: str) -> int | None:
-    """Position of the token that completes the lie in the answer; None where the text was not kept."""
+    """Position of the token that completes the lie in the answer; None where the text was not
+    kept.
+    """
     if record.texts is None:
         return None
     first = record.prompt_len - record.first_recorded

@@ -32,8 +32,9 @@ class Server:
         self.log = log
         self.port = _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        saeguard = str(Path(sys.executable).with_name("saeguard"))
         command = [
-            str(Path(sys.executable).with_name("saeguard")), "serve", str(model), "--config", str(config), "--",
+            saeguard, "serve", str(model), "--config", str(config), "--",
             "--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", MODEL_NAME,
             "--max-model-len", "1024",
         ]  # fmt: skip
@@ -59,12 +60,18 @@ class Server:
                 raise ServerError(
                     f"the server ended with code {self._process.returncode}:\n{self.tail()}"
                 )
-            with contextlib.suppress(OSError):
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
-                    return
+            if self._answers():
+                return
             on_wait(waited_s, self.tail(1))
             time.sleep(0.5)
         raise ServerError(f"the server was not ready after {_START_S:.0f} s:\n{self.tail()}")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
+                return True
+        except OSError:
+            return False
 
     def tail(self, num_lines: int = 25) -> str:
         """The end of the server's log."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engine_run import EngineRun, run_engine
+from tiny_models import NUM_LAYERS, hidden_states, make_model, make_watchlist
+
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import RequestStart
-from tiny_models import NUM_LAYERS, hidden_states, make_model, make_watchlist
 
 pytestmark = pytest.mark.server
 
@@ -62,7 +63,9 @@ WATCHLIST = make_watchlist(list(range(NUM_LAYERS)))
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
-    """One process that serves every tiny model in turn, eagerly: compilation has tests of its own."""
+    """One process that serves every tiny model in turn, eagerly: compilation has tests of its
+    own.
+    """
     work = tmp_path_factory.mktemp("architectures")
     models = [make_model(work / name, kind, **extra) for name, (kind, extra) in TINY.items()]
     return run_engine(
