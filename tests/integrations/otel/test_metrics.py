@@ -1,0 +1,44 @@
+"""Metrics over OTLP."""
+
+from __future__ import annotations
+
+from opentelemetry import metrics
+
+from saeguard.integrations.otel import OtlpMetrics, OtlpReceiver
+
+
+def sent(totals):
+    with OtlpReceiver() as receiver:
+        exporter = OtlpMetrics(receiver.endpoint, lambda: totals, interval_s=60)
+        exporter.flush()
+        received = list(receiver.metrics)
+        exporter.close()
+    return {(m.name, tuple(sorted(m.attributes.items()))): m.value for m in received}
+
+
+def test_a_rule_that_has_not_fired_is_sent_as_zero():
+    key = ("saeguard.alerts", (("rule", "deceit"), ("severity", "high")))
+    assert sent({"alerts/deceit/high": 0})[key] == 0
+
+
+def test_tokens_are_counted_by_what_became_of_them():
+    points = sent({"tokens/observed": 7, "tokens/unseen/dropped_frame": 2})
+    assert points == {
+        ("saeguard.tokens", (("coverage", "observed"),)): 7,
+        ("saeguard.tokens", (("coverage", "unseen"), ("reason", "dropped_frame"))): 2,
+    }
+
+
+def test_metrics_without_attributes_and_names_with_slashes_are_understood():
+    points = sent({"taps/alive": 1, "frames/dropped": 3, "delivery/pending/otlp:http://h:1": 4})
+    assert points == {
+        ("saeguard.taps.alive", ()): 1,
+        ("saeguard.frames.dropped", ()): 3,
+        ("saeguard.delivery.pending", (("destination", "otlp:http://h:1"),)): 4,
+    }
+
+
+def test_the_global_meter_provider_stays_as_it_was():
+    before = metrics.get_meter_provider()
+    sent({})
+    assert metrics.get_meter_provider() is before
