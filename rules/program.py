@@ -184,7 +184,8 @@ class Program:
 
     def _hit(self, block: _Block, row: int, token: int, lane: int) -> Hit:
         rule = int(block.rules[row])
-        begins = np.flatnonzero(block.counts[row, : token + 1, lane] == 1)
+        here = (row, slice(token + 1), lane)
+        begins = np.flatnonzero(block.grows[here] & (block.counts[here] == 1))
         if begins.size:
             first = int(block.positions[self._bank.history + begins[-1], lane])
         else:
