@@ -20,13 +20,13 @@ _DEEPSEEK = {
     "n_shared_experts": 1,
     "n_group": 1,
     "topk_group": 1,
-    "kv_lora_rank": 32,
+    "kv_lora_rank": 512,  # with the 64 below, the one size that MLA kernels take
     "q_lora_rank": None,
-    "qk_rope_head_dim": 16,
+    "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
     "first_k_dense_replace": 1,
 }
 # vLLM class -> (Hugging Face model type, overrides of the tiny configuration)
@@ -36,7 +36,7 @@ TINY = {
     "DeepseekV3ForCausalLM": ("deepseek_v3", {**_DEEPSEEK, "q_lora_rank": 32}),
     "GPT2LMHeadModel": (
         "gpt2",
-        {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "tie_word_embeddings": True},
+        {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 512, "tie_word_embeddings": True},
     ),
     "Gemma2ForCausalLM": ("gemma2", {"tie_word_embeddings": True, "query_pre_attn_scalar": 32}),
     "Gemma3ForCausalLM": (

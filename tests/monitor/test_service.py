@@ -1,0 +1,209 @@
+"""The real monitor process, fed as vLLM's processes would, delivering to a real OTLP receiver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_engine import FakeEngine, write_rules
+from saeguard.integrations.otel import OtlpReceiver
+from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.messages import TapStatus
+from saeguard.monitor.store import get_request, list_alerts, totals
+from saeguard.monitor.watchlist import save
+from saeguard.rules import load_rules
+
+QUIET, LIE = [0.0, 0.0], [5.0, 0.0]
+
+
+@dataclass
+class Monitor:
+    directory: Path
+    process: subprocess.Popen[str]
+    engine: FakeEngine
+    receiver: OtlpReceiver
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "alerts.sqlite"
+
+    def stop(self) -> str:
+        """End it as the plugin does; its stderr."""
+        self.engine.close()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.communicate(timeout=20)[1]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def write_config(directory: Path, **values: object) -> Path:
+    rules = write_rules(directory)
+    save(compile_watchlist(load_rules([rules])), directory / "watch.safetensors")
+    config = {
+        "version": 1,
+        "rules": ["rules.yaml"],
+        "watchlist": "watch.safetensors",
+        "store": "alerts.sqlite",
+        "log": "json",
+        **values,
+    }
+    path = directory / "saeguard.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start_process(config: Path, run_dir: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "saeguard.monitor", "--config", config, "--run-dir", run_dir],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def monitor(tmp_path: Path) -> Iterator[Monitor]:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o700)
+    with OtlpReceiver() as receiver:
+        config = write_config(
+            tmp_path,
+            destinations=[{"kind": "otlp", "endpoint": receiver.endpoint}],
+            metrics={"endpoint": receiver.endpoint, "interval_s": 0.2},
+        )
+        watchlist = compile_watchlist(load_rules([tmp_path / "rules.yaml"]))
+        engine = FakeEngine(f"ipc://{run_dir / 'inbox'}", watchlist.digest, watchlist.columns)
+        process = start_process(config, run_dir)
+        try:
+            wait_for((run_dir / "ready").exists, 30)
+            yield Monitor(tmp_path, process, engine, receiver)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def lie_once(monitor: Monitor, req_id: str) -> None:
+    monitor.engine.start(req_id, [1, 2])
+    monitor.engine.step({req_id: (0, [QUIET, QUIET])})
+    monitor.engine.step({req_id: (2, [LIE])})
+    monitor.engine.end(req_id, num_scheduled=3)
+
+
+def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
+    lie_once(monitor, "req-1")
+    wait_for(lambda: len(monitor.receiver.alert_ids()) == 1 and len(monitor.receiver.spans) == 1)
+    wait_for(lambda: totals(monitor.store).get("requests/finished") == 1)
+    wait_for(
+        lambda: any(
+            m.name == "saeguard.tokens" and m.attributes == {"coverage": "observed"} and m.value == 3
+            for m in monitor.receiver.metrics
+        )
+    )
+    log = monitor.stop()
+    (alert,) = list_alerts(monitor.store)
+    assert monitor.receiver.alert_ids() == [alert.id]
+    assert monitor.receiver.spans[0].attributes["saeguard.alert.id"] == alert.id
+    assert (alert.request_id, alert.phase, alert.position) == ("req", "answer", 2)
+    assert alert.token is None, "no text unless it is asked for"
+    assert alert.id in log
+    record = get_request(monitor.store, "req-1")
+    assert record is not None
+    assert record.coverage.complete
+    assert record.coverage.scheduled == 3
+
+
+def test_what_is_on_its_way_when_the_monitor_is_told_to_stop_is_not_lost(monitor: Monitor):
+    for number in range(200):
+        lie_once(monitor, f"req{number}-x")
+    monitor.stop()
+    assert len(list_alerts(monitor.store, limit=1000)) == 200
+    assert len(set(monitor.receiver.alert_ids())) == 200
+    assert totals(monitor.store)["tokens/observed"] == 600
+
+
+def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
+    monitor.engine._socket.send_multipart([b"\xff\x00garbage"])
+    monitor.engine._socket.send_multipart([b""])
+    lie_once(monitor, "req-1")
+    wait_for(lambda: len(monitor.receiver.alert_ids()) == 1)
+    monitor.stop()
+    assert totals(monitor.store)["messages/unreadable"] == 2
+
+
+def test_a_worker_whose_taps_are_dead_is_said_so_loudly(monitor: Monitor):
+    monitor.engine.send(TapStatus(rank=0, alive=False, reason="stale compile cache"))
+    wait_for(
+        lambda: any(m.name == "saeguard.taps.alive" and m.value == 0 for m in monitor.receiver.metrics)
+    )
+    log = monitor.stop()
+    assert "blind" in log
+    assert "stale compile cache" in log
+
+
+def test_the_monitor_ends_when_the_process_that_started_it_is_gone(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o700)
+    config = write_config(tmp_path)
+    script = (
+        "import subprocess, sys, time\n"
+        "p = subprocess.Popen([sys.executable, '-P', '-m', 'saeguard.monitor',"
+        f" '--config', {str(config)!r}, '--run-dir', {str(run_dir)!r}])\n"
+        "print(p.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    wait_for((run_dir / "ready").exists, 30)
+    parent.kill()
+    parent.communicate()
+    wait_for(lambda: not _is_running(pid), 10)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rules": ["absent.yaml"]}, "absent.yaml"),
+        ({"watchlist": "absent.safetensors"}, "saeguard compile"),
+        ({"destinations": [{"kind": "pigeon"}]}, "pigeon"),
+        ({"fail": "sometimes"}, "saeguard.yaml:1:1: fail"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_ends_with_one_message(
+    tmp_path: Path, change: dict[str, object], message: str
+):
+    process = start_process(write_config(tmp_path, **change), tmp_path)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_monitor_process_stays_light():
+    """It shares a machine with a model server: no torch, no transformers, no vllm."""
+    code = (
+        "import sys, saeguard.monitor.service, saeguard.integrations.otel\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'sae_lens', 'transformer_lens'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
