@@ -6,13 +6,14 @@ import os
 import threading
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-SEVERITIES = ("info", "low", "medium", "high", "critical")
+Severity = Literal["info", "low", "medium", "high", "critical"]
+SEVERITIES: tuple[str, ...] = get_args(Severity)
 """In rising order."""
 
 PHASES = ("system", "prompt", "reasoning", "answer", "tool_call")
@@ -159,8 +160,7 @@ def readable(record: RequestRecord) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(record)
     scores = record.score_array().astype(object)
     scores[np.isnan(record.score_array())] = None
-    names = [PHASES[code] if code < len(PHASES) else str(code) for code in record.phases]
-    return plain | {"scores": scores.tolist(), "phases": names}
+    return plain | {"scores": scores.tolist(), "phases": [PHASES[code] for code in record.phases]}
 
 
 class AlertIds:

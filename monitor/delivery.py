@@ -99,16 +99,21 @@ class Sender:
         while not self._stopped.is_set():
             self._wake.clear()  # before reading: a commit after the reading wakes us again
             try:
-                rows = self._store.pending(self._destination.name, self._batch_size)
-                if rows:
-                    self._send(rows)
+                is_idle = not self._send_some()
             except StoreError as error:
                 self._back_off(error)
                 continue
-            if not rows and self._draining.is_set():
+            if is_idle and self._draining.is_set():
                 return
-            if not rows:
+            if is_idle:
                 self._wake.wait()
+
+    def _send_some(self) -> bool:
+        """Tries the next batch; False when nothing waits."""
+        rows = self._store.pending(self._destination.name, self._batch_size)
+        if rows:
+            self._send(rows)
+        return bool(rows)
 
     def _send(self, rows: Sequence[tuple[int, Alert]]) -> None:
         try:
@@ -171,6 +176,6 @@ def load_destination(kind: str, options: Mapping[str, Any]) -> Destination:
     try:
         factory = known[kind].load()
         inspect.signature(factory).bind(**options)
-    except (ImportError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(f"destination {kind!r}: {error}") from error
     return cast(Destination, factory(**options))

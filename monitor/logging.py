@@ -30,8 +30,7 @@ def printable(text: str) -> str:
 
 
 def _is_control(char: str) -> bool:
-    category = unicodedata.category(char)
-    return category[0] == "C" or category in ("Zl", "Zp")
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _render(wrapped: Any, method: str, event: MutableMapping[str, Any]) -> str | bytes:

@@ -52,7 +52,7 @@ _ACKNOWLEDGE = """
 INSERT INTO cursors (destination, row) VALUES (?, ?)
 ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
-_PENDING = "FROM alerts WHERE row > coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
+_CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -89,14 +89,19 @@ class Store:
 
     def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
         """The oldest alerts that the destination has not acknowledged, with their rows."""
-        query = f"SELECT row, body {_PENDING} ORDER BY row LIMIT ?"
+        query = f"SELECT row, body FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT ?"
         with reading(self.path) as db:
             rows = db.execute(query, (destination, limit)).fetchall()
         return [(row, decode_alert(body)) for row, body in rows]
 
     def num_pending(self, destination: str) -> int:
+        """How many alerts the destination has not acknowledged, without reading them.
+
+        One too many for each alert that was handed over twice, but never when it is 0.
+        """
+        query = f"SELECT coalesce(max(row), 0) - {_CURSOR} FROM alerts"
         with reading(self.path) as db:
-            return int(db.execute(f"SELECT count(*) {_PENDING}", (destination,)).fetchone()[0])
+            return int(db.execute(query, (destination,)).fetchone()[0])
 
     def acknowledge(self, destination: str, row: int) -> None:
         """The destination has everything up to this row. Durable on return."""
@@ -108,13 +113,16 @@ class Store:
         self._commit([aside, (_ACKNOWLEDGE, (destination, row))])
 
     def on_commit(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` after each group, on the writer's thread."""
+        """Calls `listener` after each commit, on the thread that made it."""
         self._listeners.append(listener)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until what was handed over is committed; False when time ran out first."""
         done = threading.Event()
-        self._queue.put(done)
+        try:
+            self._queue.put(done, timeout=timeout_s)
+        except queue.Full:
+            return False
         return done.wait(timeout_s)
 
     def close(self) -> None:
@@ -128,7 +136,8 @@ class Store:
         self._closing.set()
         self._queue.put(threading.Event())  # wakes the writer
         self._writer.join()
-        self._db.close()
+        with self._db_lock:
+            self._db.close()
         if self._num_lost:
             fail(self.path, f"{self._num_lost} records could not be written")
 
@@ -140,7 +149,7 @@ class Store:
 
     def _hand_over(self, statements: list[Statement]) -> None:
         if self._closing.is_set():
-            fail(self.path, "it is already closed")
+            raise StoreError(f"alert store {self.path}: it is closed")
         try:
             self._queue.put_nowait(statements)
         except queue.Full:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isfinite, isnan
 
 import numpy as np
 from rich.cells import cell_len
@@ -59,10 +59,10 @@ class TokenStrip:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         cells = self._cells()
         if not cells:
-            yield Text("no token of this request was recorded", style="dim")
+            yield Text("no token near the firing one was recorded", style="dim")
             return
-        coloured = console.is_terminal and not console.no_color
-        peak = max((c.value for c in cells if not isnan(c.value)), default=0.0)
+        coloured = console.color_system is not None and not console.no_color
+        peak = max((cell.value for cell in cells if isfinite(cell.value)), default=0.0)
         yield from self._legend(cells, peak, coloured)
         if not coloured:
             cells = [self._marked(cell, peak) for cell in cells]
@@ -118,7 +118,7 @@ class TokenStrip:
 
     def _ruler(self, line: Sequence[Cell]) -> Text:
         """A mark over the token that fired and ticks over every tenth; the margin has the first."""
-        ruler, column = Text(), MARGIN
+        ruler, column = Text(no_wrap=True, overflow="crop"), MARGIN
         for cell in line:
             if cell.position == self.alert.position:
                 ruler.truncate(column, pad=True)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
 from saeguard.monitor import store
-from saeguard.monitor.alerts import Alert, RequestRecord, readable
+from saeguard.monitor.alerts import Alert, RequestRecord, Severity, readable
 from saeguard.monitor.cli import alert_views as views
 from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption, moment_ns
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.strip import TokenStrip
 
-Severity = Literal["info", "low", "medium", "high", "critical"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at alerts.")
@@ -27,7 +26,7 @@ def list_(
     store_path: StoreOption = DEFAULT_STORE,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     rule: Annotated[str | None, typer.Option(help="Only of the rule of this name.")] = None,
-    severity: Annotated[Severity | None, typer.Option(help="Only as severe as this.")] = None,
+    severity: Annotated[Severity | None, typer.Option(help="At least this severe.")] = None,
     since: Annotated[
         int | None,
         typer.Option(parser=moment_ns, metavar="WHEN", help="Like 30m, 2h, 7d or 2026-11-21."),

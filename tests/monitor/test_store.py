@@ -112,11 +112,11 @@ def test_a_closed_store_refuses_alerts_aloud(path):
 
 
 def test_an_alert_handed_over_twice_is_kept_once(path):
-    alert = make_alert()
+    first, second = make_alert(), make_alert()
     with Store(path) as store:
-        store.add_alert(alert)
-        store.add_alert(alert)
-    assert list_alerts(path) == [alert]
+        for alert in (first, first, second):
+            store.add_alert(alert)
+    assert list_alerts(path) == [second, first]
 
 
 def test_each_destination_has_its_own_place_in_the_alerts(path):

@@ -95,6 +95,12 @@ def test_no_line_is_wider_than_the_terminal():
     assert max(map(cell_len, lines)) <= 60
 
 
+def test_an_infinite_score_is_shown_and_does_not_set_the_scale():
+    text = render(make_request([1.0, np.inf], ["a", "b"], [ANSWER] * 2), position=99)
+    assert "peak 1.00" in text
+    assert "b[inf]" in text
+
+
 def test_a_request_without_recorded_tokens_says_so():
     assert "no token" in render(make_request([], [], []))
 
