@@ -11,17 +11,17 @@ from records import make_alert
 
 from saeguard.monitor.logging import log_alert, logger, printable
 
-HOSTILE = 'x\x1b[31m\n{"rule": "forged"}\u202e'
+HOSTILE = ("\x1b[2J", "\u202e", '\n{"rule": "forged"}')
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_hostile_token_text_stays_escaped(monkeypatch, capsys, form):
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_escaped(monkeypatch, capsys, form, text):
     monkeypatch.setenv("SAEGUARD_LOG", form)
-    log_alert(make_alert(token=HOSTILE, request_id=HOSTILE, message=HOSTILE))
+    log_alert(make_alert(token=text, request_id=text, message=text))
     err = capsys.readouterr().err
+    assert text not in err
     assert err.count("\n") == 1
-    assert "\x1b[31m\n" not in err
-    assert "\u202e" not in err
 
 
 def test_away_from_a_terminal_a_line_is_json_with_the_alert_id(monkeypatch, capsys):
