@@ -39,11 +39,11 @@ class Document:
     values: dict[KeyPath, yaml.Node] = field(default_factory=dict)
     keys: dict[KeyPath, yaml.Node] = field(default_factory=dict)
 
-    def value_at(self, path: KeyPath, offset: int = 0) -> Location:
+    def value_at(self, path: KeyPath, offset: int | None = None) -> Location:
         """Where the value at `path` starts, or the character `offset` of it when it is a text."""
         node = self.values[path]
         mark = node.start_mark
-        if not offset or not isinstance(node, yaml.ScalarNode):
+        if offset is None or not isinstance(node, yaml.ScalarNode):
             return self._location(mark)
         text = self.content.decode("utf-8-sig")
         index = _source_index(text, node, offset)

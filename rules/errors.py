@@ -42,7 +42,7 @@ class RuleError:
 
 
 class RuleErrors(Exception):
-    """The rules were refused. `errors` holds every finding, in the order of the files."""
+    """The rules were refused. `errors` holds every finding, ordered by place."""
 
     def __init__(self, errors: Iterable[RuleError]) -> None:
         self.errors = tuple(sorted(set(errors)))

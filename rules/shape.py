@@ -11,11 +11,13 @@ from saeguard.rules import syntax
 from saeguard.rules.document import Document, KeyPath, describe
 from saeguard.rules.errors import RuleError, did_you_mean
 
-# Which model owns the keys below a key: only for suggestions. Signals appear by their `agg`.
+# Which model owns the keys below a key or a union's tag; needed for suggestions only.
 _OWNERS: dict[str | int, type[BaseModel]] = {
     "ruleset": syntax.RulesetEntry,
-    "sae": syntax.SaeFeatureEntry,
-    "probe": syntax.ProbeFeatureEntry,
+    "sae feature": syntax.SaeFeatureEntry,
+    "sae": syntax.SaeEntry,
+    "probe feature": syntax.ProbeFeatureEntry,
+    "probe": syntax.ProbeEntry,
     "rules": syntax.RuleEntry,
     "scope": syntax.ScopeEntry,
     "limit": syntax.LimitEntry,
@@ -44,10 +46,10 @@ def _translate(document: Document, detail: ErrorDetails) -> RuleError | None:
     path = _path_in(document, detail["loc"])
     match detail["type"]:
         case "missing":
-            key = detail["loc"][-1]
-            if (*path, key) in document.keys:
+            owner, key = _path_in(document, detail["loc"][:-1]), detail["loc"][-1]
+            if (*owner, key) in document.keys:
                 return None  # a key without a value, reported when the file was read
-            return document.value_at(path).error(f"missing key '{key}'")
+            return document.value_at(owner).error(f"missing key '{key}'")
         case "extra_forbidden":
             return document.key_at(path).error(_unknown_key(detail["loc"]))
         case "union_tag_not_found":

@@ -59,12 +59,14 @@ def _first_version(value: object) -> object:
     raise PydanticCustomError("version", "this saeguard reads version 1, got {got}", got)
 
 
-Name = Annotated[str, Spelled(r"[a-z][a-z0-9_]{0,63}", "a snake_case name")]
+Name = Annotated[
+    str, Spelled(r"[a-z][a-z0-9_]{0,63}", "a snake_case name of at most 64 characters")
+]
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0)]
 Tokens = Annotated[
-    str, Spelled(r"[1-9]\d{0,3} tokens?", "1 to 9999 tokens with the unit, such as '16 tokens'")
+    str, Spelled(r"[1-9][0-9]{0,3} tokens?", "1 to 9999 tokens with the unit, such as '16 tokens'")
 ]
 Uuid = Annotated[
     str,
@@ -116,11 +118,12 @@ def _feature_kind(value: object) -> str:
     has_probe = (
         "probe" in value if isinstance(value, dict) else isinstance(value, ProbeFeatureEntry)
     )
-    return "probe" if has_probe else "sae"
+    return "probe feature" if has_probe else "sae feature"
 
 
 FeatureEntry = Annotated[
-    Annotated[SaeFeatureEntry, Tag("sae")] | Annotated[ProbeFeatureEntry, Tag("probe")],
+    Annotated[SaeFeatureEntry, Tag("sae feature")]
+    | Annotated[ProbeFeatureEntry, Tag("probe feature")],
     Discriminator(_feature_kind),
 ]
 
