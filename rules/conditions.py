@@ -22,6 +22,7 @@ RESERVED = frozenset({"and", "or", "not", "of", "any", "all"})
 MAX_LENGTH = 1000  # characters; bounds the depth of the expression
 
 # The words carry a priority and end at a word boundary: else `andd b` would be read as `and d b`.
+# The basic lexer, since the contextual one would take `and` for a name wherever a name may stand.
 _GRAMMAR = r"""
 ?or: and (_OR and)*
 ?and: unary (_AND unary)*
@@ -95,7 +96,7 @@ def parse_condition(text: str) -> Condition:
 
 @cache
 def _parser() -> lark.Lark:
-    return lark.Lark(_GRAMMAR, parser="lalr", start="or")
+    return lark.Lark(_GRAMMAR, parser="lalr", lexer="basic", start="or")
 
 
 def _build(tree: lark.Tree[lark.Token]) -> Condition:

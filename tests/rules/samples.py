@@ -1,6 +1,11 @@
-"""The example rule file, and edited copies of it."""
+"""The example rule file, edited copies of it, and a set of one small rule."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saeguard.rules import RuleSet, load_rules
 
 ORGANISM = Path(__file__).with_name("organism.yaml")
 
@@ -14,3 +19,26 @@ def edited(folder: Path, *edits: tuple[str, str], name: str = "rules.yaml") -> P
     path = folder / name
     path.write_text(text)
     return path
+
+
+def one_rule(folder: Path, **keys: Any) -> RuleSet:
+    """A rule over the features `a` and `b`; it fires on answer tokens where `a` is above 1."""
+    rule = {
+        "id": "00000000-0000-0000-0000-000000000001",
+        "name": "the_rule",
+        "title": "The rule",
+        "status": "test",
+        "severity": "low",
+        "scope": {"phase": ["answer"]},
+        "signals": {"s": {"feature": "a", "agg": "value", "gt": 1.0}},
+        "condition": "s",
+    }
+    data = {
+        "version": 1,
+        "ruleset": {"name": "one", "version": "1"},
+        "features": {name: {"sae": {"path": "sae"}, "index": 0} for name in ("a", "b")},
+        "rules": [rule | keys],
+    }
+    path = folder / "one.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_rules([path])
