@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from saeguard.monitor.errors import UnsupportedError
+
+if TYPE_CHECKING:  # `saeguard serve` reads the table, and must not wait for torch
+    import torch
+    from torch import nn
 
 
 class TapPoint(Enum):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.watchlist import Watchlist
 
@@ -31,6 +32,7 @@ def check_model(model: str, watchlist: Watchlist) -> None:
         config: dict[str, Any] = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{model}: not a model directory: config.json: {error}") from error
+    _check_architecture(config.get("architectures") or [])
     config = config.get("text_config") or config
     d_model = config.get("hidden_size")
     if d_model is not None and d_model != watchlist.d_model:
@@ -44,6 +46,16 @@ def check_model(model: str, watchlist: Watchlist) -> None:
         raise UnsupportedError(
             f"the watchlist taps layer {last}, but {model} has layers 0 to {num_layers - 1}",
             "use SAEs or probes of this model",
+        )
+
+
+def _check_architecture(names: Sequence[str]) -> None:
+    # A multimodal wrapper has another name than the language model in it, which only vLLM can tell.
+    unknown = [name for name in names if name not in ARCHITECTURES and name.endswith("ForCausalLM")]
+    if unknown:
+        raise UnsupportedError(
+            f"architecture {unknown[0]} has no entry in saeguard's table of tap points",
+            f"supported: {', '.join(sorted(ARCHITECTURES))}",
         )
 
 

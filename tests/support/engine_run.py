@@ -55,7 +55,7 @@ def run_engine(
     model: Path,
     watchlist: wl.Watchlist | None,
     prompts: list[list[int]],
-    more_models: Sequence[Path] = (),
+    more_jobs: Sequence[tuple[Path, dict[str, Any]]] = (),
     max_tokens: int = 8,
     engine: dict[str, Any] | None = None,
     env: dict[str, str] | None = None,
@@ -66,7 +66,8 @@ def run_engine(
 ) -> EngineRun:
     """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured.
 
-    With `more_models` the same is done for each of them, one engine after another in one process.
+    With `more_jobs` (a model and more engine arguments) the same is done for each of them, one
+    engine after another in one process; results are by model directory.
     """
     work.mkdir(parents=True, exist_ok=True)
     inbox_dir = work / "run"
@@ -92,14 +93,16 @@ def run_engine(
             _write_config(work, watchlist, inbox_dir, config or {})
         )
     job = {
-        "models": [str(path) for path in (model, *more_models)],
+        "engines": [
+            {"model": str(path), **extra} for path, extra in ((model, engine or {}), *more_jobs)
+        ],
         "prompts": prompts,
         "max_tokens": max_tokens,
         "engine": {
             "max_model_len": 256,
             "dtype": "float32",
             **({"compilation_config": {"mode": 3}} if piecewise else {}),
-            **(engine or {}),
+            **({} if not more_jobs else engine or {}),
         },
     }
     process = subprocess.Popen(
@@ -147,12 +150,12 @@ def _drain(socket: zmq.Socket[bytes]) -> tuple[list[Message], list[tuple[Frame, 
     return messages, frames
 
 
-def generate(job: dict[str, Any], model: str) -> dict[str, Any]:
+def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
     _register_in_process(model)
     started_s = time.monotonic()
-    llm = LLM(model, **job["engine"])
+    llm = LLM(**{**job["engine"], **engine})
     ready_s = time.monotonic() - started_s
     params = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], ignore_eos=True)
     outputs = llm.generate(
@@ -172,16 +175,17 @@ def _register_in_process(model: str) -> None:
 
 def main() -> None:
     job = json.load(sys.stdin)
-    for model in job["models"]:
+    for engine in job["engines"]:
+        model = engine["model"]
         try:
-            result = generate(job, model)
+            result = generate(job, model, engine)
         except Exception as error:
-            if len(job["models"]) == 1:
+            if len(job["engines"]) == 1:
                 raise
             traceback.print_exc()
             result = {"error": repr(error)}
         print("RESULT " + json.dumps({"model": model, **result}), flush=True)
-        if len(job["models"]) > 1:  # in-process engines share torch.distributed's state
+        if len(job["engines"]) > 1:  # in-process engines share torch.distributed's state
             from vllm.distributed import cleanup_dist_env_and_memory
 
             cleanup_dist_env_and_memory()

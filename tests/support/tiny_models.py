@@ -96,7 +96,11 @@ def make_watchlist(
 
 def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
     """Residual stream after each layer by Hugging Face, [tokens, d_model] fp32 each."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=torch.float32,
+        attn_implementation="eager",  # the others leave out Gemma 2's soft cap
+    ).eval()
     seen: list[np.ndarray] = []
     layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
     for layer in layers:

@@ -1,0 +1,83 @@
+"""What is wrong is said in one line, and serving goes on, or does not where it must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from engine_run import EngineRun, run_engine
+from saeguard.monitor import watchlist as wl
+from tiny_models import make_model, make_watchlist
+
+pytestmark = pytest.mark.server
+
+PROMPTS = [[5, 9, 17, 40]]
+FAULTS = {
+    "missing_watchlist": "absent.safetensors: no such watchlist",
+    "damaged_watchlist": "cannot be read as a watchlist",
+    "wrong_d_model": "the watchlist is for d_model 32",
+    "wrong_layer": "the watchlist taps layer 9",
+    "broken_config": "saeguard.yaml:1:11",
+    "absent_config": "No such file",
+    "unknown_architecture": "architecture OPTForCausalLM has no entry",
+    "bad_additional_config": "no path under 'config'",
+}
+
+
+def write_fault(directory: Path, fault: str) -> dict[str, object]:
+    """A model directory with a configuration that has this fault; returns additional_config."""
+    make_model(directory, *(["opt"] if fault == "unknown_architecture" else []))
+    small = fault == "wrong_d_model"
+    layers = [9] if fault == "wrong_layer" else [1]
+    wl.save(make_watchlist(layers, d_model=32 if small else 64), directory / "watch.safetensors")
+    if fault == "damaged_watchlist":
+        (directory / "watch.safetensors").write_bytes(b"not a watchlist")
+    (directory / "run").mkdir(mode=0o700)
+    values = {
+        "version": 1,
+        "rules": ["rules.yaml"],
+        "watchlist": "absent.safetensors" if fault == "missing_watchlist" else "watch.safetensors",
+        "start_monitor": False,
+        "run_dir": "run",
+        "fail": "closed" if fault == "fail_closed" else "open",
+    }
+    if fault == "fail_closed":
+        values["watchlist"] = "absent.safetensors"
+    config = directory / "saeguard.yaml"
+    if fault != "absent_config":
+        config.write_text("version: [" if fault == "broken_config" else yaml.safe_dump(values))
+    return {"saeguard": {} if fault == "bad_additional_config" else {"config": str(config)}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
+    """One process that starts an engine for every fault in turn."""
+    work = tmp_path_factory.mktemp("faults")
+    jobs = []
+    for fault in [*FAULTS, "fail_closed"]:
+        additional = write_fault(work / fault, fault)
+        jobs.append((work / fault, {"additional_config": additional}))
+    return run_engine(
+        work / "run", jobs[0][0], None, PROMPTS, max_tokens=3,
+        engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:],
+        env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
+    )  # fmt: skip
+
+
+def result_of(run: EngineRun, fault: str) -> dict[str, object]:
+    return next(result for model, result in run.by_model.items() if model.endswith(f"/{fault}"))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_ours_is_named_and_the_model_is_served(run: EngineRun, fault: str):
+    assert len(result_of(run, fault)["outputs"][0]) == 3
+    lines = [line for line in run.log.splitlines() if FAULTS[fault] in line]
+    assert lines, run.log[-3000:]
+    assert all("BLIND" in line for line in lines)
+
+
+def test_where_the_configuration_says_so_the_model_is_not_served(run: EngineRun):
+    error = str(result_of(run, "fail_closed")["error"])
+    assert "fail: closed" in error
+    assert "no such watchlist" in error
