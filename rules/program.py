@@ -48,7 +48,7 @@ class _Block:
     slots: Indices  # [lanes]
     scores: Scores  # [features, history + tokens, lanes]
     positions: Indices  # [history + tokens, lanes]
-    begin: Indices  # [lanes], index into those of the first token of the run that is still there
+    begin: Indices  # [lanes], where in those the run begins; negative when further back
     values: Numbers  # [aggregates, tokens, lanes]
     holds: Bools  # [tests, tokens, lanes]
     rules: Indices  # [active]: the other rules have no `for` run in any lane
@@ -100,7 +100,7 @@ class Program:
         num_rules, history = len(self.rules), self._bank.history
         self._scores = np.empty((num_slots, len(self.features), history), np.float32)
         self._positions = np.empty((history, num_slots), np.int64)
-        self._ages = np.zeros(num_slots, np.int64)  # tokens of the run so far, at most `history`
+        self._ages = np.zeros(num_slots, np.int64)  # tokens of the run so far
         self._emas = np.empty((len(self._bank.ema_rows), num_slots))
         self._counts = np.zeros((num_rules, num_slots), np.int32)
         self._began = np.zeros((num_rules, num_slots), np.int64)  # position where a `for` run began
@@ -175,7 +175,7 @@ class Program:
         num_tokens = block.values.shape[1]
         self._scores[slots] = block.scores[:, num_tokens:].transpose(2, 0, 1)
         self._positions[:, slots] = block.positions[num_tokens:]
-        self._ages[slots] = np.minimum(self._ages[slots] + num_tokens, before)
+        self._ages[slots] += num_tokens
         self._emas[:, slots] = block.values[self._bank.ema_rows, -1]
         self._counts[block.rules[:, None], slots] = block.counts[:, -1]
         # Ordered by token within a rule: of several runs that begin in a block, the last one stays.

@@ -68,6 +68,10 @@ Index = Annotated[int, Field(ge=0)]
 Tokens = Annotated[
     str, Spelled(r"[1-9][0-9]{0,3} tokens?", "1 to 9999 tokens with the unit, such as '16 tokens'")
 ]
+# A window's scores are kept for every live request and read again for every token: hence fewer.
+Window = Annotated[
+    str, Spelled(r"[1-9][0-9]{0,2} tokens?", "1 to 999 tokens with the unit, such as '16 tokens'")
+]
 Uuid = Annotated[
     str,
     Spelled(
@@ -148,18 +152,18 @@ class ValueSignal(SignalEntry):
 
 class MaxSignal(SignalEntry):
     agg: Literal["max"]
-    window: Tokens
+    window: Window
 
 
 class MeanSignal(SignalEntry):
     agg: Literal["mean"]
-    window: Tokens
+    window: Window
 
 
 class CountSignal(SignalEntry):
     agg: Literal["count"]
     over: Number
-    window: Tokens
+    window: Window
 
 
 class EmaSignal(SignalEntry):

@@ -1,11 +1,12 @@
-"""The example rule file, edited copies of it, and a set of one small rule."""
+"""The example rule file, edited copies of it, a set of one small rule."""
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from saeguard.rules import RuleSet, load_rules
+from saeguard.rules import RuleErrors, RuleSet, load_rules
 
 ORGANISM = Path(__file__).with_name("organism.yaml")
 
@@ -19,6 +20,13 @@ def edited(folder: Path, *edits: tuple[str, str], name: str = "rules.yaml") -> P
     path = folder / name
     path.write_text(text)
     return path
+
+
+def findings(*paths: Path) -> list[str]:
+    """`line:column: message` of everything wrong with the files."""
+    with pytest.raises(RuleErrors) as caught:
+        load_rules(paths)
+    return [f"{error.line}:{error.column}: {error.message}" for error in caught.value.errors]
 
 
 def one_rule(folder: Path, **keys: Any) -> RuleSet:
