@@ -1,0 +1,103 @@
+"""Choose the layer, the features and the thresholds that are shipped, on the training split."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from detectors import (
+    Data,
+    Probe,
+    balanced_weights,
+    fit_probe,
+    gather,
+    of_family,
+    rank_features,
+)
+from metrics import auroc
+from rollouts import load_cases, load_model, residuals
+from rule_search import search, search_kind
+from sae_lens import SAE
+
+PROBE_NAMES = ("deceit", "secret_leak", "sycophancy")
+NAMED_KINDS = ("secret_leak", "sycophancy", "refusal", "game")
+
+
+def fit_data(work: Path, layers: list[int], seed: int = 0) -> dict[int, Data]:
+    """Return the training split as each layer's SAE sees it."""
+    cases = load_cases(work / "rollouts" / f"fit-{seed}.jsonl")
+    model, _ = load_model(work / "model")
+    rows = residuals(model, cases, layers)
+    return {
+        layer: gather(cases, rows[layer], SAE.load_from_disk(str(work / f"sae{layer}")))
+        for layer in layers
+    }
+
+
+def fit_probes(data: Data) -> dict[str, Probe]:
+    """Fit the shipped probes: lies against all else, and two other harms against all else."""
+    probes = {"deceit": fit_probe(data, data.y, balanced_weights(data))}
+    for kind in PROBE_NAMES[1:]:
+        inside = (data.kinds == kind).astype(int)
+        share = inside.mean()
+        weights = np.where(inside == 1, 0.5 / share, 0.5 / (1 - share))
+        probes[kind] = fit_probe(data, inside, weights)
+    return probes
+
+
+def probe_threshold(data: Data, scores: np.ndarray, inside: np.ndarray) -> float:
+    """Return the middle of the gap between the lowest positives and the highest negatives."""
+    negative = max(
+        float(np.quantile(scores[~inside & (data.kinds == k)], 0.99))
+        for k in set(data.kinds[~inside])
+    )
+    return (float(np.quantile(scores[inside], 0.02)) + negative) / 2
+
+
+def select(work: Path, layers: list[int]) -> dict[str, object]:
+    """Write `work/selection.json` and `work/probes.npz`."""
+    start = time.monotonic()
+    found = {}
+    data = fit_data(work, layers)
+    for layer in layers:
+        found[layer] = search(of_family(data[layer], "enemy"))
+        print(f"select: layer {layer} {found[layer]} {time.monotonic() - start:.0f} s", flush=True)
+    # Among layers that are as good, the earlier one leaves more time before the lie is out.
+    best = max(rule.value for rule in found.values())
+    layer = min(k for k, rule in found.items() if rule.value >= best - 0.002)
+    chosen = data[layer]
+    prompted = search(of_family(chosen, "motive"))
+    print(f"select: lies that the prompt explains {prompted}")
+    probes = fit_probes(chosen)
+    thresholds = {}
+    for name, probe in probes.items():
+        inside = chosen.y == 1 if name == "deceit" else chosen.kinds == name
+        thresholds[name] = probe_threshold(chosen, probe(chosen), inside)
+    kinds = {}
+    for kind in NAMED_KINDS:
+        feature, gte, score = search_kind(chosen, kind)
+        kinds[kind] = {"feature": feature, "gte": gte, "fit_auroc": score}
+    false = chosen.y == 1
+    false |= np.isin(chosen.kinds, ("game", "mirror", "mistake", "quote", "fiction"))
+    falsehood = max(
+        range(chosen.pooled.shape[1]),
+        key=lambda j: auroc(chosen.pooled[false, j], chosen.pooled[~false, j]),
+    )
+    selection = {
+        "layer": layer,
+        "rule": asdict(found[layer]),
+        "rules_of_layers": {str(k): asdict(v) for k, v in found.items()},
+        "prompted": asdict(prompted),
+        "single": [[j, s] for j, s in rank_features(of_family(chosen, "enemy"), 5)],
+        "falsehood": falsehood,
+        "kinds": kinds,
+        "probe_thresholds": thresholds,
+    }
+    (work / "selection.json").write_text(json.dumps(selection, indent=1, default=float))
+    np.savez(
+        work / "probes.npz",
+        weight=np.stack([p.weight for p in probes.values()]),
+        bias=np.array([p.bias for p in probes.values()], np.float32),
+    )
+    return selection
