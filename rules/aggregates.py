@@ -56,8 +56,8 @@ class AggregateBank:
             self._groups.append(_Group(kind, window, rows, columns[rows], over.reshape(-1, 1, 1)))
         self.ema_rows = _where([each.kind == "ema" for each in aggregates])
         self._ema_columns = columns[self.ema_rows]
-        half_lives = np.array([float(aggregates[row].tokens) for row in self.ema_rows])
-        self._ema_weights = (1 - 0.5 ** (1 / half_lives))[:, None, None]
+        weights = [1 - 0.5 ** (1 / aggregates[row].tokens) for row in self.ema_rows]
+        self._ema_weights = np.array(weights).reshape(-1, 1, 1)
 
     def compute(self, scores: Scores, observed: Bools, ema_before: Numbers) -> Numbers:
         """Every aggregate at every new token.

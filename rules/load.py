@@ -47,8 +47,7 @@ def load_rules(paths: Sequence[Path]) -> RuleSet:
         errors += document.errors + shape_errors
         if file is not None:
             files.append((document, file))
-    if len(documents) == len(paths):  # else a name may be unknown only because its file is missing
-        errors += reference_errors(documents)
+    errors += reference_errors(documents, complete=len(documents) == len(paths))
     features = _features(files, errors)
     if not errors and not any(file.rules for _, file in files):
         errors.append(Location(paths[0]).error("no rules in the file(s)"))

@@ -17,9 +17,16 @@ from saeguard.rules.template import Mistake, parse_template
 _Seen = dict[tuple[str, str], Location]
 
 
-def reference_errors(documents: Sequence[Document]) -> Iterator[RuleError]:
-    """Everything wrong with names, comparisons, conditions and messages."""
-    features = [name for document in documents for name in _mapping(document.data.get("features"))]
+def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[RuleError]:
+    """Everything wrong with names, comparisons, conditions and messages.
+
+    Args:
+        documents: the files.
+        complete: whether these are all; else a feature may be unknown because its file is missing.
+    """
+    tables = [document.data.get("features", {}) for document in documents]
+    complete = complete and all(isinstance(table, dict) for table in tables)
+    features = [name for table in tables for name in _mapping(table)] if complete else None
     seen: _Seen = {}
     for document in documents:
         rules = document.data.get("rules")
@@ -47,7 +54,7 @@ def _repeated(
 
 
 def _wrong_signals(
-    document: Document, at: KeyPath, rule: dict[str, Any], features: Sequence[str]
+    document: Document, at: KeyPath, rule: dict[str, Any], features: Sequence[str] | None
 ) -> Iterator[RuleError]:
     for name, item in _mapping(rule.get("signals")).items():
         signal = _mapping(item)
@@ -60,7 +67,7 @@ def _wrong_signals(
                 f"signal '{name}' needs exactly one of {', '.join(COMPARISONS)}"
             )
         feature = signal.get("feature")
-        if isinstance(feature, str) and feature not in features:
+        if features is not None and isinstance(feature, str) and feature not in features:
             yield document.value_at((*at, name, "feature")).error(
                 f"unknown feature '{feature}'{did_you_mean(feature, features)}"
             )

@@ -83,6 +83,16 @@ def test_rules_may_use_features_of_another_file(tmp_path):
     assert ruleset.name == "organism"
 
 
+def test_a_missing_file_hides_no_other_mistake_and_causes_none(tmp_path):
+    path = edited(
+        tmp_path,
+        ("  deceit: {sae: *sae, index: 412", "  other: {sae: *sae, index: 1"),
+        ("lie and", "lye and"),
+    )
+    found = findings(tmp_path / "missing.yaml", path)
+    assert [each.split(" ")[0] for each in found] == ["1:1:", "16:7:", "21:16:"]
+
+
 def test_ids_and_names_are_unique_across_files(tmp_path):
     first, second = (edited(tmp_path, name=name) for name in ("a.yaml", "b.yaml"))
     rule_id = load_rules([first]).rules[0].id
