@@ -102,7 +102,7 @@ class _Walk:
         if root is None:
             raise RuleErrors([Location(self.document.path).error("the file is empty")])
         if not isinstance(root, yaml.MappingNode):
-            raise RuleErrors([self._error(root, "expected a mapping with the key `version`")])
+            raise RuleErrors([self._error(root, "expected a mapping at the top level")])
         self.document.data = self._read(root, ())
         return self.document
 

@@ -188,7 +188,7 @@ def test_one_mistake_yields_one_finding_at_its_place(edit, expected, tmp_path):
 UNREADABLE = {
     "empty": (b"", "1:1: the file is empty"),
     "only a comment": (b"# rules\n", "1:1: the file is empty"),
-    "a list": (b"- a\n", "1:1: expected a mapping with the key `version`"),
+    "a list": (b"- a\n", "1:1: expected a mapping at the top level"),
     "unclosed bracket": (b"a: [\n", "2:1: not YAML: did not find expected node content"),
     "tab": (b"a:\n\t- b\n", "2:1: not YAML: found character that cannot start any token"),
     "two documents": (b"a: 1\n---\nb: 1\n", "2:1: not YAML: but found another document"),
