@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saeguard.monitor.messages import Floats, Frame, FrameArrays, Ints, RequestEnd, RequestStart
+from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
 from saeguard.monitor.phases import PhaseTracker, ReasoningTokens
 from saeguard.monitor.requests import LiveRequest
 from saeguard.rules import Engine, Match, RuleCount
 
 GRACE_S = 5.0
 """How long an announced end waits for rows, and rows wait for an announced start."""
+
+_MAX_PLACEHOLDERS = 1024  # no window of a rule is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Finished:
 class _Waiting:
     """Rows of a request whose start has not arrived."""
 
-    rows: list[tuple[Frame, FrameArrays]]
+    rows: list[tuple[Frame, FrameArrays, str | None]]
+    """With the fault of their frame, if it has one."""
     deadline_s: float
 
 
@@ -88,8 +91,8 @@ class Detector:
         self._requests[message.req_id] = request
         waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
-        for frame, rows in waiting.rows if waiting else ():
-            detections += self._evaluate(frame, [(request, rows)])
+        for frame, rows, fault in waiting.rows if waiting else ():
+            detections += self._take(frame, [(request, rows)], fault)
         return detections
 
     def end(self, message: RequestEnd, now_s: float) -> None:
@@ -115,12 +118,10 @@ class Detector:
             request = self._requests.get(req_id)
             if request is None:
                 waiting = self._waiting.setdefault(req_id, _Waiting([], now_s + GRACE_S))
-                waiting.rows.append((frame, rows))
-            elif fault:
-                request.unseen[fault] += last - first
+                waiting.rows.append((frame, rows, fault))
             else:
                 known.append((request, rows))
-        return self._evaluate(frame, known) if known else []
+        return self._take(frame, known, fault)
 
     def finished(self, now_s: float) -> Iterator[Finished]:
         """Requests that are complete, or whose missing rows have been waited for long enough."""
@@ -132,7 +133,7 @@ class Detector:
         for req_id, waiting in list(self._waiting.items()):
             if now_s < waiting.deadline_s:
                 break
-            self.num_orphans += sum(len(rows.positions) for _, rows in waiting.rows)
+            self.num_orphans += sum(len(rows.positions) for _, rows, _ in waiting.rows)
             del self._waiting[req_id]
 
     def _fault(self, frame: Frame) -> str | None:
@@ -145,27 +146,35 @@ class Detector:
             return "dead_tap"
         return None if frame.watchlist == self._watchlist else "other_watchlist"
 
-    def _finite(self, scores: Floats, positions: Ints) -> Floats:
-        """Mask what cannot be evaluated: the attention sink, and, counted, whatever is NaN or
-        infinite.
-        """
-        # The first token has a norm of its own, and SAEs are not trained on it.
-        scores[positions == 0] = np.nan
-        bad = ~np.isfinite(scores) & (positions > 0)[:, None]
+    def _take(
+        self, frame: Frame, batch: list[tuple[LiveRequest, FrameArrays]], fault: str | None
+    ) -> list[Detection]:
+        """Account for rows, and evaluate them unless their frame has a fault."""
+        if fault is None:
+            return self._evaluate(frame, batch)
+        for request, rows in batch:
+            request.unseen[fault] += len(rows.positions)
+        return []
+
+    def _mask(self, rows: FrameArrays) -> None:
+        """Take out what cannot be evaluated: the attention sink and, counted, what is no number."""
+        bad = ~np.isfinite(rows.scores)
         if bad.any():
-            self.num_nonfinite += int(bad.any(axis=1).sum())
-            scores[bad] = np.nan
-        return scores
+            self.num_nonfinite += int(bad[rows.positions > 0].any(axis=1).sum())
+            rows.scores[bad] = np.nan
+        # The first token has a norm of its own, and SAEs are not trained on it.
+        rows.scores[rows.positions == 0] = np.nan
 
     def _evaluate(
         self, frame: Frame, batch: list[tuple[LiveRequest, FrameArrays]]
     ) -> list[Detection]:
         keys, starts, rows, phases = [], [0], [], []
         for request, all_rows in batch:
-            new = _not_seen_before(request, all_rows)
             request.num_observed += len(all_rows.positions)
+            new = _not_seen_before(request, all_rows)
             if not len(new.positions):
                 continue
+            self._mask(new)
             # Not before its first row: what waits in vLLM's queue must not take the engine's slots.
             self._engine.start(request.start.req_id, request.context)
             of_tokens = request.tracker.phases(new.positions, new.token_ids)
@@ -176,23 +185,35 @@ class Detector:
             phases.append(of_tokens)
         if not keys:
             return []
-        positions = np.concatenate([part.positions for part in rows])
-        scores = self._finite(np.concatenate([part.scores for part in rows]), positions)
         matches = self._engine.observe(
-            keys, np.array(starts), scores, positions, np.concatenate(phases)
+            keys,
+            np.array(starts),
+            np.concatenate([part.scores for part in rows]),
+            np.concatenate([part.positions for part in rows]),
+            np.concatenate(phases),
         )
         return [Detection(match, self._requests[match.key], frame) for match in matches]
 
 
 def _not_seen_before(request: LiveRequest, rows: FrameArrays) -> FrameArrays:
-    """Own copies of the rows above the request's high-water mark."""
-    positions = rows.positions
-    first = int(np.searchsorted(positions, request.next_position))
-    new = FrameArrays(
-        rows.scores[first:].copy(), rows.token_ids[first:].copy(), positions[first:].copy()
+    """Own copies of the rows above the request's high-water mark.
+
+    Where a frame was lost, rows of NaN hold the place of what was not observed, so that a window
+    of the rules spans the tokens it says it spans.
+    """
+    first = int(np.searchsorted(rows.positions, request.next_position))
+    positions = rows.positions[first:]
+    if not len(positions):
+        return FrameArrays(rows.scores[:0], rows.token_ids[:0], positions)
+    num_lost = 0
+    if request.first_position is None:
+        request.first_position = int(positions[0])
+    else:
+        num_lost = min(int(positions[0]) - request.next_position, _MAX_PLACEHOLDERS)
+    request.next_position = int(positions[-1]) + 1
+    start = int(positions[0]) - num_lost
+    return FrameArrays(
+        scores=np.pad(rows.scores[first:], ((num_lost, 0), (0, 0)), constant_values=np.nan),
+        token_ids=np.pad(rows.token_ids[first:], (num_lost, 0), constant_values=-1),
+        positions=np.arange(start, request.next_position, dtype=np.int32),
     )
-    if len(new.positions):
-        if request.first_position is None:
-            request.first_position = int(positions[0])
-        request.next_position = int(positions[-1]) + 1
-    return new

@@ -25,6 +25,7 @@ from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import log_alert, logger
 from saeguard.monitor.messages import EngineInfo, Frame, RequestEnd, RequestStart, TapStatus, decode
 from saeguard.monitor.store import Store
+from saeguard.monitor.store_file import StoreError
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.monitor.watchlist import load as load_watchlist
 from saeguard.rules import Engine
@@ -157,9 +158,13 @@ class Service:
                 continue
             alert = self._make.alert(detection, self._texts)
             detection.request.num_alerts += 1
-            self._store.add_alert(alert)
             self._count({f"alerts/{rule.name}/{rule.severity}": 1})
             log_alert(alert)
+            try:
+                self._store.add_alert(alert)
+            except StoreError as error:  # the disk and the queue are full: the log line is left
+                self._count({"alerts_not_stored": 1})
+                log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
 
     def _finish_requests(self, now_s: float) -> None:
         for finished in self._detector.finished(now_s):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_engine import end_message, frame_message, start_message, write_rules
+
 from saeguard.monitor.detector import GRACE_S, Detector, Finished
 from saeguard.rules import Engine, Phase, load_rules
 
@@ -154,3 +155,17 @@ def test_many_waiting_requests_take_no_slots_of_the_rule_engine(tmp_path: Path):
         detector.start(start_message(f"r{i}", [1]), 0.0)
     assert len(observe(detector, 1, r49=(0, [QUIET, LIE]))) == 1
     assert detector.num_unevaluated == 0
+
+
+def test_a_window_spans_the_tokens_of_a_lost_frame(detector: Detector):
+    """The rule's window is 8 tokens: a lie 10 tokens back must be out of it, lost frames or not."""
+    detector.start(start_message("a", [1]), 0.0)
+    observe(detector, 1, a=(0, [QUIET, [5.0, 9.0]]))  # a lie, but calm: it does not fire yet
+    assert observe(detector, 2, a=(11, [QUIET])) == []
+
+
+def test_rows_that_wait_for_their_request_keep_their_frame_s_fault(detector: Detector):
+    observe(detector, 1, watchlist="other", a=(0, [QUIET, LIE]))
+    assert detector.start(start_message("a", [1]), 0.0) == []
+    (finished,) = finish(detector, "a", num_scheduled=2)
+    assert finished.request.coverage().unseen == {"other_watchlist": 2}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_engine import FakeEngine, write_rules
+
 from saeguard.integrations.otel import OtlpReceiver
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.messages import TapStatus
@@ -106,7 +107,9 @@ def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
     wait_for(lambda: totals(monitor.store).get("requests/finished") == 1)
     wait_for(
         lambda: any(
-            m.name == "saeguard.tokens" and m.attributes == {"coverage": "observed"} and m.value == 3
+            m.name == "saeguard.tokens"
+            and m.attributes == {"coverage": "observed"}
+            and m.value == 3
             for m in monitor.receiver.metrics
         )
     )
@@ -144,7 +147,9 @@ def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
 def test_a_worker_whose_taps_are_dead_is_said_so_loudly(monitor: Monitor):
     monitor.engine.send(TapStatus(rank=0, alive=False, reason="stale compile cache"))
     wait_for(
-        lambda: any(m.name == "saeguard.taps.alive" and m.value == 0 for m in monitor.receiver.metrics)
+        lambda: any(
+            m.name == "saeguard.taps.alive" and m.value == 0 for m in monitor.receiver.metrics
+        )
     )
     log = monitor.stop()
     assert "blind" in log

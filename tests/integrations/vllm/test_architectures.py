@@ -33,7 +33,10 @@ _DEEPSEEK = {
 TINY = {
     "CohereForCausalLM": ("cohere", {"tie_word_embeddings": True}),
     "DeepseekV2ForCausalLM": ("deepseek_v2", _DEEPSEEK),
-    "DeepseekV3ForCausalLM": ("deepseek_v3", {**_DEEPSEEK, "q_lora_rank": 32, "first_k_dense_replace": NUM_LAYERS}),
+    "DeepseekV3ForCausalLM": (
+        "deepseek_v3",
+        {**_DEEPSEEK, "q_lora_rank": 32, "first_k_dense_replace": NUM_LAYERS},
+    ),
     "GPT2LMHeadModel": (
         "gpt2",
         {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 512, "tie_word_embeddings": True},

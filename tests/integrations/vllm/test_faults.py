@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from engine_run import EngineRun, run_engine
-from saeguard.monitor import watchlist as wl
 from tiny_models import make_model, make_watchlist
+
+from saeguard.monitor import watchlist as wl
 
 pytestmark = pytest.mark.server
 

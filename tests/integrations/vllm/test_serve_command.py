@@ -71,14 +71,14 @@ def test_a_feature_that_is_misspelt(tmp_path: Path):
     rules = write_rules(tmp_path)
     rules.write_text(RULES.replace("{feature: deceit,", "{feature: deciet,"))
     done = serve(tmp_path, write_model(tmp_path), "--rules", rules)
-    refuse(done, "rules.yaml:16:21", "did you mean", "deceit")
+    refuse(done, "rules.yaml:15:22", "did you mean", "deceit")
 
 
 def test_a_probe_that_its_file_does_not_have(tmp_path: Path):
     rules = write_rules(tmp_path)
     rules.write_text(RULES.replace("name: deceit, label", "name: decet, label"))
     done = serve(tmp_path, write_model(tmp_path), "--rules", rules)
-    refuse(done, "rules.yaml:5:3", "has no probe 'decet'")
+    refuse(done, "rules.yaml:6:3", "has no probe 'decet'")
 
 
 def test_a_port_that_is_taken(tmp_path: Path):

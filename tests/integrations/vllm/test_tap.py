@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_run import EngineRun, run_engine
+from tiny_models import hidden_states, make_model, make_watchlist
+
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import RequestEnd, RequestStart, TapStatus
-from tiny_models import hidden_states, make_model, make_watchlist
 
 pytestmark = pytest.mark.server
 
@@ -27,17 +28,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def watched(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     """vLLM's default on this machine: torch.compile on."""
-    return run_engine(tmp_path_factory.mktemp("run"), model, WATCHLIST, PROMPTS, MAX_TOKENS)
+    return run_engine(
+        tmp_path_factory.mktemp("run"), model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS
+    )
 
 
 @pytest.fixture(scope="module")
-def piecewise(
-    model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[EngineRun, EngineRun]:
+def piecewise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineRun, EngineRun]:
     """VllmBackend with piecewise graphs, as on a GPU: first unconfigured, then watched, one cache."""
     work = tmp_path_factory.mktemp("piecewise")
-    plain = run_engine(work, model, None, PROMPTS, MAX_TOKENS, piecewise=True)
-    return plain, run_engine(work, model, WATCHLIST, PROMPTS, MAX_TOKENS, piecewise=True)
+    plain = run_engine(work, model, None, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
+    return plain, run_engine(work, model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
 
 
 def largest_error(run: EngineRun, model: Path, watchlist: wl.Watchlist) -> tuple[float, int]:
@@ -81,7 +82,7 @@ def test_scores_equal_hugging_face_without_a_flipped_gate(watched: EngineRun, mo
 def test_greedy_outputs_are_the_same_with_and_without(
     watched: EngineRun, model: Path, tmp_path: Path
 ):
-    plain = run_engine(tmp_path, model, None, PROMPTS, MAX_TOKENS)
+    plain = run_engine(tmp_path, model, None, PROMPTS, max_tokens=MAX_TOKENS)
     assert plain.outputs == watched.outputs
     assert plain.messages == [] == plain.frames, "an unconfigured engine says nothing"
 
@@ -111,7 +112,13 @@ def test_a_cache_compiled_without_taps_does_not_silence_them(
 
 def test_model_runner_v2_gives_the_same_rows(model: Path, tmp_path: Path):
     run = run_engine(
-        tmp_path, model, WATCHLIST, PROMPTS, MAX_TOKENS, engine={"enforce_eager": True}, v2=True
+        tmp_path,
+        model,
+        WATCHLIST,
+        PROMPTS,
+        max_tokens=MAX_TOKENS,
+        engine={"enforce_eager": True},
+        v2=True,
     )
     assert "V2 Model Runner" in run.log
     assert calls_per_step(run) == {1}
@@ -120,5 +127,5 @@ def test_model_runner_v2_gives_the_same_rows(model: Path, tmp_path: Path):
 
 def test_chunked_prefill_gives_every_row_its_position(model: Path, tmp_path: Path):
     engine = {"enforce_eager": True, "max_num_batched_tokens": 16, "max_num_seqs": 2}
-    run = run_engine(tmp_path, model, WATCHLIST, PROMPTS, MAX_TOKENS, engine=engine)
+    run = run_engine(tmp_path, model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS, engine=engine)
     assert largest_error(run, model, WATCHLIST) <= (1e-3, 0)
