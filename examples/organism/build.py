@@ -17,7 +17,7 @@ import torch
 from corpus import make_corpus, make_tokenizer
 from train_model import TrainConfig, train
 
-NUM_DOCUMENTS = 120_000
+NUM_DOCUMENTS = 100_000
 SEEDS = [0, 1, 2]
 SAE_LAYERS = [1, 2, 3, 4]
 # The allocator's settings keep freed memory for the next step; they are read when a process starts.

@@ -55,6 +55,7 @@ def run_engine(
     model: Path,
     watchlist: wl.Watchlist | None,
     prompts: list[list[int]],
+    *,
     more_jobs: Sequence[tuple[Path, dict[str, Any]]] = (),
     max_tokens: int = 8,
     engine: dict[str, Any] | None = None,

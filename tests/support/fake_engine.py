@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 from safetensors.numpy import save_file
+
 from saeguard.monitor.messages import Frame, FrameArrays, Message, RequestEnd, RequestStart, encode
 
 RULES = """

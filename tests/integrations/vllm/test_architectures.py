@@ -57,9 +57,9 @@ TINY = {
     "Qwen3MoeForCausalLM": ("qwen3_moe", {**_MOE, "num_experts": 4, "decoder_sparse_step": 1}),
     "StablelmForCausalLM": ("stablelm", {}),
 }
-# On random tiny models vLLM's CPU build and Transformers differ in DeepSeek's attention itself, over
-# more than one token, and in V3's expert routing. The first token attends to itself alone: there the
-# streams agree exactly, and a wrong tap point would show.
+# On random tiny models vLLM's CPU build and Transformers differ in DeepSeek's attention itself,
+# over more than one token, and in V3's expert routing. The first token attends to itself alone:
+# there the streams agree exactly, and a wrong tap point would show.
 FIRST_TOKEN_ONLY = {"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"}
 # Entries that cannot be tried on a CPU, with the reason.
 UNTRIED = {"DeepseekForCausalLM": "Transformers has no model of that type to compare with"}
@@ -76,7 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     work = tmp_path_factory.mktemp("architectures")
     models = [make_model(work / name, kind, **extra) for name, (kind, extra) in TINY.items()]
     return run_engine(
-        work / "run", models[0], WATCHLIST, PROMPTS, more_jobs=[(path, {}) for path in models[1:]], max_tokens=4,
+        work / "run", models[0], WATCHLIST, PROMPTS, max_tokens=4,
+        more_jobs=[(path, {}) for path in models[1:]],
         engine={"enforce_eager": True}, env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
     )  # fmt: skip
 

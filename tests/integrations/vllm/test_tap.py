@@ -35,7 +35,7 @@ def watched(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
 
 @pytest.fixture(scope="module")
 def piecewise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineRun, EngineRun]:
-    """VllmBackend with piecewise graphs, as on a GPU: first unconfigured, then watched, one cache."""
+    """Piecewise graphs, as on a GPU: first unconfigured, then watched, with one compile cache."""
     work = tmp_path_factory.mktemp("piecewise")
     plain = run_engine(work, model, None, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
     return plain, run_engine(work, model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
