@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,17 +45,26 @@ def serve(
     read_rules(settings.rules)
     check_model(model, load(settings.watchlist))
     check_port(vllm_args)
-    vllm = shutil.which(
-        "vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
-    if vllm is None:
-        raise ConfigError("vLLM is not installed here", "pip install 'saeguard[vllm]'")
+    command = _vllm_command(model, vllm_args)
     print(
         f"saeguard: rules {', '.join(map(str, settings.rules))}; alerts in {settings.store}",
         flush=True,
     )
     os.environ["SAEGUARD_CONFIG"] = str(settings.path)
-    os.execv(vllm, [vllm, "serve", model, *vllm_args])
+    os.execv(command[0], command)
+
+
+def _vllm_command(model: str, vllm_args: list[str]) -> list[str]:
+    """`vllm serve`, which the CPU build's own distribution name breaks: there its server module."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("vLLM is not installed here", "pip install 'saeguard[vllm]'")
+    vllm = Path(sys.executable).with_name("vllm")
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        server = "vllm.entrypoints.openai.api_server"
+        return [sys.executable, "-P", "-m", server, "--model", model, *vllm_args]
+    return [str(vllm), "serve", model, *vllm_args]
 
 
 def _write_config(rules: list[Path], store: Path, otlp: str | None, capture_text: bool) -> Path:

@@ -52,6 +52,7 @@ def main() -> None:
 def _explain(error: SaeguardError) -> None:
     from saeguard.monitor.logging import printable  # structlog would slow down every --help
 
-    print(f"error: {printable(error.message)}", file=sys.stderr)
-    if error.remedy:
-        print(f"       {printable(error.remedy)}", file=sys.stderr)
+    first, *more = [printable(line) for line in error.message.splitlines()] or [""]
+    print(f"error: {first}", file=sys.stderr)
+    for line in [*more, printable(error.remedy)] if error.remedy else more:
+        print(f"       {line}", file=sys.stderr)
