@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["register"]
 
+_said: set[str] = set()
+
 
 def register() -> None:
     """Called by vLLM in each of its processes, several times.
@@ -71,6 +73,9 @@ def _arm(module: str, target: Any) -> None:
             raise RuntimeError(
                 f"saeguard: {error} (the configuration says fail: closed)"
             ) from error
+        if str(error) in _said:  # the worker and the scheduler of one process found the same
+            return
+        _said.add(str(error))
         expected = isinstance(error, SaeguardError)
         logger.error(
             "saeguard is BLIND: %s. Serving goes on without it.", error, exc_info=not expected

@@ -22,7 +22,7 @@ def config_path(vllm_config: Any) -> Path | None:
     """
     additional = vllm_config.additional_config
     entry = additional.get(KEY) if isinstance(additional, dict) else None
-    if entry is None or set(entry) <= {"taps"}:  # "taps" is ours, put there for the compile cache
+    if entry is None or set(entry) == {"taps"}:  # "taps" is ours, put there for the compile cache
         path = os.environ.get("SAEGUARD_CONFIG")
         return Path(path) if path else None
     path = entry.get("config")

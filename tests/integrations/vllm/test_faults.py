@@ -19,7 +19,7 @@ FAULTS = {
     "damaged_watchlist": "cannot be read as a watchlist",
     "wrong_d_model": "the watchlist is for d_model 32",
     "wrong_layer": "the watchlist taps layer 9",
-    "broken_config": "saeguard.yaml:1:11",
+    "broken_config": "saeguard.yaml:2:1",
     "absent_config": "No such file",
     "unknown_architecture": "architecture OPTForCausalLM has no entry",
     "bad_additional_config": "no path under 'config'",
@@ -27,8 +27,8 @@ FAULTS = {
 
 
 def write_fault(directory: Path, fault: str) -> dict[str, object]:
-    """A model directory with a configuration that has this fault; returns additional_config."""
-    make_model(directory, *(["opt"] if fault == "unknown_architecture" else []))
+    """A model, beside it a configuration with this fault; returns additional_config."""
+    make_model(directory / "model", *(["opt"] if fault == "unknown_architecture" else []))
     small = fault == "wrong_d_model"
     layers = [9] if fault == "wrong_layer" else [1]
     wl.save(make_watchlist(layers, d_model=32 if small else 64), directory / "watch.safetensors")
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     jobs = []
     for fault in [*FAULTS, "fail_closed"]:
         additional = write_fault(work / fault, fault)
-        jobs.append((work / fault, {"additional_config": additional}))
+        jobs.append((work / fault / "model", {"additional_config": additional}))
     return run_engine(
         work / "run", jobs[0][0], None, PROMPTS, max_tokens=3,
         engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:],
@@ -67,15 +67,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
 
 
 def result_of(run: EngineRun, fault: str) -> dict[str, object]:
-    return next(result for model, result in run.by_model.items() if model.endswith(f"/{fault}"))
+    return next(
+        result for model, result in run.by_model.items() if model.endswith(f"/{fault}/model")
+    )
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_ours_is_named_and_the_model_is_served(run: EngineRun, fault: str):
     assert len(result_of(run, fault)["outputs"][0]) == 3
-    lines = [line for line in run.log.splitlines() if FAULTS[fault] in line]
-    assert lines, run.log[-3000:]
-    assert all("BLIND" in line for line in lines)
+    lines = [line for line in run.log.splitlines() if "BLIND" in line and FAULTS[fault] in line]
+    assert len(lines) == 1, run.log[-3000:]
 
 
 def test_where_the_configuration_says_so_the_model_is_not_served(run: EngineRun):
