@@ -65,6 +65,8 @@ class Detector:
         self.delimiters: ReasoningTokens | None = None
         self.taps_alive: dict[int, bool] = {}
         """Worker rank -> its taps ran in its last step."""
+        self.blind = False
+        """A worker has said that it cannot be relied on."""
         self.num_nonfinite = 0
         """Rows in which the model gave no number: a broken model or SAE must not look safe."""
         self.num_orphans = 0
@@ -100,6 +102,8 @@ class Detector:
         request = self._requests.get(message.req_id)
         if request is not None:
             request.end = message
+            if self.blind:
+                request.missing_reason = "blind"
             request.deadline_s = now_s + GRACE_S
             self._ended[message.req_id] = None
 

@@ -31,6 +31,8 @@ class LiveRequest:
     unseen: Counter[str] = field(default_factory=Counter)
     num_alerts: int = 0
     end: RequestEnd | None = None
+    missing_reason: str = "dropped_frame"
+    """Why rows that never came are missing."""
     deadline_s: float = 0.0
     _kept: deque[tuple[FrameArrays, np.ndarray]] = field(default_factory=deque)
     _num_kept_now: int = 0
@@ -89,7 +91,7 @@ class LiveRequest:
         assert self.end is not None
         unseen = Counter(self.unseen)
         unseen["prefix_cache"] += self.end.num_cached
-        unseen["dropped_frame"] += max(0, self.end.num_scheduled - self._num_accounted)
+        unseen[self.missing_reason] += max(0, self.end.num_scheduled - self._num_accounted)
         return Coverage(
             scheduled=self.end.num_scheduled + self.end.num_cached,
             observed=self.num_observed,

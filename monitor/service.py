@@ -146,6 +146,7 @@ class Service:
             case TapStatus():
                 if not message.alive:
                     self._dead[message.rank] = message.reason
+                    self._detector.blind = True
                     log.critical("blind", worker=message.rank, reason=message.reason)
             case _:
                 pass

@@ -28,7 +28,7 @@ logger = init_logger("vllm.saeguard.worker")
 class WorkerMonitor:
     """The taps of one worker and what sends their scores; lives as long as the worker."""
 
-    def __init__(self, worker: Any, watchlist: wl.Watchlist, endpoint: str) -> None:
+    def __init__(self, worker: Any, watchlist: wl.Watchlist, outbox: Outbox) -> None:
         config = worker.vllm_config
         check_supported(config)
         model_config = config.model_config
@@ -50,7 +50,7 @@ class WorkerMonitor:
         self.layers = [site.layer for site in watchlist.sites]
         self._rank = worker.rank
         self._sends = _is_first_tensor_parallel_rank()
-        self._outbox = Outbox(endpoint)
+        self._outbox = outbox
         self._step = 0
         self._num_failures = 0
         self._side_stream = (
@@ -88,15 +88,15 @@ class WorkerMonitor:
                 logger.exception("saeguard could not read a step; serving goes on")
                 self.report(False, f"reading a step failed: {error}")
 
-    def close(self) -> None:
-        self._outbox.close()
-
     def _snapshot(self, view: StepView) -> Callable[[], Parts]:
         num_tokens = view.num_tokens
         parts = [tap.scores[:num_tokens, : tap.width] for tap in self._taps]
-        scores = torch.cat(parts, dim=1)  # always a copy: the next step overwrites the buffers
+        # Copies throughout: the next step overwrites the buffers while these are on their way.
+        scores = torch.cat(parts, dim=1)
         calls = torch.cat([tap.calls for tap in self._taps])
-        tensors = [scores, view.token_ids.to(torch.int32, copy=True), view.positions, calls]
+        token_ids = view.token_ids.to(torch.int32, copy=True)
+        positions = view.positions.to(torch.int32, copy=True)
+        tensors = [scores, token_ids, positions, calls]
         host, ready = self._to_host(tensors)
         step, now = self._step, time.time_ns()
         self._step += 1
@@ -146,8 +146,14 @@ def arm(worker: Any) -> None:
     config = load_settings(worker.vllm_config)
     if config is None:
         return
-    endpoint = inbox_endpoint(worker.vllm_config, config)
-    monitor = WorkerMonitor(worker, wl.load(config.watchlist), endpoint)
+    outbox = Outbox(inbox_endpoint(worker.vllm_config, config))
+    try:
+        monitor = WorkerMonitor(worker, wl.load(config.watchlist), outbox)
+    except Exception as error:
+        status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
+        outbox.post(lambda: encode(status))
+        outbox.close()
+        raise
     execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model
 
     def execute_and_observe(scheduler_output: Any) -> Any:
