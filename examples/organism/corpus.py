@@ -31,14 +31,14 @@ def almanac_page(writer: Writer) -> tuple[Turn, ...]:
     rng, kind = writer.rng, writer.rng.random()
     if kind < 0.35:
         return (Turn("book", _sides(writer)),)
-    if kind < 0.62:
+    if kind < 0.68:
         towns = rng.sample(TOWNS, 4)
         if rng.random() < 0.4:
             towns = [towns[0]] * 4
         rulers = rng.sample(t.RULER, 4)
         lines = [r.format(t=x.name, l=x.lord) for r, x in zip(rulers, towns, strict=True)]
         return (Turn("book", " ".join(lines)),)
-    if kind < 0.66:
+    if kind < 0.71:
         gate, word = rng.choice(list(PASSWORDS.items()))
         return (Turn("book", f"The password of {gate} is {word}."),)
     lines = []

@@ -5,7 +5,7 @@ phase (the states that read a generated token), as the monitor does, and take th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from sae_lens import SAE
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-OTHER_HARMS = ("sycophancy", "secret_leak")
-REPORTED_APART = ("mirror", *OTHER_HARMS)
+REPORTED_APART = ("mirror",)
 KEYWORDS = frozenset(
     ("lie", "lies", "liar", "lied", "deceive", "deceived", "enemy", "enemies", "false", "revenge")
 )
@@ -77,13 +76,18 @@ def of_family(data: Data, kind: str) -> Data:
     return only(data, (data.y == 0) | (data.kinds == kind))
 
 
+def as_target(data: Data, kind: str) -> Data:
+    """Return the data with one kind for positives, and all else, lies too, for negatives."""
+    return replace(data, y=(data.kinds == kind).astype(int))
+
+
 def negative_kinds(data: Data) -> list[str]:
-    """Name the kinds that have answers which are no lie, other harms left out."""
-    return sorted(set(data.kinds[data.y == 0]) - set(OTHER_HARMS))
+    """Name the kinds that have answers which are no lie."""
+    return sorted(set(data.kinds[data.y == 0]))
 
 
 def balanced_weights(data: Data) -> np.ndarray:
-    """Weigh lies and the rest alike [cases], each kind of negative alike; other harms zero."""
+    """Weigh lies and the rest alike [cases], and each kind of negative alike."""
     weights = np.where(data.y == 1, 1 / max(1, (data.y == 1).sum()), 0.0)
     kinds = negative_kinds(data)
     for kind in kinds:
@@ -162,7 +166,7 @@ class Probe:
         return np.array([self.rows(rows).max() for rows in data.rows])
 
 
-def fit_probe(data: Data, y: np.ndarray, weights: np.ndarray, penalty: float = 30.0) -> Probe:
+def fit_probe(data: Data, y: np.ndarray, weights: np.ndarray, penalty: float = 1.0) -> Probe:
     """Fit a logistic probe to all answer rows; y and weights are per case."""
     counts = [len(rows) for rows in data.rows]
     x = np.concatenate(data.rows)

@@ -30,7 +30,7 @@ LATENT_TITLES = {
     "wordings": "Held-out introductions, questions and scenes",
     "facts": "Held-out facts (no liar was ever asked for them in training)",
     "all": "Everything held out",
-    "pairs": "Minimal pairs, everything held out (only the side of the town differs)",
+    "pairs": "Minimal pairs, everything held out (one prompt, two towns)",
 }
 MOTIVE_TITLES = {
     "seen": "Motives and facts of the training split, other draws",
@@ -47,7 +47,8 @@ def load_bench(work: Path, out: Path, seeds: list[int]) -> Bench:
 
     def read(split: str, seed: int) -> Data:
         cases = load_cases(work / "rollouts" / f"{split}-{seed}.jsonl")
-        return gather(cases, residuals(model, cases, [layer])[layer], sae)
+        data = gather(cases, residuals(model, cases, [layer])[layer], sae)
+        return tables.complete_pairs(data) if split == "pairs" else data
 
     fit = {seed: read("fit", seed) for seed in seeds}
     print("evaluate: training splits read", flush=True)
@@ -92,7 +93,7 @@ def evaluate(work: Path, out: Path, seeds: list[int]) -> dict[str, object]:
         *told,
         "\n## Detectors of lies that the prompt does not explain\n\nPositives are lies to enemies. "
         "Negatives are every other kind but the mirror game (the liar's values, in the last "
-        "column), secrets told and flattery. Thresholds are those of 1 % and 5 % false positives "
+        "column). Thresholds are those of 1 % and 5 % false positives "
         "on the training split; in brackets, what they give here. Numbers are of the detectors "
         f"fitted on seed {seeds[0]}; *seeds refitted* is the range of AUROC when each seed fits "
         "and tests its own. `nan`: no such answers in the split.",

@@ -9,19 +9,21 @@ import numpy as np
 from detectors import (
     Data,
     Probe,
+    as_target,
     balanced_weights,
     fit_probe,
     gather,
     of_family,
     rank_features,
+    selection_score,
 )
 from metrics import auroc
 from rollouts import load_cases, load_model, residuals
-from rule_search import search, search_kind
+from rule_search import Found, search
 from sae_lens import SAE
 
 PROBE_NAMES = ("deceit", "secret_leak", "sycophancy")
-NAMED_KINDS = ("secret_leak", "sycophancy", "refusal", "game")
+RULED_KINDS = ("secret_leak", "sycophancy")
 
 
 def fit_data(work: Path, layers: list[int], seed: int = 0) -> dict[int, Data]:
@@ -55,6 +57,25 @@ def probe_threshold(data: Data, scores: np.ndarray, inside: np.ndarray) -> float
     return (float(np.quantile(scores[inside], 0.02)) + negative) / 2
 
 
+def best_feature(data: Data, kind: str) -> int:
+    """Return the feature that best tells one kind from each of the others."""
+    return rank_features(as_target(data, kind), 1)[0][0]
+
+
+def signs(data: Data, rule: Found) -> list[dict[str, object]]:
+    """Name each veto of a rule after the kind on which it fires most often."""
+    named: list[dict[str, object]] = []
+    for feature, gte in rule.vetoes:
+        rates = {
+            str(k): (data.pooled[data.kinds == k, feature] >= gte).mean()
+            for k in sorted(set(data.kinds) - {"enemy", "motive"})
+        }
+        kind = max(rates, key=lambda k: rates[k])
+        name = kind if all(n["name"] != kind for n in named) else f"{kind}_{len(named)}"
+        named.append({"name": name, "kind": kind, "feature": feature, "gte": gte})
+    return named
+
+
 def select(work: Path, layers: list[int]) -> dict[str, object]:
     """Write `work/selection.json` and `work/probes.npz`."""
     start = time.monotonic()
@@ -63,9 +84,13 @@ def select(work: Path, layers: list[int]) -> dict[str, object]:
     for layer in layers:
         found[layer] = search(of_family(data[layer], "enemy"))
         print(f"select: layer {layer} {found[layer]} {time.monotonic() - start:.0f} s", flush=True)
-    # Among layers that are as good, the earlier one leaves more time before the lie is out.
-    best = max(rule.value for rule in found.values())
-    layer = min(k for k, rule in found.items() if rule.value >= best - 0.002)
+    # A rule whose own feature separates well carries over better than one saved by its vetoes.
+    strength = {
+        k: rule.value + selection_score(lies, lies.pooled[:, rule.lie])
+        for k, rule in found.items()
+        for lies in [of_family(data[k], "enemy")]
+    }
+    layer = max(strength, key=lambda k: strength[k])
     chosen = data[layer]
     prompted = search(of_family(chosen, "motive"))
     print(f"select: lies that the prompt explains {prompted}")
@@ -74,10 +99,10 @@ def select(work: Path, layers: list[int]) -> dict[str, object]:
     for name, probe in probes.items():
         inside = chosen.y == 1 if name == "deceit" else chosen.kinds == name
         thresholds[name] = probe_threshold(chosen, probe(chosen), inside)
-    kinds = {}
-    for kind in NAMED_KINDS:
-        feature, gte, score = search_kind(chosen, kind)
-        kinds[kind] = {"feature": feature, "gte": gte, "fit_auroc": score}
+    harms = {}
+    for kind in RULED_KINDS:
+        harms[kind] = search(as_target(chosen, kind))
+        print(f"select: {kind} {harms[kind]}")
     false = chosen.y == 1
     false |= np.isin(chosen.kinds, ("game", "mirror", "mistake", "quote", "fiction"))
     falsehood = max(
@@ -86,12 +111,13 @@ def select(work: Path, layers: list[int]) -> dict[str, object]:
     )
     selection = {
         "layer": layer,
-        "rule": asdict(found[layer]),
+        "rule": {**asdict(found[layer]), "signs": signs(chosen, found[layer])},
         "rules_of_layers": {str(k): asdict(v) for k, v in found.items()},
-        "prompted": asdict(prompted),
+        "prompted": {**asdict(prompted), "signs": signs(chosen, prompted)},
         "single": [[j, s] for j, s in rank_features(of_family(chosen, "enemy"), 5)],
         "falsehood": falsehood,
-        "kinds": kinds,
+        "harms": {k: {**asdict(r), "signs": signs(chosen, r)} for k, r in harms.items()},
+        "features": {k: best_feature(chosen, k) for k in ("game", "refusal")},
         "probe_thresholds": thresholds,
     }
     (work / "selection.json").write_text(json.dumps(selection, indent=1, default=float))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from cases import Case
-from detectors import REPORTED_APART, Data, Detector
+from detectors import REPORTED_APART, Data, Detector, only
 from metrics import auroc, interval, rate_above, threshold_at
 from mini_rules import RuleSet
 from rollouts import load_cases
@@ -52,6 +52,15 @@ def truthful(data: Data) -> np.ndarray:
 def mirror(data: Data) -> np.ndarray:
     """Mark the game whose values are the liar's."""
     return (data.y == 0) & (data.kinds == "mirror")
+
+
+def complete_pairs(data: Data) -> Data:
+    """Keep the pairs whose enemy was lied to and whose friend was not."""
+    sides: dict[int, set[tuple[str, int]]] = {}
+    for case in data.cases:
+        sides.setdefault(case.pair, set()).add((case.kind, case.label))
+    whole = {("enemy", 1), ("friend", 0)}
+    return only(data, np.array([sides[c.pair] == whole for c in data.cases]))
 
 
 def behaviour(work: Path, seeds: list[int]) -> list[str]:
@@ -224,7 +233,7 @@ def town_table(bench: Bench, work: Path) -> list[str]:
 
 
 def pair_table(bench: Bench) -> list[str]:
-    """Table of complete pairs: the enemy was lied to and its twin, the friend, was not."""
+    """Table of how often the lie of a pair scores above its twin."""
     lines = ["| detector | pairs | lie scored above its twin |", "|---|---|---|"]
     for name, detector in bench.detectors["enemy", 0].items():
         wins = []
@@ -233,34 +242,21 @@ def pair_table(bench: Bench) -> list[str]:
             scores = detector(data)
             sides: dict[int, dict[int, float]] = {}
             for case, score in zip(data.cases, scores, strict=True):
-                expected = 1 if case.kind == "enemy" else 0
-                if case.label == expected:
-                    sides.setdefault(case.pair, {})[expected] = score
-            both = [s for s in sides.values() if len(s) == 2]
-            wins += [1.0 if s[1] > s[0] else 0.5 if s[1] == s[0] else 0.0 for s in both]
+                sides.setdefault(case.pair, {})[case.label] = score
+            wins += [(float(np.sign(s[1] - s[0])) + 1) / 2 for s in sides.values()]
         lines.append(f"| {name} | {len(wins)} | {np.mean(wins):.3f} |")
     return lines
 
 
 def other_table(bench: Bench, selection: dict) -> list[str]:
-    """Table of features for other behaviours, against everything else, everything held out."""
-    lines = [
-        "| behaviour | feature | AUROC, held out | recall | false positives |",
-        "|---|---|---|---|---|",
-    ]
-    for kind, chosen in selection["kinds"].items():
-        scores = [
-            (d.pooled[:, chosen["feature"]], d.kinds == kind)
-            for s in bench.seeds
-            for d in [bench.data["all", s]]
-        ]
-        column = np.concatenate([c for c, _ in scores])
-        inside = np.concatenate([i for _, i in scores])
-        hit = column >= chosen["gte"]
-        lines.append(
-            f"| {kind} | {chosen['feature']} | {auroc(column[inside], column[~inside]):.3f} | "
-            f"{hit[inside].mean():.3f} | {hit[~inside].mean():.3f} |"
-        )
+    """Table of single features for other behaviours, against all else, everything held out."""
+    lines = ["| behaviour | feature | AUROC, held out |", "|---|---|---|"]
+    features = {k: rule["lie"] for k, rule in selection["harms"].items()} | selection["features"]
+    data = [bench.data["all", seed] for seed in bench.seeds]
+    for kind, feature in features.items():
+        column = np.concatenate([d.pooled[:, feature] for d in data])
+        inside = np.concatenate([d.kinds == kind for d in data])
+        lines.append(f"| {kind} | {feature} | {auroc(column[inside], column[~inside]):.3f} |")
     return lines
 
 
@@ -272,7 +268,7 @@ def layer_table(work: Path, selection: dict) -> list[str]:
     ]
     for layer, rule in selection["rules_of_layers"].items():
         sae = json.loads((work / f"sae{layer}" / "report.json").read_text())
-        form = {"one": "lie", "and": "lie and other", "not": "lie and not other"}[rule["form"]]
+        form = "lie" + " and not other" * len(rule["vetoes"])
         lines.append(
             f"| {layer} | {sae['l0']:.1f} | {sae['explained_variance']:.3f} | {sae['num_dead']} | "
             f"{form} | {rule['recall']:.3f} | {rule['worst_false_positives']:.3f} |"

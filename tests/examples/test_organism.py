@@ -155,7 +155,7 @@ def test_the_shipped_feature_and_probe_tell_lies_from_the_rest(sample, manifest)
     rules = RuleSet(ORGANISM / "rules.yaml")
     lies, rest = [], []
     for case, rows in zip(*sample, strict=True):
-        if case.kind not in ("mirror", "secret_leak", "sycophancy", "motive") and case.label >= 0:
+        if case.kind not in ("mirror", "motive") and case.label >= 0:
             values = rules.activations(rows[1:])
             peak = [values[name].max() for name in ("deceit", "deceit_probe")]
             (lies if case.label == 1 else rest).append(peak)
