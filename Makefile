@@ -63,7 +63,7 @@ $(VENV)/.ready: pyproject.toml
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "==> installing what the tests need into $(VENV)"
-	$(PIP) $(LOCK) -e '.[$(VLLM),test]'
+	$(PIP) $(LOCK) -e '.[test]'
 	@$(BIN)/python -c 'import torchvision' >/dev/null 2>&1 || \
 		$(BIN)/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
 	@touch $@

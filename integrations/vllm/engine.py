@@ -43,7 +43,7 @@ class RequestReporter:
             trace_headers=dict(request.trace_headers) if request.trace_headers else None,
             extra_args=dict(extra) if extra else None,
         )
-        self._num_scheduled[request.request_id] = 0
+        self._num_scheduled.setdefault(request.request_id, 0)
         self._outbox.post(lambda: encode(message))
 
     def scheduled(self, output: Any) -> None:
@@ -121,8 +121,7 @@ def _observe(
             failed = True
 
     def observed(*args: Any, **kwargs: Any) -> Any:
-        if args:
-            guarded(before, args[0])
+        guarded(before, next(iter((*args, *kwargs.values())), None))
         result = method(*args, **kwargs)
         guarded(after, result)
         return result

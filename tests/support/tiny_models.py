@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -94,19 +95,28 @@ def make_watchlist(
     return wl.build(d_model, sites)
 
 
-def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
-    """Residual stream after each layer by Hugging Face, [tokens, d_model] fp32 each."""
-    model = AutoModelForCausalLM.from_pretrained(
+@lru_cache(maxsize=2)
+def _load(directory: str) -> AutoModelForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=torch.float32,
         attn_implementation="eager",  # the others leave out Gemma 2's soft cap
     ).eval()
+
+
+def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
+    """Residual stream after each layer by Hugging Face, [tokens, d_model] fp32 each."""
+    model = _load(str(directory))
     seen: list[np.ndarray] = []
     layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
-    for layer in layers:
+    hooks = [
         layer.register_forward_hook(
             lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out).detach())
         )
+        for layer in layers
+    ]
     with torch.no_grad():
         model(torch.tensor([token_ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
     return [stream.reshape(-1, stream.shape[-1]).numpy() for stream in seen]
