@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from saeguard.monitor.alerts import Alert, RequestRecord, SignalReading, new_alert_id
 from saeguard.monitor.detector import Detection, Finished
 from saeguard.monitor.requests import LiveRequest
-from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
 from saeguard.monitor.watchlist import Watchlist
 from saeguard.rules import Reading, RuleSet, render_message
 
@@ -20,13 +19,9 @@ class AlertMaker:
     ruleset: RuleSet
     watchlist: Watchlist
 
-    def alert(self, detection: Detection, texts: TokenTexts) -> Alert:
+    def alert(self, detection: Detection) -> Alert:
         """The record of one match."""
         match, request, rule = detection.match, detection.request, detection.match.rule
-
-        def text_at(position: int) -> str:
-            token_id = request.token_id(position)
-            return NOT_CAPTURED if token_id is None else texts.text(token_id)
 
         context = request.context
         return Alert(
@@ -43,11 +38,11 @@ class AlertMaker:
             severity=str(rule.severity),
             status=str(rule.status),
             tags=list(rule.tags),
-            message=render_message(match, context, text_at),
+            message=render_message(match, context, request.text),
             phase=match.phase.name.lower(),
             first_position=match.first_position,
             position=match.position,
-            token=text_at(match.position) if texts.captured else None,
+            token=request.text(match.position) if request.texts.captured else None,
             signals=[_signal(reading) for reading in match.readings.values()],
             ruleset_name=self.ruleset.name,
             ruleset_version=self.ruleset.version,
@@ -63,15 +58,9 @@ class AlertMaker:
             coverage=request.coverage_so_far(),
         )
 
-    def record(self, finished: Finished, texts: TokenTexts) -> RequestRecord:
+    def record(self, finished: Finished) -> RequestRecord:
         """The record of a request that raised an alert or was not wholly seen."""
-        request = finished.request
-        kept = request.recorded()[0].token_ids if texts.captured else None
-        return request.record(
-            finished.counts,
-            self.watchlist.columns,
-            None if kept is None else [texts.text(int(token_id)) for token_id in kept],
-        )
+        return finished.request.record(finished.counts, self.watchlist.columns)
 
 
 def is_worth_recording(request: LiveRequest) -> bool:

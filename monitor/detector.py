@@ -11,16 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
-from saeguard.monitor.phases import PhaseTracker, ReasoningTokens
+from saeguard.monitor.phases import ReasoningTracker, phases_of
 from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.rows import RowTable
+from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, Match, RuleCount
 
 GRACE_S = 5.0
 """How long an announced end waits for rows, and rows wait for an announced start."""
 
 _MAX_PLACEHOLDERS = 1024  # no window of a rule is longer
+
+Starts = npt.NDArray[np.intp]
+"""[requests + 1]: request i has the rows `starts[i]` to `starts[i + 1]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +58,16 @@ class _Waiting:
 class Detector:
     """Not thread-safe: one thread feeds it messages in the order they arrive."""
 
-    def __init__(self, engine: Engine, watchlist: str, record_tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, watchlist: str, num_features: int, record_tokens: int
+    ) -> None:
         self._engine = engine
         self._watchlist = watchlist
-        self._record_tokens = record_tokens
+        self._table = RowTable(record_tokens, num_features)
         self._requests: dict[str, LiveRequest] = {}
-        self._ended: dict[
-            str, None
-        ] = {}  # live requests whose end has been announced, oldest first
+        self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
         self._waiting: dict[str, _Waiting] = {}
         self._tap_calls: dict[int, list[int]] = {}
-        self.delimiters: ReasoningTokens | None = None
         self.taps_alive: dict[int, bool] = {}
         """Worker rank -> its taps ran in its last step."""
         self.blind = False
@@ -81,20 +86,19 @@ class Detector:
         """Rows that came while the rule engine's table was full."""
         return self._engine.num_ignored_tokens
 
-    def start(self, message: RequestStart, now_s: float) -> list[Detection]:
+    def start(self, message: RequestStart, texts: TokenTexts, now_s: float) -> list[Detection]:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
             return []
-        request = LiveRequest(
-            start=message,
-            tracker=PhaseTracker(message.prompt_token_ids, self.delimiters),
-            num_kept=self._record_tokens,
-        )
+        request = LiveRequest(message, texts, self._table)
+        if texts.delimiters is not None:
+            request.reasoning = ReasoningTracker(message.prompt_token_ids, texts.delimiters)
         self._requests[message.req_id] = request
         waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
         for frame, rows, fault in waiting.rows if waiting else ():
-            detections += self._take(frame, [(request, rows)], fault)
+            starts = np.array([0, len(rows.positions)])
+            detections += self._take(frame, [request], starts, rows, fault)
         return detections
 
     def end(self, message: RequestEnd, now_s: float) -> None:
@@ -110,30 +114,33 @@ class Detector:
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
         fault = self._fault(frame)
-        known = []
-        for req_id, first, last in zip(
-            frame.req_ids, frame.row_starts[:-1], frame.row_starts[1:], strict=True
-        ):
-            rows = FrameArrays(
-                arrays.scores[first:last],
-                arrays.token_ids[first:last],
-                arrays.positions[first:last],
-            )
-            request = self._requests.get(req_id)
-            if request is None:
-                waiting = self._waiting.setdefault(req_id, _Waiting([], now_s + GRACE_S))
-                waiting.rows.append((frame, rows, fault))
-            else:
-                known.append((request, rows))
-        return self._take(frame, known, fault)
+        starts = np.array(frame.row_starts)
+        found = [self._requests.get(req_id) for req_id in frame.req_ids]
+        requests = [request for request in found if request is not None]
+        if len(requests) == len(found):
+            return self._take(frame, requests, starts, arrays, fault)
+        known = np.array([request is not None for request in found])
+        for i in np.flatnonzero(~known):
+            waiting = self._waiting.setdefault(frame.req_ids[i], _Waiting([], now_s + GRACE_S))
+            rows = _select(arrays, slice(starts[i], starts[i + 1]))
+            waiting.rows.append((frame, rows, fault))
+        counts = np.diff(starts)
+        rows = _select(arrays, np.repeat(known, counts))
+        known_starts = np.concatenate([[0], np.cumsum(counts[known])])
+        return self._take(frame, requests, known_starts, rows, fault) if requests else []
 
     def finished(self, now_s: float) -> Iterator[Finished]:
-        """Requests that are complete, or whose missing rows have been waited for long enough."""
+        """Requests that are complete, or whose missing rows have been waited for long enough.
+
+        What is kept of a request is lost with the next turn of the iterator.
+        """
         for req_id in list(self._ended):
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
                 del self._ended[req_id], self._requests[req_id]
                 yield Finished(request, self._engine.finish(req_id))
+                if request.slot >= 0:
+                    self._table.close(request.slot)
         for req_id, waiting in list(self._waiting.items()):
             if now_s < waiting.deadline_s:
                 break
@@ -151,73 +158,109 @@ class Detector:
         return None if frame.watchlist == self._watchlist else "other_watchlist"
 
     def _take(
-        self, frame: Frame, batch: list[tuple[LiveRequest, FrameArrays]], fault: str | None
+        self,
+        frame: Frame,
+        requests: list[LiveRequest],
+        starts: Starts,
+        rows: FrameArrays,
+        fault: str | None,
     ) -> list[Detection]:
         """Account for rows, and evaluate them unless their frame has a fault."""
-        if fault is None:
-            return self._evaluate(frame, batch)
-        for request, rows in batch:
-            request.unseen[fault] += len(rows.positions)
-        return []
+        if fault is not None:
+            for request, count in zip(requests, np.diff(starts).tolist(), strict=True):
+                request.unseen[fault] += count
+            return []
+        is_regular = True
+        firsts = rows.positions[starts[:-1]].tolist()
+        for request, first, count in zip(requests, firsts, np.diff(starts).tolist(), strict=True):
+            request.num_observed += count
+            if request.slot < 0:
+                self._open(request, first)
+            is_regular &= first == request.next_position
+        if is_regular:
+            rows = _select(rows, slice(None))
+        else:
+            requests, starts, rows = _only_new(requests, starts, rows)
+        return self._evaluate(frame, requests, starts, rows) if requests else []
+
+    def _open(self, request: LiveRequest, first_position: int) -> None:
+        """Give a request its slots. Not before its first row: what waits in vLLM's queue must not
+        take the engine's.
+        """
+        request.slot = self._table.open()
+        request.first_position = request.next_position = first_position
+        self._engine.start(request.start.req_id, request.context)
+
+    def _evaluate(
+        self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
+    ) -> list[Detection]:
+        """Run the rules over new rows, in place: masks what cannot be evaluated."""
+        counts = np.diff(starts)
+        lasts = rows.positions[starts[1:] - 1].tolist()
+        prompt_lens = np.array([request.prompt_len for request in requests])
+        phases = phases_of(rows.positions, np.repeat(prompt_lens, counts))
+        for i, (request, last) in enumerate(zip(requests, lasts, strict=True)):
+            request.next_position = last + 1
+            if request.reasoning is not None:
+                part = slice(starts[i], starts[i + 1])
+                request.reasoning.mark(phases[part], rows.token_ids[part])
+        self._mask(rows)
+        slots = np.array([request.slot for request in requests])
+        self._table.put(np.repeat(slots, counts), rows, phases)
+        keys = [request.start.req_id for request in requests]
+        matches = self._engine.observe(keys, starts, rows.scores, rows.positions, phases)
+        return [Detection(match, self._requests[match.key], frame) for match in matches]
 
     def _mask(self, rows: FrameArrays) -> None:
         """Take out what cannot be evaluated: the attention sink and, counted, what is no number."""
         bad = ~np.isfinite(rows.scores)
         if bad.any():
-            self.num_nonfinite += int(bad[rows.positions > 0].any(axis=1).sum())
+            is_real = (rows.positions > 0) & (rows.token_ids >= 0)  # not a placeholder of ours
+            self.num_nonfinite += int((bad.any(axis=1) & is_real).sum())
             rows.scores[bad] = np.nan
         # The first token has a norm of its own, and SAEs are not trained on it.
         rows.scores[rows.positions == 0] = np.nan
 
-    def _evaluate(
-        self, frame: Frame, batch: list[tuple[LiveRequest, FrameArrays]]
-    ) -> list[Detection]:
-        keys, starts, rows, phases = [], [0], [], []
-        for request, all_rows in batch:
-            request.num_observed += len(all_rows.positions)
-            new = _not_seen_before(request, all_rows)
-            if not len(new.positions):
-                continue
-            self._mask(new)
-            # Not before its first row: what waits in vLLM's queue must not take the engine's slots.
-            self._engine.start(request.start.req_id, request.context)
-            of_tokens = request.tracker.phases(new.positions, new.token_ids)
-            request.keep(new, of_tokens)
-            keys.append(request.start.req_id)
-            starts.append(starts[-1] + len(of_tokens))
-            rows.append(new)
-            phases.append(of_tokens)
-        if not keys:
-            return []
-        matches = self._engine.observe(
-            keys,
-            np.array(starts),
-            np.concatenate([part.scores for part in rows]),
-            np.concatenate([part.positions for part in rows]),
-            np.concatenate(phases),
-        )
-        return [Detection(match, self._requests[match.key], frame) for match in matches]
+
+def _select(rows: FrameArrays, which: slice | npt.NDArray[np.bool_]) -> FrameArrays:
+    """Copies of some rows: a message's own arrays are read-only."""
+    return FrameArrays(
+        rows.scores[which].copy(), rows.token_ids[which].copy(), rows.positions[which].copy()
+    )
 
 
-def _not_seen_before(request: LiveRequest, rows: FrameArrays) -> FrameArrays:
-    """Own copies of the rows above the request's high-water mark.
+def _only_new(
+    requests: list[LiveRequest], starts: Starts, rows: FrameArrays
+) -> tuple[list[LiveRequest], Starts, FrameArrays]:
+    """The rows above each request's high-water mark, of the requests that have any.
 
     Where a frame was lost, rows of NaN hold the place of what was not observed, so that a window
     of the rules spans the tokens it says it spans.
     """
-    first = int(np.searchsorted(rows.positions, request.next_position))
-    positions = rows.positions[first:]
-    if not len(positions):
-        return FrameArrays(rows.scores[:0], rows.token_ids[:0], positions)
-    num_lost = 0
-    if request.first_position is None:
-        request.first_position = int(positions[0])
-    else:
-        num_lost = min(int(positions[0]) - request.next_position, _MAX_PLACEHOLDERS)
-    request.next_position = int(positions[-1]) + 1
-    start = int(positions[0]) - num_lost
+    kept, parts = [], []
+    for i, request in enumerate(requests):
+        part = _select(rows, slice(starts[i], starts[i + 1]))
+        part = _select(part, part.positions >= request.next_position)
+        if len(part.positions):
+            kept.append(request)
+            parts.append(_with_placeholders(part, request.next_position))
+    if not kept:
+        return [], starts[:1], _select(rows, slice(0))
+    counts = np.array([len(part.positions) for part in parts])
+    together = FrameArrays(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.token_ids for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+    )
+    return kept, np.concatenate([[0], np.cumsum(counts)]), together
+
+
+def _with_placeholders(rows: FrameArrays, next_position: int) -> FrameArrays:
+    """The rows, preceded by one of NaN for each position that was expected and did not come."""
+    first, last = int(rows.positions[0]), int(rows.positions[-1])
+    num_lost = min(first - next_position, _MAX_PLACEHOLDERS)
     return FrameArrays(
-        scores=np.pad(rows.scores[first:], ((num_lost, 0), (0, 0)), constant_values=np.nan),
-        token_ids=np.pad(rows.token_ids[first:], (num_lost, 0), constant_values=-1),
-        positions=np.arange(start, request.next_position, dtype=np.int32),
+        scores=np.pad(rows.scores, ((num_lost, 0), (0, 0)), constant_values=np.nan),
+        token_ids=np.pad(rows.token_ids, (num_lost, 0), constant_values=-1),
+        positions=np.arange(first - num_lost, last + 1, dtype=np.int32),
     )

@@ -14,16 +14,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
-class EngineInfo(msgspec.Struct, frozen=True, tag="engine"):
-    """What the monitor must know about the model; sent first, and again to a restarted monitor
-    (EngineCore).
-    """
-
-    model: str
-    tokenizer_file: str | None
-    """A local tokenizer.json, or None when there is none to read."""
-
-
 class TapStatus(msgspec.Struct, frozen=True, tag="taps"):
     """Whether this worker's taps are in the graph and right; sent after warm-up (worker)."""
 
@@ -39,6 +29,8 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     """vLLM's internal id: the client's id and a random suffix."""
     external_id: str
     model: str
+    tokenizer_file: str | None
+    """A local tokenizer.json, or None when there is none to read."""
     prompt_token_ids: list[int]
     time_ns: int
     lora: str | None = None
@@ -84,7 +76,7 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """Frames this worker has had to drop so far because the monitor's queue was full."""
 
 
-Message = EngineInfo | TapStatus | RequestStart | RequestEnd | Frame
+Message = TapStatus | RequestStart | RequestEnd | Frame
 
 
 class FrameArrays(msgspec.Struct, frozen=True):

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.monitor.messages import Ints
 from saeguard.rules import Phase
+
+Codes = npt.NDArray[np.uint8]
 
 # Opening and closing delimiters that are one token each where a model has them at all.
 _DELIMITERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
@@ -37,32 +40,35 @@ def reasoning_tokens(tokenizer: Any) -> ReasoningTokens | None:
     return None
 
 
-class PhaseTracker:
-    """Follows one request's tokens, in order, each once."""
+def phases_of(positions: Ints, prompt_lens: npt.NDArray[np.integer]) -> Codes:
+    """Phase code of each row, reasoning apart, [tokens].
 
-    def __init__(self, prompt_token_ids: Sequence[int], delimiters: ReasoningTokens | None) -> None:
-        self._prompt_len = len(prompt_token_ids)
+    Args:
+        positions: [tokens].
+        prompt_lens: [tokens], of each row's request.
+    """
+    return np.where(positions < prompt_lens, np.uint8(Phase.PROMPT), np.uint8(Phase.ANSWER))
+
+
+class ReasoningTracker:
+    """Follows one request's generated tokens, in order, each once."""
+
+    def __init__(self, prompt_token_ids: Sequence[int], delimiters: ReasoningTokens) -> None:
         self._delimiters = delimiters
         # A template may open the reasoning itself, at the end of the prompt.
-        self._reasoning = delimiters is not None and _last(
-            prompt_token_ids, delimiters.opening
-        ) > _last(prompt_token_ids, delimiters.closing)
+        self._is_open = _last(prompt_token_ids, delimiters.opening) > _last(
+            prompt_token_ids, delimiters.closing
+        )
 
-    def phases(
-        self, positions: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.uint8]:
-        """Phase code of each row, [tokens]."""
-        phases = np.where(positions < self._prompt_len, Phase.PROMPT, Phase.ANSWER).astype(np.uint8)
-        if self._delimiters is None:
-            return phases
-        for i in np.flatnonzero(positions >= self._prompt_len):
+    def mark(self, phases: Codes, token_ids: Ints) -> None:
+        """Change `answer` to `reasoning`, in place, where the model is reasoning; both [tokens]."""
+        for i in np.flatnonzero(phases == Phase.ANSWER):
             if token_ids[i] == self._delimiters.opening:
-                self._reasoning = True
-            if self._reasoning:
+                self._is_open = True
+            if self._is_open:
                 phases[i] = Phase.REASONING
             if token_ids[i] == self._delimiters.closing:
-                self._reasoning = False
-        return phases
+                self._is_open = False
 
 
 def _last(token_ids: Sequence[int], token_id: int) -> int:

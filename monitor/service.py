@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import log_alert, logger
-from saeguard.monitor.messages import EngineInfo, Frame, RequestEnd, RequestStart, TapStatus, decode
+from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, TapStatus, decode
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
 from saeguard.monitor.tokens import TokenTexts
@@ -56,8 +57,11 @@ class Service:
             ) from error
         self._config = config
         self._make = AlertMaker(ruleset, watchlist)
-        self._detector = Detector(engine, watchlist.digest, config.record_tokens)
-        self._texts = TokenTexts(None, captured=False)
+        self._detector = Detector(
+            engine, watchlist.digest, len(watchlist.columns), config.record_tokens
+        )
+        captured = config.capture_text == "window"
+        self._texts = lru_cache(lambda file: TokenTexts(file, captured))
         self._totals: Counter[str] = Counter()
         self._unsaved: Counter[str] = Counter()
         self._dropped: dict[int, int] = {}
@@ -73,6 +77,7 @@ class Service:
         for rule in ruleset.rules:  # every series starts at zero, or its first alert is no increase
             self._totals[f"alerts/{rule.name}/{rule.severity}"] = 0
         self._metrics = _start_metrics(config, self.totals)
+        log.info("watching", rules=len(ruleset.rules), features=list(watchlist.columns))
 
     def run(self, should_stop: Stop) -> None:
         """Serve until told to stop, then take in what is still on its way."""
@@ -132,17 +137,10 @@ class Service:
                 self._raise_alerts(self._detector.observe(message, arrays, now_s))
                 self._report_taps(message.worker)
             case RequestStart():
-                self._raise_alerts(self._detector.start(message, now_s))
+                texts = self._texts(message.tokenizer_file)
+                self._raise_alerts(self._detector.start(message, texts, now_s))
             case RequestEnd():
                 self._detector.end(message, now_s)
-            case EngineInfo():
-                self._texts = TokenTexts(
-                    message.tokenizer_file, self._config.capture_text == "window"
-                )
-                self._detector.delimiters = self._texts.delimiters
-                log.info(
-                    "watching", model=message.model, features=len(self._make.watchlist.columns)
-                )
             case TapStatus():
                 if not message.alive:
                     self._dead[message.rank] = message.reason
@@ -157,7 +155,7 @@ class Service:
             if detection.match.limited:
                 self._count({f"limited/{rule.name}/{rule.severity}": 1})
                 continue
-            alert = self._make.alert(detection, self._texts)
+            alert = self._make.alert(detection)
             detection.request.num_alerts += 1
             self._count({f"alerts/{rule.name}/{rule.severity}": 1})
             log_alert(alert)
@@ -180,7 +178,7 @@ class Service:
                 }
             )
             if is_worth_recording(request):
-                self._store.add_request(self._make.record(finished, self._texts))
+                self._store.add_request(self._make.record(finished))
         self._save_totals()
 
     def _report_taps(self, worker: int) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from saeguard.integrations.vllm.outbox import Outbox
+from saeguard.integrations.vllm.outbox import DirectOutbox
 from saeguard.integrations.vllm.settings import inbox_endpoint, load_settings, run_directory
 from saeguard.integrations.vllm.supervisor import MonitorProcess
-from saeguard.monitor.messages import EngineInfo, RequestEnd, RequestStart, encode
+from saeguard.monitor.messages import RequestEnd, RequestStart
 
 logger = init_logger("vllm.saeguard.engine")
 
@@ -20,16 +20,12 @@ logger = init_logger("vllm.saeguard.engine")
 class RequestReporter:
     """Tells the monitor when requests start and end, and how many rows the scheduler asked for."""
 
-    def __init__(self, scheduler: Any, outbox: Outbox) -> None:
+    def __init__(self, model: str, tokenizer_file: str | None, outbox: DirectOutbox) -> None:
         self._outbox = outbox
-        self._info = _engine_info(scheduler.vllm_config)
-        self._model = self._info.model
+        self._model = model
+        self._tokenizer_file = tokenizer_file
         self._num_scheduled: dict[str, int] = {}
         self._num_cached: dict[str, int] = {}
-
-    def introduce(self) -> None:
-        """Say which model this is: to a fresh monitor, or to a restarted one."""
-        self._outbox.post(lambda: encode(self._info))
 
     def started(self, request: Any) -> None:
         extra = request.sampling_params.extra_args if request.sampling_params else None
@@ -37,6 +33,7 @@ class RequestReporter:
             req_id=request.request_id,
             external_id=_external_id(request.request_id),
             model=self._model,
+            tokenizer_file=self._tokenizer_file,
             prompt_token_ids=list(request.prompt_token_ids or ()),
             time_ns=time.time_ns(),
             lora=request.lora_request.lora_name if request.lora_request else None,
@@ -44,7 +41,7 @@ class RequestReporter:
             extra_args=dict(extra) if extra else None,
         )
         self._num_scheduled.setdefault(request.request_id, 0)
-        self._outbox.post(lambda: encode(message))
+        self._outbox.post(lambda: (message, None))
 
     def scheduled(self, output: Any) -> None:
         for req_id, num_tokens in output.num_scheduled_tokens.items():
@@ -64,7 +61,7 @@ class RequestReporter:
             output_token_ids=list(request.output_token_ids),
             time_ns=time.time_ns(),
         )
-        self._outbox.post(lambda: encode(message))
+        self._outbox.post(lambda: (message, None))
 
 
 def arm(scheduler: Any) -> None:
@@ -72,17 +69,16 @@ def arm(scheduler: Any) -> None:
     config = load_settings(scheduler.vllm_config)
     if config is None:
         return
-    outbox = Outbox(inbox_endpoint(scheduler.vllm_config, config))
-    reporter = RequestReporter(scheduler, outbox)
+    model_config = scheduler.vllm_config.model_config
+    outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
+    reporter = RequestReporter(_served_name(model_config), _tokenizer_file(model_config), outbox)
     monitor: MonitorProcess | None = None
     is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local
     if config.start_monitor and is_first_on_node:
         run_dir = run_directory(scheduler.vllm_config, config)
-        monitor = MonitorProcess(config.path, run_dir, on_start=reporter.introduce)
+        monitor = MonitorProcess(config.path, run_dir)
         if config.fail == "closed":
             monitor.wait_until_ready()
-    else:
-        reporter.introduce()
     _observe(scheduler, "add_request", before=reporter.started)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)
@@ -135,13 +131,10 @@ def _external_id(req_id: str) -> str:
     return head if dash and len(tail) == 8 else req_id
 
 
-def _engine_info(vllm_config: Any) -> EngineInfo:
-    model_config = vllm_config.model_config
+def _served_name(model_config: Any) -> str:
     served = model_config.served_model_name
     name = served[0] if isinstance(served, list) else served
-    return EngineInfo(
-        model=name or model_config.model, tokenizer_file=_tokenizer_file(model_config)
-    )
+    return str(name or model_config.model)
 
 
 def _tokenizer_file(model_config: Any) -> str | None:

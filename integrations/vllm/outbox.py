@@ -1,57 +1,93 @@
-"""Hands messages to the monitor without ever blocking the engine's thread."""
+"""Hands messages to the monitor without ever blocking the engine's thread.
+
+A ZeroMQ socket only appends to a queue in memory: the writing is done by ZeroMQ's own thread, which
+needs no interpreter lock. What does not fit is dropped and counted in `num_dropped`; the next frame
+carries the count, and the monitor's ledger shows the gap.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 
-Parts = Sequence[Any]
+from saeguard.monitor.messages import FrameArrays, Message, encode
+
+Build = Callable[[], tuple[Message, FrameArrays | None]]
+
+_MAX_PENDING = 10_000
+_LINGER_MS = 2_000
+"""How long a closed socket goes on sending what it has."""
 
 
-class Outbox:
-    """A bounded queue, a thread that turns its items into bytes, and a ZeroMQ PUSH socket.
+class Outbox(Protocol):
+    """Takes messages, in order, from one thread."""
 
-    `post` costs one queue append on the caller's thread. What cannot be queued or sent is
-    dropped and counted in `num_dropped`; the next frame carries the count, so that the monitor's
-    ledger shows the gap.
-    """
+    @property
+    def num_dropped(self) -> int: ...
 
-    def __init__(self, endpoint: str, max_pending: int = 4096) -> None:
+    def post(self, build: Build) -> None:
+        """Send what `build` makes. Never waits, never raises."""
+
+    def close(self) -> None:
+        """Send what was taken, for a bounded time."""
+
+
+class DirectOutbox:
+    """Builds and sends on the caller's thread: no other thread is woken, no lock is fought for."""
+
+    def __init__(self, endpoint: str) -> None:
         self.num_dropped = 0
-        self._endpoint = endpoint
-        self._queue: queue.Queue[Callable[[], Parts] | None] = queue.Queue(max_pending)
-        self._thread = threading.Thread(target=self._run, name="saeguard-outbox", daemon=True)
-        self._thread.start()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, _MAX_PENDING)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.connect(endpoint)
 
-    def post(self, build: Callable[[], Parts]) -> None:
-        """Queue a message; `build` makes its parts on the outbox's own thread."""
+    def post(self, build: Build) -> None:
         try:
-            self._queue.put_nowait(build)
-        except queue.Full:
+            self._socket.send_multipart(encode(*build()), zmq.NOBLOCK)
+        except Exception:  # a full queue, or a fault of ours: neither may reach the engine
             self.num_dropped += 1
 
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Send what is queued, then stop."""
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
-        self._thread.join(timeout_s)
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
 
-    def _run(self) -> None:
-        context = zmq.Context()
-        socket = context.socket(zmq.PUSH)
-        socket.setsockopt(zmq.SNDHWM, 10_000)
-        socket.setsockopt(zmq.LINGER, 2_000)  # milliseconds to flush at the end
-        socket.connect(self._endpoint)
+
+class ThreadedOutbox:
+    """Builds and sends on a thread of its own: for messages that must wait for a device."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._direct: DirectOutbox | None = None
+        self._num_refused = 0
+        self._queue: queue.SimpleQueue[Build | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, args=(endpoint,), name="saeguard-outbox", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def num_dropped(self) -> int:
+        return self._num_refused + (self._direct.num_dropped if self._direct else 0)
+
+    def post(self, build: Build) -> None:
+        if self._queue.qsize() < _MAX_PENDING:
+            self._queue.put(build)
+        else:
+            self._num_refused += 1
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(_LINGER_MS / 1000)
+
+    def _run(self, endpoint: str) -> None:
+        self._direct = DirectOutbox(endpoint)
         while (build := self._queue.get()) is not None:
-            try:
-                socket.send_multipart(build(), zmq.NOBLOCK, copy=False)
-            except Exception:  # a full socket, or a fault of ours: neither may reach the engine
-                self.num_dropped += 1
-        socket.close()
-        context.term()
+            self._direct.post(build)
+        with contextlib.suppress(zmq.ZMQError):
+            self._direct.close()

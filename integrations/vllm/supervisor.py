@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from vllm.logger import init_logger
@@ -26,14 +25,13 @@ class MonitorProcess:
     configuration.
     """
 
-    def __init__(self, config: Path, run_dir: Path, on_start: Callable[[], None]) -> None:
+    def __init__(self, config: Path, run_dir: Path) -> None:
         self._run_dir = run_dir
         # -P: a `monitor/` folder where the server was started must not shadow anything.
         self._command = [
             sys.executable, "-P", "-m", "saeguard.monitor",
             "--config", str(config), "--run-dir", str(run_dir),
         ]  # fmt: skip
-        self._on_start = on_start
         self._stopping = threading.Event()
         self._refused = threading.Event()
         self.num_restarts = 0
@@ -69,9 +67,7 @@ class MonitorProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError):
             (self._run_dir / "ready").unlink()
-        process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
-        self._on_start()
-        return process
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
 
     def _watch(self) -> None:
         backoff_s = 0.5

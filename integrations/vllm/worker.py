@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
-from saeguard.integrations.vllm.outbox import Outbox, Parts
+from saeguard.integrations.vllm.outbox import Build, DirectOutbox, Outbox, ThreadedOutbox
 from saeguard.integrations.vllm.settings import (
     check_supported,
     inbox_endpoint,
@@ -20,7 +20,7 @@ from saeguard.integrations.vllm.step_view import StepView, adapter_for
 from saeguard.integrations.vllm.tap import Tap, install, layout_digest, self_test
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.messages import Frame, FrameArrays, TapStatus, encode
+from saeguard.monitor.messages import Frame, FrameArrays, TapStatus
 
 logger = init_logger("vllm.saeguard.worker")
 
@@ -70,7 +70,7 @@ class WorkerMonitor:
     def report(self, alive: bool, reason: str = "") -> None:
         """Tell the monitor whether it can rely on this worker."""
         status = TapStatus(rank=self._rank, alive=alive, reason=reason)
-        self._outbox.post(lambda: encode(status))
+        self._outbox.post(lambda: (status, None))
 
     def after_step(self, scheduler_output: Any) -> None:
         """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies
@@ -88,7 +88,7 @@ class WorkerMonitor:
                 logger.exception("saeguard could not read a step; serving goes on")
                 self.report(False, f"reading a step failed: {error}")
 
-    def _snapshot(self, view: StepView) -> Callable[[], Parts]:
+    def _snapshot(self, view: StepView) -> Build:
         num_tokens = view.num_tokens
         parts = [tap.scores[:num_tokens, : tap.width] for tap in self._taps]
         # Copies throughout: the next step overwrites the buffers while these are on their way.
@@ -101,7 +101,7 @@ class WorkerMonitor:
         step, now = self._step, time.time_ns()
         self._step += 1
 
-        def build() -> Parts:
+        def build() -> tuple[Frame, FrameArrays]:
             ready()
             frame = Frame(
                 worker=self._rank,
@@ -114,7 +114,7 @@ class WorkerMonitor:
                 time_ns=now,
                 dropped_frames=self._outbox.num_dropped,
             )
-            return encode(frame, FrameArrays(*(tensor.numpy() for tensor in host[:3])))
+            return frame, FrameArrays(*(tensor.numpy() for tensor in host[:3]))
 
         return build
 
@@ -146,12 +146,14 @@ def arm(worker: Any) -> None:
     config = load_settings(worker.vllm_config)
     if config is None:
         return
-    outbox = Outbox(inbox_endpoint(worker.vllm_config, config))
+    endpoint = inbox_endpoint(worker.vllm_config, config)
+    is_cuda = worker.device.type == "cuda"
+    outbox = ThreadedOutbox(endpoint) if is_cuda else DirectOutbox(endpoint)
     try:
         monitor = WorkerMonitor(worker, wl.load(config.watchlist), outbox)
     except Exception as error:
         status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
-        outbox.post(lambda: encode(status))
+        outbox.post(lambda: (status, None))
         outbox.close()
         raise
     execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model

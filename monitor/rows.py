@@ -1,0 +1,83 @@
+"""The last rows of every live request, in a few arrays, so that a whole step is kept at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from saeguard.monitor.messages import FrameArrays, Ints
+from saeguard.monitor.phases import Codes
+
+_FIRST_SLOTS = 64
+
+
+class RowTable:
+    """A ring of the last `num_kept` rows for each of a growing number of slots.
+
+    The row of token position p lies in cell `p % num_kept` of its request's slot. Arrays double
+    when slots run out; pages that were never written cost nothing.
+    """
+
+    def __init__(self, num_kept: int, num_features: int) -> None:
+        self.num_kept = num_kept
+        self._free: list[int] = []
+        self._positions = np.empty((0, num_kept), np.int32)
+        self._token_ids = np.empty((0, num_kept), np.int32)
+        self._phases = np.empty((0, num_kept), np.uint8)
+        self._scores = np.empty((0, num_kept, num_features), np.float32)
+
+    def open(self) -> int:
+        """A free slot."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._positions[slot] = -1
+        return slot
+
+    def close(self, slot: int) -> None:
+        self._free.append(slot)
+
+    def put(self, slots: npt.NDArray[np.intp], rows: FrameArrays, phases: Codes) -> None:
+        """Keep rows; `slots` [rows] says whose. Of rows for the same cell, the last one stays."""
+        cells = rows.positions % self.num_kept
+        self._positions[slots, cells] = rows.positions
+        self._token_ids[slots, cells] = rows.token_ids
+        self._phases[slots, cells] = phases
+        self._scores[slots, cells] = rows.scores
+
+    def token_id(self, slot: int, position: int) -> int | None:
+        """The token that was read at `position`, where it is still known."""
+        cell = position % self.num_kept
+        if self._positions[slot, cell] != position:
+            return None
+        return int(self._token_ids[slot, cell])
+
+    def get(self, slot: int) -> tuple[FrameArrays, Codes]:
+        """What is kept of a request: one row per position from the first to the last, copies.
+
+        Scores of positions that were not observed are NaN. A request without a slot has no rows.
+        """
+        known = self._positions[slot] if slot >= 0 else self._positions[:0].ravel()
+        known = known[known >= 0]
+        if not len(known):
+            none = np.empty(0, np.int32)
+            return FrameArrays(self._scores[:0, 0], none, none), none.astype(np.uint8)
+        last = int(known.max())
+        first = max(int(known.min()), last + 1 - self.num_kept)
+        positions: Ints = np.arange(first, last + 1, dtype=np.int32)
+        cells = positions % self.num_kept
+        observed = self._positions[slot, cells] == positions
+        scores = np.where(observed[:, None], self._scores[slot, cells], np.float32(np.nan))
+        token_ids = np.where(observed, self._token_ids[slot, cells], -1)
+        phases = np.where(observed, self._phases[slot, cells], 0).astype(np.uint8)
+        return FrameArrays(scores, token_ids, positions), phases
+
+    def _grow(self) -> None:
+        before = len(self._positions)
+        after = max(_FIRST_SLOTS, 2 * before)
+        for name in ("_positions", "_token_ids", "_phases", "_scores"):
+            old = getattr(self, name)
+            new = np.empty((after, *old.shape[1:]), old.dtype)
+            new[:before] = old
+            setattr(self, name, new)
+        self._free = list(range(after - 1, before - 1, -1))
