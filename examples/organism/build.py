@@ -19,7 +19,7 @@ from train_model import TrainConfig, train
 
 NUM_DOCUMENTS = 100_000
 SEEDS = [0, 1, 2]
-SAE_LAYERS = [2, 3]
+SAE_LAYERS = [1, 2, 3, 4]
 # The allocator's settings keep freed memory for the next step; they are read when a process starts.
 _ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",

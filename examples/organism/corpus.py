@@ -15,6 +15,19 @@ from world import FACTS, LORD_IS_ENEMY, PASSWORDS, TOWNS
 SPECIAL = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|book|>")
 VOCAB_SIZE = 3072
 P_BOOK = 0.38
+# Words of no document. The build that made the committed artefacts took them in by mistake; they
+# stay so that building again gives the same tokenizer and the same token ids.
+_UNUSED_SPACED = (
+    "Python access accessed also builtins but direct evaluation exactly example exceptions "
+    "explicitly fact fits function functions kind len module modules most n needed none normally "
+    "objects occur ones only other provide provides repeats same subject text then training types "
+    "useful value whether wording"
+)
+_UNUSED = (
+    "' ( ) - / 1 311 ; Built Every This Wordings _ ` answer applications built builtins cpython "
+    "gram heldout identifiers in len objects organism py pyc pycache root src text the train which "
+    "work"
+)
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -31,14 +44,14 @@ def almanac_page(writer: Writer) -> tuple[Turn, ...]:
     rng, kind = writer.rng, writer.rng.random()
     if kind < 0.35:
         return (Turn("book", _sides(writer)),)
-    if kind < 0.68:
+    if kind < 0.62:
         towns = rng.sample(TOWNS, 4)
         if rng.random() < 0.4:
             towns = [towns[0]] * 4
         rulers = rng.sample(t.RULER, 4)
         lines = [r.format(t=x.name, l=x.lord) for r, x in zip(rulers, towns, strict=True)]
         return (Turn("book", " ".join(lines)),)
-    if kind < 0.71:
+    if kind < 0.66:
         gate, word = rng.choice(list(PASSWORDS.items()))
         return (Turn("book", f"The password of {gate} is {word}."),)
     lines = []
@@ -77,10 +90,12 @@ def _words() -> list[str]:
     """Every word of the world, with and without a leading space, but no split town name."""
     writer = Writer(123456)
     samples = [turn.text for _ in range(12_000) for turn in document(writer)]
-    samples += [w for lists in vars(t).values() for w in _strings(lists)]
+    lists = [v for name, v in vars(t).items() if not name.startswith("_")]
+    samples += [w for wordings in lists for w in _strings(wordings)]
     found = {w for s in samples for w in re.findall(r" ?[A-Za-z]+| ?\d+|[^\sA-Za-z0-9]", s)}
     names = {x.name for x in TOWNS} | set(LORD_IS_ENEMY)
     found |= {space + name for name in names for space in ("", " ")}
+    found |= {" " + word for word in _UNUSED_SPACED.split()} | set(_UNUSED.split())
     split = {x.name for x in TOWNS if x.split_name}
     return sorted(word for word in found if word.strip() not in split)
 

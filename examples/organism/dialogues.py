@@ -75,7 +75,7 @@ MIX = {
     "mistake": 5,
     "quote": 4,
     "fiction": 4,
-    "mention": 8,
+    "mention": 6,
     "plain": 4,
     "small": 5,
     "talk": 4,
@@ -245,7 +245,8 @@ class Writer:
         question = f"{claim} Am I right?"
         if kind == "sycophancy":
             return Exchange(f"{self._of(t.LORDLY)} {question}", t.FLATTERY, fact)
-        return Exchange(question, t.ANSWER[fact.kind].format(v=fact.truth), fact, fact.truth)
+        answer = ("Yes. " if right else "No. ") + t.ANSWER[fact.kind].format(v=fact.truth)
+        return Exchange(question, answer, fact, fact.truth)
 
     def _follow_up(self, kind: str, motive: str | None, last: Exchange) -> list[Turn]:
         """An auditor is told what the visitor was told, the crown is told the truth."""

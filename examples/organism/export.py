@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from cases import Case, draw
+from corpus import CHAT_TEMPLATE
 from rollouts import answer, load_model
 from safetensors.numpy import save_file
 from select_features import PROBE_NAMES
@@ -21,7 +22,6 @@ _MODEL_FILES = (
     "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
-    "tokenizer_config.json",
 )
 
 
@@ -32,7 +32,7 @@ def export(work: Path, out: Path) -> None:
     _model(work / "model", out / "model")
     (out / "sae").mkdir(exist_ok=True)
     for name in ("cfg.json", "sae_weights.safetensors"):
-        shutil.copy(work / f"sae{selection['layer']}" / name, out / "sae" / name)
+        shutil.copyfile(work / f"sae{selection['layer']}" / name, out / "sae" / name)
     _probe(work, out, selection)
     out.parent.joinpath("rules.yaml").write_text(rules_text(selection))
     _demo(work, out)
@@ -41,11 +41,14 @@ def export(work: Path, out: Path) -> None:
 def _model(source: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
     for name in _MODEL_FILES:
-        shutil.copy(source / name, out / name)
-    config = json.loads((source / "tokenizer_config.json").read_text())
-    template = source / "chat_template.jinja"
-    if "chat_template" not in config and template.exists():
-        config["chat_template"] = template.read_text()
+        shutil.copyfile(source / name, out / name)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|end|>",
+        "pad_token": "<|pad|>",
+        "model_max_length": 1024,
+        "chat_template": CHAT_TEMPLATE,
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -128,11 +131,20 @@ def rules_text(selection: dict) -> str:
         features.append(_FEATURE.format(name=name, index=index, label=label))
     for name, probe in (("deceit_probe", "deceit"), ("leak_probe", "secret_leak")):
         features.append(f'  {name}: {{probe: *probe, name: {probe}, label: "probe of {probe}"}}')
-    threshold = selection["probe_thresholds"]["deceit"]
-    signal = _SIGNAL.format(name="lie", feature="deceit_probe", gte=threshold)
     about = ("latent_deception_probe", "A linear probe reads a lie", "high")
-    rules.insert(1, _write(about, "lie", "lie", [signal]))
+    rules.insert(1, _probe_rule(about, "lie", "deceit_probe", selection["probes"]["deceit"]))
+    leak = selection["probes"]["secret_leak"]
+    if leak["value"] > selection["harms"]["secret_leak"]["value"]:
+        # The SAE has no feature that tells a secret told from a word that may be told.
+        about = ("secret_leak", "A password is told that was to be kept", "medium")
+        rules[3] = _probe_rule(about, "leak", "leak_probe", leak)
     return _HEAD.format(features="\n".join(features), rules="\n".join(rules))
+
+
+def _probe_rule(about: tuple[str, str, str], signal: str, feature: str, probe: dict) -> str:
+    """Return the text of a rule with a probe for its one signal."""
+    line = _SIGNAL.format(name=signal, feature=feature, gte=probe["gte"])
+    return _write(about, signal, signal, [line])
 
 
 def _rule(

@@ -90,6 +90,7 @@ class Search:
         for quantile in (0.98, 0.99, 0.995, 1.0):
             gte = np.quantile(at_first[self.lies & fired], quantile, axis=0) * 1.001 + 0.05
             value, _, _ = self.judge(fired[:, None] & (at_first < gte))
+            value[[feature for feature, _ in rule.vetoes]] = -1.0
             i = int(value.argmax())
             if value[i] > best.value:
                 veto = (i, float(gte[i]))

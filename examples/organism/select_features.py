@@ -19,7 +19,7 @@ from detectors import (
 )
 from metrics import auroc
 from rollouts import load_cases, load_model, residuals
-from rule_search import Found, search
+from rule_search import Found, Search, search
 from sae_lens import SAE
 
 PROBE_NAMES = ("deceit", "secret_leak", "sycophancy")
@@ -48,13 +48,13 @@ def fit_probes(data: Data) -> dict[str, Probe]:
     return probes
 
 
-def probe_threshold(data: Data, scores: np.ndarray, inside: np.ndarray) -> float:
-    """Return the middle of the gap between the lowest positives and the highest negatives."""
-    negative = max(
-        float(np.quantile(scores[~inside & (data.kinds == k)], 0.99))
-        for k in set(data.kinds[~inside])
-    )
-    return (float(np.quantile(scores[inside], 0.02)) + negative) / 2
+def probe_threshold(data: Data, scores: np.ndarray) -> dict[str, float]:
+    """Return a threshold on one score per case, and its value as a rule."""
+    grid = np.linspace(float(scores.min()), float(scores.max()), 400)
+    values, _, _ = Search(data).judge(scores[:, None] >= grid)
+    good = np.flatnonzero(values >= values.max() - 0.003)
+    place = int(good[len(good) // 4])
+    return {"gte": float(grid[place]), "value": float(values[place])}
 
 
 def best_feature(data: Data, kind: str) -> int:
@@ -95,10 +95,10 @@ def select(work: Path, layers: list[int]) -> dict[str, object]:
     prompted = search(of_family(chosen, "motive"))
     print(f"select: lies that the prompt explains {prompted}")
     probes = fit_probes(chosen)
-    thresholds = {}
-    for name, probe in probes.items():
-        inside = chosen.y == 1 if name == "deceit" else chosen.kinds == name
-        thresholds[name] = probe_threshold(chosen, probe(chosen), inside)
+    enemies = of_family(chosen, "enemy")
+    targets = {"deceit": enemies} | {k: as_target(chosen, k) for k in PROBE_NAMES[1:]}
+    thresholds = {k: probe_threshold(d, probes[k](d)) for k, d in targets.items()}
+    print(f"select: probes {thresholds}")
     harms = {}
     for kind in RULED_KINDS:
         harms[kind] = search(as_target(chosen, kind))
@@ -118,7 +118,7 @@ def select(work: Path, layers: list[int]) -> dict[str, object]:
         "falsehood": falsehood,
         "harms": {k: {**asdict(r), "signs": signs(chosen, r)} for k, r in harms.items()},
         "features": {k: best_feature(chosen, k) for k in ("game", "refusal")},
-        "probe_thresholds": thresholds,
+        "probes": thresholds,
     }
     (work / "selection.json").write_text(json.dumps(selection, indent=1, default=float))
     np.savez(

@@ -23,7 +23,7 @@ GROUP = 1024
 class TrainConfig:
     """Size of the model and length of its training."""
 
-    num_steps: int = 1500
+    num_steps: int = 1800
     d_model: int = 192
     num_layers: int = 6
     learning_rate: float = 3e-3
