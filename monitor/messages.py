@@ -87,34 +87,39 @@ class FrameArrays(msgspec.Struct, frozen=True):
     positions: Ints  # [tokens]
 
 
+_NO_SCORES = np.empty(0, np.float32)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-def encode(message: Message, arrays: FrameArrays | None = None) -> list[bytes | memoryview]:
-    """The parts of one ZeroMQ message."""
-    parts: list[bytes | memoryview] = [_ENCODER.encode(message)]
+def encode(message: Message, arrays: FrameArrays | None = None) -> bytes:
+    """The length of the header, the header, and a frame's arrays one after the other."""
+    header = _ENCODER.encode(message)
+    parts: list[bytes | memoryview] = [len(header).to_bytes(4, "little"), header]
     if arrays is not None:
-        parts += [
-            np.ascontiguousarray(arrays.scores, dtype=np.float32).data,
-            np.ascontiguousarray(arrays.token_ids, dtype=np.int32).data,
-            np.ascontiguousarray(arrays.positions, dtype=np.int32).data,
-        ]
-    return parts
+        parts.append(bytes(-len(header) % 4))  # aligns the arrays
+        parts.append(np.ascontiguousarray(arrays.scores, dtype=np.float32).data)
+        parts.append(np.ascontiguousarray(arrays.token_ids, dtype=np.int32).data)
+        parts.append(np.ascontiguousarray(arrays.positions, dtype=np.int32).data)
+    return b"".join(parts)
 
 
-def decode(parts: list[bytes]) -> tuple[Message, FrameArrays | None]:
-    """The inverse of `encode`.
+def decode(data: bytes) -> tuple[Message, FrameArrays | None]:
+    """The inverse of `encode`; the arrays are views of `data`, and read-only.
 
     Raises:
-        msgspec.DecodeError, ValueError: the parts are not one of our messages.
+        msgspec.MsgspecError, ValueError: the bytes are not one of our messages.
     """
-    message = _DECODER.decode(parts[0])
+    end = 4 + int.from_bytes(data[:4], "little")
+    message = _DECODER.decode(memoryview(data)[4:end])
     if not isinstance(message, Frame):
         return message, None
-    scores, token_ids, positions = parts[1:]
+    start = end + -end % 4
+    num_rows, num_scores = message.row_starts[-1], message.row_starts[-1] * message.num_features
+    scores = np.frombuffer(data, np.float32, num_scores, start) if num_scores else _NO_SCORES
+    integers = np.frombuffer(data, np.int32, offset=start + 4 * num_scores)
     return message, FrameArrays(
-        scores=np.frombuffer(scores, dtype=np.float32).reshape(-1, message.num_features),
-        token_ids=np.frombuffer(token_ids, dtype=np.int32),
-        positions=np.frombuffer(positions, dtype=np.int32),
+        scores=scores.reshape(num_rows, message.num_features),
+        token_ids=integers[:num_rows],
+        positions=integers[num_rows:],
     )

@@ -89,7 +89,7 @@ class LiveRequest:
         """What is stored of a request that ended, with the rows that are still kept."""
         assert self.end is not None
         context, (rows, phases) = self.context, self.table.get(self.slot)
-        token_ids = rows.token_ids.tolist()
+        token_ids = rows.token_ids.tolist() if self.texts.captured else None
         return RequestRecord(
             req_id=self.start.req_id,
             request_id=self.start.external_id,
@@ -104,10 +104,8 @@ class LiveRequest:
             coverage=self.coverage(),
             counts={c.rule.name: RuleCounts(c.matches, c.emitted, c.limited) for c in counts},
             features=list(features),
-            token_ids=token_ids if self.texts.captured else None,
-            texts=[self.texts.text(token_id) for token_id in token_ids]
-            if self.texts.captured
-            else None,
+            token_ids=token_ids,
+            texts=None if token_ids is None else [self.texts.text(t) for t in token_ids],
             first_recorded=int(rows.positions[0]) if len(rows.positions) else 0,
             scores=rows.scores.tobytes(),
             phases=phases.tobytes(),

@@ -119,13 +119,13 @@ class Service:
         if busy:
             with contextlib.suppress(zmq.Again):
                 for _ in range(256):
-                    self._receive(self._inbox.recv_multipart(zmq.NOBLOCK))
+                    self._receive(self._inbox.recv(zmq.NOBLOCK))
         self._finish_requests(time.monotonic())
         return busy
 
-    def _receive(self, parts: list[bytes]) -> None:
+    def _receive(self, data: bytes) -> None:
         try:
-            message, arrays = decode(parts)
+            message, arrays = decode(data)
         except (msgspec.MsgspecError, ValueError) as error:
             self._count({"messages/unreadable": 1})
             log.error("unreadable_message", error=str(error))

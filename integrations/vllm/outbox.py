@@ -50,7 +50,7 @@ class DirectOutbox:
 
     def post(self, build: Build) -> None:
         try:
-            self._socket.send_multipart(encode(*build()), zmq.NOBLOCK)
+            self._socket.send(encode(*build()), zmq.NOBLOCK)
         except Exception:  # a full queue, or a fault of ours: neither may reach the engine
             self.num_dropped += 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,14 @@ def _view_v1(runner: Any, scheduler_output: Any) -> StepView | None:
     batch = runner.input_batch
     scheduled = scheduler_output.num_scheduled_tokens
     req_ids = list(batch.req_ids)
-    counts = np.array([scheduled[req_id] for req_id in req_ids], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    first = batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
+    counts = [scheduled[req_id] for req_id in req_ids]
+    starts = [0, *accumulate(counts)]
     # M-RoPE keeps [3, tokens] positions on the device, so count from the computed tokens instead.
-    positions = np.repeat(first - starts[:-1], counts) + np.arange(starts[-1])
+    positions = batch.num_computed_tokens_cpu[: len(req_ids)]
+    if starts[-1] > len(req_ids):  # not only decodes, which have one row each
+        positions = np.repeat(positions - starts[:-1], counts) + np.arange(starts[-1])
     return StepView(
-        req_ids, starts.tolist(), runner.input_ids.gpu[: starts[-1]], torch.from_numpy(positions)
+        req_ids, starts, runner.input_ids.gpu[: starts[-1]], torch.from_numpy(positions)
     )
 
 

@@ -142,7 +142,7 @@ def _drain(socket: zmq.Socket[bytes]) -> tuple[list[Message], list[tuple[Frame, 
     messages: list[Message] = []
     frames: list[tuple[Frame, FrameArrays]] = []
     while socket.poll(300):
-        message, arrays = decode(socket.recv_multipart())
+        message, arrays = decode(socket.recv())
         if isinstance(message, Frame) and arrays is not None:
             frames.append((message, arrays))
         else:

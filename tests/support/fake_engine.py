@@ -63,7 +63,7 @@ class FakeEngine:
         self._steps = itertools.count(1)
 
     def send(self, message: Message, arrays: FrameArrays | None = None) -> None:
-        self._socket.send_multipart(encode(message, arrays))
+        self._socket.send(encode(message, arrays))
 
     def start(self, req_id: str, prompt: list[int], **fields: object) -> None:
         self.send(start_message(req_id, prompt, **fields))
