@@ -24,6 +24,7 @@ from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import log_alert, logger
+from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, TapStatus, decode
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
@@ -32,6 +33,10 @@ from saeguard.monitor.watchlist import load as load_watchlist
 from saeguard.rules import Engine
 
 _POLL_S = 0.05
+_GATHER_S = 0.015
+"""How long the first message waits for company: waking for each would cost the engine's cores more
+than the evaluation does."""
+_BATCH = 256
 _QUIET_S = 0.3
 """At shutdown: the inbox counts as drained when nothing has come for this long."""
 _DRAIN_S = 5.0
@@ -117,37 +122,38 @@ class Service:
         """Take in one batch of messages; False when there was none."""
         busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
         if busy:
+            time.sleep(_GATHER_S)
+            steps: list[Step] = []
             with contextlib.suppress(zmq.Again):
-                for _ in range(256):
-                    self._receive(self._inbox.recv(zmq.NOBLOCK))
+                for _ in range(_BATCH):
+                    steps += self._receive(self._inbox.recv(zmq.NOBLOCK))
+            for frame, arrays in merged(steps):
+                self._raise_alerts(self._detector.observe(frame, arrays, time.monotonic()))
+                self._report_taps(frame)
         self._finish_requests(time.monotonic())
         return busy
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> list[Step]:
+        """Act on a message at once, or return the step that it is."""
         try:
             message, arrays = decode(data)
         except (msgspec.MsgspecError, ValueError) as error:
             self._count({"messages/unreadable": 1})
             log.error("unreadable_message", error=str(error))
-            return
-        now_s = time.monotonic()
+            return []
         match message:
             case Frame() if arrays is not None:
-                self._dropped[message.worker] = message.dropped_frames
-                self._raise_alerts(self._detector.observe(message, arrays, now_s))
-                self._report_taps(message.worker)
+                return [(message, arrays)]
             case RequestStart():
                 texts = self._texts(message.tokenizer_file)
-                self._raise_alerts(self._detector.start(message, texts, now_s))
+                self._raise_alerts(self._detector.start(message, texts, time.monotonic()))
             case RequestEnd():
-                self._detector.end(message, now_s)
-            case TapStatus():
-                if not message.alive:
-                    self._dead[message.rank] = message.reason
-                    self._detector.blind = True
-                    log.critical("blind", worker=message.rank, reason=message.reason)
-            case _:
-                pass
+                self._detector.end(message, time.monotonic())
+            case TapStatus() if not message.alive:
+                self._dead[message.rank] = message.reason
+                self._detector.blind = True
+                log.critical("blind", worker=message.rank, reason=message.reason)
+        return []
 
     def _raise_alerts(self, detections: list[Detection]) -> None:
         for detection in detections:
@@ -181,9 +187,11 @@ class Service:
                 self._store.add_request(self._make.record(finished))
         self._save_totals()
 
-    def _report_taps(self, worker: int) -> None:
-        """Say once when a worker's taps stop running."""
-        if not self._detector.taps_alive.get(worker, True) and worker not in self._dead:
+    def _report_taps(self, frame: Frame) -> None:
+        """Keep a worker's count of drops, and say once when its taps stop running."""
+        worker = frame.worker
+        self._dropped[worker] = frame.dropped_frames
+        if not self._detector.taps_alive[worker] and worker not in self._dead:
             self._dead[worker] = "the taps did not run in a step"
             log.critical("blind", worker=worker, reason=self._dead[worker])
 
@@ -223,6 +231,7 @@ def serve(config: Config, run_dir: Path) -> None:
         SaeguardError: it cannot start as configured.
     """
     stop = Stop()
+    _yield_to_the_engine()
     os.environ["SAEGUARD_LOG"] = config.log
     service = Service(config, f"ipc://{run_dir / 'inbox'}")
     (run_dir / "ready").touch()
@@ -230,6 +239,13 @@ def serve(config: Config, run_dir: Path) -> None:
         service.run(stop)
     finally:
         service.close()
+
+
+def _yield_to_the_engine() -> None:
+    """Run behind the engine's threads where they share cores: they come first, we catch up."""
+    os.nice(5)
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class _Closeable(Protocol):
