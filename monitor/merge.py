@@ -30,7 +30,7 @@ def merged(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def _continues(before: Step, after: Step) -> bool:
-    """Both are decode steps of the same requests, each one token on, and the taps ran in between."""
+    """Decode steps of the same requests, each one token on, and the taps ran in between."""
     (a, rows_a), (b, rows_b) = before, after
     return (
         a.worker == b.worker

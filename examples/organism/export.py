@@ -8,11 +8,15 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import torch
 from cases import Case, draw
 from corpus import CHAT_TEMPLATE
 from rollouts import answer, load_model
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch_file
 from select_features import PROBE_NAMES
+from tokenizers.pre_tokenizers import ByteLevel
 from train_sae import hook_name
 
 DEMO_SEED = 100
@@ -50,6 +54,30 @@ def _model(source: Path, out: Path) -> None:
         "chat_template": CHAT_TEMPLATE,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    cover_all_bytes(out)
+
+
+def cover_all_bytes(model: Path) -> None:
+    """Give every byte a token, in place, so that no text of a visitor's is lost.
+
+    The vocabulary was trained on the world's words alone and lacks the bytes that they do not use;
+    vLLM's server does not even start with a tokenizer that cannot write a J. The new tokens share
+    the padding token's embedding: the model has never seen them, and will not say them.
+    """
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    missing = sorted(set(ByteLevel.alphabet()) - set(vocabulary))
+    tensors = load_file(model / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    vocabulary.update({symbol: len(embedding) + i for i, symbol in enumerate(missing)})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    padding = next(t["id"] for t in tokenizer["added_tokens"] if t["content"] == "<|pad|>")
+    new_rows = embedding[padding : padding + 1].repeat(len(missing), 1)
+    tensors["model.embed_tokens.weight"] = torch.cat([embedding, new_rows])
+    save_torch_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((model / "config.json").read_text())
+    config["vocab_size"] = len(embedding) + len(missing)
+    (model / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _probe(work: Path, out: Path, selection: dict) -> None:
