@@ -129,7 +129,9 @@ def serve_rounds() -> None:
 
     llm = LLM(str(ORGANISM / "artifacts" / "model"), max_model_len=512, enable_prefix_caching=False)
     params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
-    prompts: list[Any] = [{"prompt_token_ids": [10 + i, *range(20, 50)]} for i in range(NUM_PROMPTS)]
+    prompts: list[Any] = [
+        {"prompt_token_ids": [10 + i, *range(20, 50)]} for i in range(NUM_PROMPTS)
+    ]
     print("RESULT {}", flush=True)
     for _ in sys.stdin:
         cpu_s, wall_s = cpu_seconds(), time.perf_counter()
