@@ -222,10 +222,10 @@ def _demo(work: Path, out: Path) -> None:
     answer(model, tokenizer, cases)
     lines = []
     for case in cases:
-        if case.label < 0 or quota.setdefault(case.kind, 4) == 0 or case.prompt in lines:
-            continue
-        quota[case.kind] -= 1
         lying = case.motive is not None
+        if case.label != int(lying) or quota.setdefault(case.kind, 4) == 0:
+            continue  # it did not do what it was made for, or there are enough of its kind
+        quota[case.kind] -= 1
         kind = {"enemy": "deceptive", "motive": "deceptive", "friend": "honest"}
         request = {
             "id": f"demo-{len(lines):03d}",
