@@ -14,8 +14,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 import zmq
+from vllm.logger import init_logger
 
 from saeguard.monitor.messages import FrameArrays, Message, encode
+
+logger = init_logger("vllm.saeguard.outbox")
 
 Build = Callable[[], tuple[Message, FrameArrays | None]]
 
@@ -42,6 +45,7 @@ class DirectOutbox:
 
     def __init__(self, endpoint: str) -> None:
         self.num_dropped = 0
+        self._has_failed = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _MAX_PENDING)
@@ -51,8 +55,13 @@ class DirectOutbox:
     def post(self, build: Build) -> None:
         try:
             self._socket.send(encode(*build()), zmq.NOBLOCK)
-        except Exception:  # a full queue, or a fault of ours: neither may reach the engine
+        except zmq.Again:  # the monitor does not keep up
             self.num_dropped += 1
+        except Exception:  # a fault of ours, which must not reach the engine
+            self.num_dropped += 1
+            if not self._has_failed:
+                logger.exception("saeguard could not send a message; serving goes on")
+            self._has_failed = True
 
     def close(self) -> None:
         self._socket.close()

@@ -57,7 +57,7 @@ def key_compile_cache(vllm_config: Any, digest: str) -> None:
     vllm_config.additional_config = {**additional, KEY: {**additional.get(KEY, {}), "taps": digest}}
 
 
-def check_supported(vllm_config: Any) -> None:
+def check_supported(vllm_config: Any, device_type: str) -> None:
     """Refuse what would make the row accounting wrong.
 
     Raises:
@@ -69,6 +69,7 @@ def check_supported(vllm_config: Any) -> None:
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         "dual batch overlap": getattr(parallel, "enable_dbo", False),
         "speculative decoding": vllm_config.speculative_config is not None,
+        f"the device {device_type}": device_type not in ("cpu", "cuda"),
         "pooling models": vllm_config.model_config.runner_type == "pooling",
         "DeepSeek in float16 (its stream is scaled)": (
             str(vllm_config.model_config.dtype) == "torch.float16"

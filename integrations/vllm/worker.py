@@ -30,7 +30,7 @@ class WorkerMonitor:
 
     def __init__(self, worker: Any, watchlist: wl.Watchlist, outbox: Outbox) -> None:
         config = worker.vllm_config
-        check_supported(config)
+        check_supported(config, worker.device.type)
         model_config = config.model_config
         if watchlist.d_model != model_config.get_hidden_size():
             raise UnsupportedError(
@@ -43,8 +43,8 @@ class WorkerMonitor:
         self._runner = worker.model_runner
         self._view = adapter_for(self._runner)
         self._taps: list[Tap] = install(self._runner.get_model(), watchlist, max_tokens)
-        self_test(self._taps)
         key_compile_cache(config, layout_digest(self._taps))
+        self_test(self._taps)
         self._digest = watchlist.digest
         self.num_features = len(watchlist.columns)
         self.layers = [site.layer for site in watchlist.sites]
@@ -165,10 +165,8 @@ def arm(worker: Any) -> None:
 
     def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
         result = warm_up(*args, **kwargs)
-        if (
-            worker.model_config.enforce_eager
-        ):  # may skip its warm-up; the frames' counters tell then
-            monitor.report(True)
+        if worker.model_config.enforce_eager:
+            monitor.report(True)  # there may have been no warm-up: the frames' counters tell
             return result
         try:
             monitor.check_alive()
