@@ -46,8 +46,9 @@ class DirectOutbox:
     def __init__(self, endpoint: str) -> None:
         self.num_dropped = 0
         self._has_failed = False
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
+        # The process's one context: a context of our own would wait for its sockets when the
+        # garbage collector comes for it, and that may be on the engine's thread.
+        self._socket = zmq.Context.instance().socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _MAX_PENDING)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.connect(endpoint)
@@ -65,7 +66,6 @@ class DirectOutbox:
 
     def close(self) -> None:
         self._socket.close()
-        self._context.term()
 
 
 class ThreadedOutbox:

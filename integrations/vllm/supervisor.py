@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import sys
 import threading
@@ -61,8 +60,10 @@ class MonitorProcess:
             logger.error("the monitor did not drain within %.0f s; killing it", timeout_s)
             self._process.kill()
             self._process.wait()
+        for name in ("inbox", "ready"):
+            (self._run_dir / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._run_dir)
+            self._run_dir.rmdir()  # unless it holds what is not ours
 
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError):
