@@ -16,9 +16,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="saeguard.monitor")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--parent", type=int, help="end when this process has ended")
     arguments = parser.parse_args()
     try:
-        serve(load_config(arguments.config), arguments.run_dir)
+        serve(load_config(arguments.config), arguments.run_dir, arguments.parent)
     except SaeguardError as error:
         print(f"saeguard monitor: error: {error}", file=sys.stderr)
         return 2

@@ -147,11 +147,16 @@ class Detector:
             self.num_orphans += sum(len(rows.positions) for _, rows, _ in waiting.rows)
             del self._waiting[req_id]
 
+    def forget_worker(self, worker: int) -> None:
+        """It has started anew: its counters count from nothing again."""
+        self._tap_calls.pop(worker, None)
+        self.taps_alive[worker] = True
+
     def _fault(self, frame: Frame) -> str | None:
         """Why the scores of this frame must not be believed."""
         before = self._tap_calls.get(frame.worker)
         self._tap_calls[frame.worker] = frame.tap_calls
-        alive = before is None or all(n > b for n, b in zip(frame.tap_calls, before, strict=True))
+        alive = before is None or all(n > b for n, b in zip(frame.tap_calls, before, strict=False))
         self.taps_alive[frame.worker] = alive
         if not alive:
             return "dead_tap"

@@ -4,8 +4,6 @@ it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +33,8 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     time_ns: int
     lora: str | None = None
     trace_headers: dict[str, str] | None = None
-    extra_args: dict[str, Any] | None = None
-    """The client's `vllm_xargs`; `tenant` is read from here."""
+    tenant: str | None = None
+    """From the client's `vllm_xargs`."""
 
 
 class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
@@ -50,7 +48,7 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """
     num_cached: int
     """Prompt positions served from the prefix cache: they have no activation in this request."""
-    output_token_ids: list[int]
+    num_output_tokens: int
     time_ns: int
 
 
@@ -114,9 +112,13 @@ def decode(data: bytes) -> tuple[Message, FrameArrays | None]:
     message = _DECODER.decode(memoryview(data)[4:end])
     if not isinstance(message, Frame):
         return message, None
+    if len(message.row_starts) != len(message.req_ids) + 1:
+        raise ValueError("row_starts does not fit req_ids")
     start = end + -end % 4
     num_rows, num_scores = message.row_starts[-1], message.row_starts[-1] * message.num_features
     scores = np.frombuffer(data, np.float32, num_scores, start) if num_scores else _NO_SCORES
+    if len(data) - start != 4 * num_scores + 8 * num_rows:
+        raise ValueError("the arrays do not have the announced length")
     integers = np.frombuffer(data, np.int32, offset=start + 4 * num_scores)
     return message, FrameArrays(
         scores=scores.reshape(num_rows, message.num_features),

@@ -39,11 +39,10 @@ class LiveRequest:
     @property
     def context(self) -> RequestContext:
         """What rules may ask about the request."""
-        tenant = (self.start.extra_args or {}).get("tenant")
         return RequestContext(
             model=self.start.model,
             lora=self.start.lora,
-            tenant=str(tenant) if tenant is not None else None,
+            tenant=self.start.tenant,
             id=self.start.external_id,
         )
 
@@ -88,17 +87,17 @@ class LiveRequest:
     def record(self, counts: list[RuleCount], features: tuple[str, ...]) -> RequestRecord:
         """What is stored of a request that ended, with the rows that are still kept."""
         assert self.end is not None
-        context, (rows, phases) = self.context, self.table.get(self.slot)
+        rows, phases = self.table.get(self.slot)
         token_ids = rows.token_ids.tolist() if self.texts.captured else None
         return RequestRecord(
             req_id=self.start.req_id,
             request_id=self.start.external_id,
             model=self.start.model,
             lora=self.start.lora,
-            tenant=context.tenant,
+            tenant=self.start.tenant,
             reason=self.end.reason,
             prompt_len=self.prompt_len,
-            num_tokens=self.prompt_len + len(self.end.output_token_ids),
+            num_tokens=self.prompt_len + self.end.num_output_tokens,
             start_time_ns=self.start.time_ns,
             end_time_ns=self.end.time_ns,
             coverage=self.coverage(),

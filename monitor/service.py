@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import zmq
@@ -42,6 +42,8 @@ _QUIET_S = 0.3
 _DRAIN_S = 5.0
 
 log = logger("saeguard.monitor")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Service:
@@ -120,20 +122,40 @@ class Service:
 
     def _turn(self) -> bool:
         """Take in one batch of messages; False when there was none."""
+        now_s = time.monotonic()
         busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
         if busy:
             time.sleep(_GATHER_S)
-            steps: list[Step] = []
-            with contextlib.suppress(zmq.Again):
-                for _ in range(_BATCH):
-                    steps += self._receive(self._inbox.recv(zmq.NOBLOCK))
-            for frame, arrays in merged(steps):
-                self._raise_alerts(self._detector.observe(frame, arrays, time.monotonic()))
-                self._report_taps(frame)
-        self._finish_requests(time.monotonic())
+            messages = self._receive_all()
+            # While messages are queued up, nobody can be said to have waited too long.
+            now_s = time.monotonic() if len(messages) < _BATCH else float("-inf")
+            steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
+            for step in merged(steps):
+                self._guarded(self._observe, step)
+        self._guarded(self._finish_requests, now_s)
         return busy
 
-    def _receive(self, data: bytes) -> list[Step]:
+    def _receive_all(self) -> list[bytes]:
+        messages: list[bytes] = []
+        with contextlib.suppress(zmq.Again):
+            while len(messages) < _BATCH:
+                messages.append(self._inbox.recv(zmq.NOBLOCK))
+        return messages
+
+    def _guarded(self, act: Callable[[T], R], value: T) -> R | None:
+        """One message that we cannot cope with must not end the monitor; it is counted."""
+        try:
+            return act(value)
+        except Exception as error:
+            self._totals["messages/failed"] += 1
+            log.error("failed", what=act.__name__, error=repr(error))
+            return None
+
+    def _observe(self, step: Step) -> None:
+        self._raise_alerts(self._detector.observe(*step, time.monotonic()))
+        self._report_taps(step[0])
+
+    def _accept(self, data: bytes) -> list[Step]:
         """Act on a message at once, or return the step that it is."""
         try:
             message, arrays = decode(data)
@@ -149,11 +171,19 @@ class Service:
                 self._raise_alerts(self._detector.start(message, texts, time.monotonic()))
             case RequestEnd():
                 self._detector.end(message, time.monotonic())
-            case TapStatus() if not message.alive:
-                self._dead[message.rank] = message.reason
-                self._detector.blind = True
-                log.critical("blind", worker=message.rank, reason=message.reason)
+            case TapStatus():
+                self._hear(message)
         return []
+
+    def _hear(self, status: TapStatus) -> None:
+        """A worker has started, or cannot be relied on."""
+        if status.alive:
+            self._dead.pop(status.rank, None)
+            self._detector.forget_worker(status.rank)
+        else:
+            self._dead[status.rank] = status.reason
+            log.critical("blind", worker=status.rank, reason=status.reason)
+        self._detector.blind = bool(self._dead)
 
     def _raise_alerts(self, detections: list[Detection]) -> None:
         for detection in detections:
@@ -211,9 +241,9 @@ class Service:
 class Stop:
     """True once a signal has asked us to end, or the process that started us is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: int | None) -> None:
         self._signalled = False
-        self._parent = os.getppid()
+        self._parent = parent or os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -224,13 +254,15 @@ class Stop:
         self._signalled = True
 
 
-def serve(config: Config, run_dir: Path) -> None:
-    """Run the monitor until it is told to stop; `run_dir` holds its sockets.
+def serve(config: Config, run_dir: Path, parent: int | None = None) -> None:
+    """Run the monitor until it is told to stop or `parent`, a process id, is gone.
+
+    `run_dir` holds its sockets.
 
     Raises:
         SaeguardError: it cannot start as configured.
     """
-    stop = Stop()
+    stop = Stop(parent)
     _yield_to_the_engine()
     os.environ["SAEGUARD_LOG"] = config.log
     service = Service(config, f"ipc://{run_dir / 'inbox'}")

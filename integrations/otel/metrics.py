@@ -21,6 +21,7 @@ COUNTERS = {
     "limited": ("rule", "severity"),
     "frames/dropped": (),
     "messages/unreadable": (),
+    "messages/failed": (),
     "rows/nonfinite": (),
     "rows/orphaned": (),
     "rows/unevaluated": (),

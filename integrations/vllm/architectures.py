@@ -73,26 +73,22 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture_of(model: nn.Module) -> tuple[nn.Module, Architecture]:
-    """The text backbone of `model` (itself, or the language model of a multimodal wrapper) and
-    its entry.
+def architecture_of(model: nn.Module) -> Architecture:
+    """The entry of this model.
+
+    A multimodal wrapper is not looked into: vLLM compiles its language model under a configuration
+    of its own, so the compile cache would not know of the taps.
 
     Raises:
         UnsupportedError: no entry for this class.
     """
-    names = []
-    candidates = [model]
-    if hasattr(model, "get_language_model"):
-        candidates.append(model.get_language_model())
-    for candidate in candidates:
-        name = type(candidate).__name__
-        if name in ARCHITECTURES:
-            return candidate, ARCHITECTURES[name]
-        names.append(name)
-    raise UnsupportedError(
-        f"architecture {' / '.join(names)} has no entry in saeguard's table of tap points",
-        f"supported: {', '.join(sorted(ARCHITECTURES))}",
-    )
+    name = type(model).__name__
+    if name not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"architecture {name} has no entry in saeguard's table of tap points",
+            f"supported: {', '.join(sorted(ARCHITECTURES))}",
+        )
+    return ARCHITECTURES[name]
 
 
 def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:

@@ -12,6 +12,7 @@ from vllm.logger import init_logger
 from saeguard.integrations.vllm.outbox import DirectOutbox
 from saeguard.integrations.vllm.settings import inbox_endpoint, load_settings, run_directory
 from saeguard.integrations.vllm.supervisor import MonitorProcess
+from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import RequestEnd, RequestStart
 
 logger = init_logger("vllm.saeguard.engine")
@@ -28,7 +29,8 @@ class RequestReporter:
         self._num_cached: dict[str, int] = {}
 
     def started(self, request: Any) -> None:
-        extra = request.sampling_params.extra_args if request.sampling_params else None
+        extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+        tenant = extra.get("tenant")
         message = RequestStart(
             req_id=request.request_id,
             external_id=_external_id(request.request_id),
@@ -38,7 +40,7 @@ class RequestReporter:
             time_ns=time.time_ns(),
             lora=request.lora_request.lora_name if request.lora_request else None,
             trace_headers=dict(request.trace_headers) if request.trace_headers else None,
-            extra_args=dict(extra) if extra else None,
+            tenant=None if tenant is None else str(tenant),
         )
         self._num_scheduled.setdefault(request.request_id, 0)
         self._outbox.post(lambda: (message, None))
@@ -58,7 +60,7 @@ class RequestReporter:
             reason=request.status.name.removeprefix("FINISHED_").lower(),
             num_scheduled=self._num_scheduled.pop(req_id, 0),
             num_cached=self._num_cached.pop(req_id, 0),
-            output_token_ids=list(request.output_token_ids),
+            num_output_tokens=request.num_output_tokens,
             time_ns=time.time_ns(),
         )
         self._outbox.post(lambda: (message, None))
@@ -69,6 +71,9 @@ def arm(scheduler: Any) -> None:
     config = load_settings(scheduler.vllm_config)
     if config is None:
         return
+    methods = ("add_request", "schedule", "_free_request", "shutdown")
+    if lacking := [name for name in methods if not hasattr(scheduler, name)]:
+        raise UnsupportedError(f"{type(scheduler).__name__} lacks {', '.join(lacking)}")
     model_config = scheduler.vllm_config.model_config
     outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
     reporter = RequestReporter(_served_name(model_config), _tokenizer_file(model_config), outbox)
@@ -127,6 +132,8 @@ def _observe(
 
 def _external_id(req_id: str) -> str:
     """The client's id: vLLM appends `-` and eight random characters to it."""
+    if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") == "1":
+        return req_id
     head, dash, tail = req_id.rpartition("-")
     return head if dash and len(tail) == 8 else req_id
 

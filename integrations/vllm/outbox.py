@@ -22,7 +22,6 @@ logger = init_logger("vllm.saeguard.outbox")
 
 Build = Callable[[], tuple[Message, FrameArrays | None]]
 
-_MAX_PENDING = 10_000
 _LINGER_MS = 2_000
 """How long a closed socket goes on sending what it has."""
 
@@ -43,13 +42,13 @@ class Outbox(Protocol):
 class DirectOutbox:
     """Builds and sends on the caller's thread: no other thread is woken, no lock is fought for."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, max_pending: int = 10_000) -> None:
         self.num_dropped = 0
         self._has_failed = False
         # The process's one context: a context of our own would wait for its sockets when the
         # garbage collector comes for it, and that may be on the engine's thread.
-        self._socket = zmq.Context.instance().socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDHWM, _MAX_PENDING)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, max_pending)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.connect(endpoint)
 
@@ -71,21 +70,20 @@ class DirectOutbox:
 class ThreadedOutbox:
     """Builds and sends on a thread of its own: for messages that must wait for a device."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._direct: DirectOutbox | None = None
+    def __init__(self, endpoint: str, max_pending: int = 10_000) -> None:
+        self._direct = DirectOutbox(endpoint, max_pending)
+        self._max_pending = min(max_pending, 64)  # they hold pinned memory
         self._num_refused = 0
         self._queue: queue.SimpleQueue[Build | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._run, args=(endpoint,), name="saeguard-outbox", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="saeguard-outbox", daemon=True)
         self._thread.start()
 
     @property
     def num_dropped(self) -> int:
-        return self._num_refused + (self._direct.num_dropped if self._direct else 0)
+        return self._num_refused + self._direct.num_dropped
 
     def post(self, build: Build) -> None:
-        if self._queue.qsize() < _MAX_PENDING:
+        if self._queue.qsize() < self._max_pending:
             self._queue.put(build)
         else:
             self._num_refused += 1
@@ -94,8 +92,7 @@ class ThreadedOutbox:
         self._queue.put(None)
         self._thread.join(_LINGER_MS / 1000)
 
-    def _run(self, endpoint: str) -> None:
-        self._direct = DirectOutbox(endpoint)
+    def _run(self) -> None:  # from here on the socket is this thread's
         while (build := self._queue.get()) is not None:
             self._direct.post(build)
         with contextlib.suppress(zmq.ZMQError):

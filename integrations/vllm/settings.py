@@ -70,6 +70,14 @@ def check_supported(vllm_config: Any, device_type: str) -> None:
         "dual batch overlap": getattr(parallel, "enable_dbo", False),
         "speculative decoding": vllm_config.speculative_config is not None,
         f"the device {device_type}": device_type not in ("cpu", "cuda"),
+        # Every engine of a node would report as the same worker.
+        "data parallelism": parallel.data_parallel_size > 1,
+        # The residual stream is then sharded over the ranks between layers.
+        "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
+        "KV or encoder transfer": any(
+            getattr(vllm_config, name, None) is not None
+            for name in ("kv_transfer_config", "ec_transfer_config")
+        ),
         "pooling models": vllm_config.model_config.runner_type == "pooling",
         "DeepSeek in float16 (its stream is scaled)": (
             str(vllm_config.model_config.dtype) == "torch.float16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -29,11 +30,10 @@ class MonitorProcess:
         # -P: a `monitor/` folder where the server was started must not shadow anything.
         self._command = [
             sys.executable, "-P", "-m", "saeguard.monitor",
-            "--config", str(config), "--run-dir", str(run_dir),
+            "--config", str(config), "--run-dir", str(run_dir), "--parent", str(os.getpid()),
         ]  # fmt: skip
         self._stopping = threading.Event()
         self._refused = threading.Event()
-        self.num_restarts = 0
         self._process = self._start()
         threading.Thread(target=self._watch, name="saeguard-supervisor", daemon=True).start()
 
@@ -68,7 +68,8 @@ class MonitorProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError):
             (self._run_dir / "ready").unlink()
-        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        # A session of its own: Ctrl-C is for the server, which then lets the monitor drain.
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _watch(self) -> None:
         backoff_s = 0.5
@@ -82,7 +83,6 @@ class MonitorProcess:
                     "saeguard is BLIND: the monitor refused its configuration. Serving goes on."
                 )
                 return
-            self.num_restarts += 1
             logger.error("the monitor ended with code %s; restarting in %.1f s", code, backoff_s)
             self._stopping.wait(backoff_s)
             backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)

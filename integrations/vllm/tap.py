@@ -39,7 +39,7 @@ def _tap(
     if rows.dtype == torch.float32:
         p = nn.functional.linear(stream.float(), rows, bias)
     else:  # hi + lo rows: bf16 products, summed in fp32, as exact as fp32 rows (research: 0 flips)
-        both = torch.mm(stream, rows.t(), out_dtype=torch.float32)
+        both = torch.mm(stream.to(rows.dtype), rows.t(), out_dtype=torch.float32)
         capacity = bias.shape[0]
         p = both[:, :capacity] + both[:, capacity:] + bias
     # Written this way round, NaN stays NaN: a broken model must not look safe.
@@ -77,45 +77,49 @@ class Tap:
     bias: torch.Tensor  # [capacity]
     threshold: torch.Tensor  # [capacity], +inf in unused rows: their score is 0
     scores: torch.Tensor  # [max_tokens, capacity] fp32; NaN until the graph has written it
-    calls: torch.Tensor  # [1] int32: how often the op has run
+    calls: torch.Tensor  # [1] int64: how often the op has run
 
     @property
     def width(self) -> int:
         return len(self.site.features)
 
 
-def install(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap]:
-    """Hook the op into `model` for every site of the watchlist. Must precede the first forward
-    pass.
+def make_taps(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap]:
+    """The buffers for every site of the watchlist; the model is not touched.
 
     Raises:
-        UnsupportedError: the architecture, a layer or `d_model` does not fit.
+        UnsupportedError: the architecture or a layer does not fit.
     """
     register_op()
-    backbone, entry = architecture_of(model)
+    entry = architecture_of(model)
     parameter = next(model.parameters())
-    # All of them first: a layer that does not exist must not leave the others hooked.
-    modules = [tapped_module(backbone, entry, site.layer) for site in watchlist.sites]
-    taps = []
-    for module, site in zip(modules, watchlist.sites, strict=True):
-        tap = _make_tap(site, max_tokens, parameter.device, parameter.dtype)
+    for site in watchlist.sites:
+        tapped_module(model, entry, site.layer)
+    return [_make_tap(s, max_tokens, parameter.device, parameter.dtype) for s in watchlist.sites]
+
+
+def hook(model: nn.Module, taps: list[Tap]) -> None:
+    """Put the op into the model. Must precede the first forward pass; nothing may fail after it,
+    or the graph would have taps that the compile cache does not know of.
+    """
+    entry = architecture_of(model)
+
+    def tap_stream(module: Any, args: Any, output: Any) -> None:
+        torch.ops.saeguard.tap(
+            stream_of(entry, output),
+            module.saeguard_rows,
+            module.saeguard_bias,
+            module.saeguard_threshold,
+            module.saeguard_scores,
+            module.saeguard_calls,
+        )
+
+    for tap in taps:
+        module = tapped_module(model, entry, tap.site.layer)
         # Module buffers, not loose tensors: sleep mode saves and restores them with the model.
         for name in ("rows", "bias", "threshold", "scores", "calls"):
             module.register_buffer(f"saeguard_{name}", getattr(tap, name), persistent=False)
-
-        def hook(module: Any, args: Any, output: Any) -> None:
-            torch.ops.saeguard.tap(
-                stream_of(entry, output),
-                module.saeguard_rows,
-                module.saeguard_bias,
-                module.saeguard_threshold,
-                module.saeguard_scores,
-                module.saeguard_calls,
-            )
-
-        module.register_forward_hook(hook)
-        taps.append(tap)
-    return taps
+        module.register_forward_hook(tap_stream)
 
 
 def layout_digest(taps: list[Tap]) -> str:
@@ -174,7 +178,7 @@ def _make_tap(site: Site, max_tokens: int, device: torch.device, dtype: torch.dt
         bias=bias.to(device),
         threshold=threshold.to(device),
         scores=torch.full((max_tokens, capacity), torch.nan, device=device),
-        calls=torch.zeros(1, dtype=torch.int32, device=device),
+        calls=torch.zeros(1, dtype=torch.int64, device=device),
     )
 
 

@@ -17,12 +17,14 @@ from saeguard.integrations.vllm.settings import (
     load_settings,
 )
 from saeguard.integrations.vllm.step_view import StepView, adapter_for
-from saeguard.integrations.vllm.tap import Tap, install, layout_digest, self_test
+from saeguard.integrations.vllm.tap import Tap, hook, layout_digest, make_taps, self_test
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Frame, FrameArrays, TapStatus
 
 logger = init_logger("vllm.saeguard.worker")
+
+_MAX_PENDING_BYTES = 256 * 2**20
 
 
 class WorkerMonitor:
@@ -42,8 +44,8 @@ class WorkerMonitor:
         max_tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
         self._runner = worker.model_runner
         self._view = adapter_for(self._runner)
-        self._taps: list[Tap] = install(self._runner.get_model(), watchlist, max_tokens)
-        key_compile_cache(config, layout_digest(self._taps))
+        model = self._runner.get_model()
+        self._taps: list[Tap] = make_taps(model, watchlist, max_tokens)
         self_test(self._taps)
         self._digest = watchlist.digest
         self.num_features = len(watchlist.columns)
@@ -56,6 +58,8 @@ class WorkerMonitor:
         self._side_stream = (
             torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
         )
+        key_compile_cache(config, layout_digest(self._taps))
+        hook(model, self._taps)  # last: nothing may fail once the model is hooked
 
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""
@@ -132,7 +136,7 @@ class WorkerMonitor:
             for tensor in tensors:
                 if tensor.is_cuda:
                     tensor.record_stream(self._side_stream)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event(blocking=True)  # whoever waits sleeps
             event.record(self._side_stream)
         return host, event.synchronize
 
@@ -141,22 +145,23 @@ def arm(worker: Any) -> None:
     """Watch this worker, if it is configured; called once, after its model is loaded.
 
     Raises:
-        SaeguardError: the configuration says `fail: closed` and monitoring is impossible.
+        SaeguardError: this worker cannot be watched as configured; the monitor has been told.
     """
     config = load_settings(worker.vllm_config)
     if config is None:
         return
-    endpoint = inbox_endpoint(worker.vllm_config, config)
-    is_cuda = worker.device.type == "cuda"
-    outbox = ThreadedOutbox(endpoint) if is_cuda else DirectOutbox(endpoint)
+    watchlist = wl.load(config.watchlist)
+    kind = ThreadedOutbox if worker.device.type == "cuda" else DirectOutbox
+    outbox = kind(inbox_endpoint(worker.vllm_config, config), _max_pending(worker, watchlist))
     try:
-        monitor = WorkerMonitor(worker, wl.load(config.watchlist), outbox)
+        monitor = WorkerMonitor(worker, watchlist, outbox)
     except Exception as error:
         status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
         outbox.post(lambda: (status, None))
         outbox.close()
         raise
     execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model
+    shutdown = worker.shutdown
 
     def execute_and_observe(scheduler_output: Any) -> Any:
         output = execute_model(scheduler_output)
@@ -176,12 +181,24 @@ def arm(worker: Any) -> None:
             logger.error("saeguard is BLIND on this worker: %s. Serving goes on.", error)
         return result
 
+    def shut_down_all(*args: Any, **kwargs: Any) -> Any:
+        outbox.close()
+        return shutdown(*args, **kwargs)
+
     # On the instance: other engines of this process, and unconfigured ones, keep vLLM's own
     # methods.
     worker.execute_model = execute_and_observe
     worker.compile_or_warm_up_model = warm_up_and_check
+    worker.shutdown = shut_down_all
     worker.saeguard = monitor
     logger.info("saeguard watches %d features at layers %s", monitor.num_features, monitor.layers)
+
+
+def _max_pending(worker: Any, watchlist: wl.Watchlist) -> int:
+    """How many frames may wait for the monitor: 256 MiB of the largest there can be."""
+    row_bytes = 4 * len(watchlist.columns) + 8
+    max_tokens = int(worker.vllm_config.scheduler_config.max_num_batched_tokens)
+    return min(max(16, _MAX_PENDING_BYTES // (row_bytes * max_tokens)), 10_000)
 
 
 def _is_first_tensor_parallel_rank() -> bool:

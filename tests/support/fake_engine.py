@@ -92,7 +92,7 @@ def start_message(req_id: str, prompt: list[int], **fields: object) -> RequestSt
 
 
 def end_message(req_id: str, num_scheduled: int, **fields: object) -> RequestEnd:
-    values = {"reason": "stopped", "num_cached": 0, "output_token_ids": [7, 7], **fields}
+    values = {"reason": "stopped", "num_cached": 0, "num_output_tokens": 2, **fields}
     return RequestEnd(req_id=req_id, num_scheduled=num_scheduled, time_ns=time.time_ns(), **values)
 
 
