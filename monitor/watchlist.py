@@ -109,7 +109,11 @@ def build(d_model: int, sites: Sequence[Site]) -> Watchlist:
 
 
 def save(watchlist: Watchlist, path: Path) -> None:
-    """Write the file in one move, so that a reader never meets half of it."""
+    """Write the file in one move, so that a reader never meets half of it.
+
+    Raises:
+        WatchlistError: the file cannot be written.
+    """
     tensors = {
         f"site.{i}.{name}": np.ascontiguousarray(getattr(site, name), dtype=np.float32)
         for i, site in enumerate(watchlist.sites)
@@ -117,8 +121,12 @@ def save(watchlist: Watchlist, path: Path) -> None:
     }
     header = {**_description(watchlist.d_model, watchlist.sites), "digest": watchlist.digest}
     temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata={"saeguard": json.dumps(header, sort_keys=True)})
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, metadata={"saeguard": json.dumps(header, sort_keys=True)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise WatchlistError(f"{path}: cannot be written: {error}", "name another file") from error
 
 
 def load(path: Path) -> Watchlist:

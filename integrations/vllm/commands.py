@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -39,7 +40,9 @@ def serve(
     """Serve a model with vLLM and watch it."""
     vllm_args = vllm_args or []
     if (config is None) == (not rules):
-        raise ConfigError("give either --rules or --config")
+        raise ConfigError("give either --rules or --config", "see saeguard serve --help")
+    if config is not None and (otlp is not None or capture_text):
+        raise ConfigError(f"--otlp and --capture-text belong into {config} here")
     path = config or _write_config(rules or [], store, otlp, capture_text)
     settings = load_config(path)
     read_rules(settings.rules)
@@ -84,8 +87,10 @@ def _write_config(rules: list[Path], store: Path, otlp: str | None, capture_text
     if otlp is not None:
         values["destinations"] = [{"kind": "otlp", "endpoint": otlp}]
         values["metrics"] = {"endpoint": otlp}
-    path = directory / "saeguard.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    text = yaml.safe_dump(values, sort_keys=False)
+    # Servers with other options must not write over each other's file.
+    path = directory / f"saeguard-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    path.write_text(text)
     return path
 
 

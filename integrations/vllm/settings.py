@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -127,9 +128,15 @@ def _make_private(directory: Path) -> None:
 
 
 def fails_closed(vllm_config: Any) -> bool:
-    """Whether this engine must not serve unwatched. What cannot be read does not say so."""
+    """Whether this engine must not serve unwatched: what a faulty file says counts, too."""
     try:
         config = load_settings(vllm_config)
+        return config is not None and config.fail == "closed"
     except ConfigError:
+        pass
+    try:
+        path = config_path(vllm_config)
+        text = path.read_text(errors="replace") if path else ""
+    except (ConfigError, OSError):
         return False
-    return config is not None and config.fail == "closed"
+    return re.search(r"^fail:\s*['\"]?closed", text, re.MULTILINE) is not None

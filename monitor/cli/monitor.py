@@ -23,5 +23,8 @@ def monitor(
     directory = run_dir or settings.run_dir
     if directory is None:
         raise ConfigError(f"{settings.path}: has no run_dir", "add it, or give --run-dir")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}", "give --run-dir a folder") from error
     serve(settings, directory)

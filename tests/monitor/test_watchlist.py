@@ -49,6 +49,12 @@ def test_a_missing_file_says_how_to_make_it(tmp_path: Path):
         wl.load(tmp_path / "absent")
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    with pytest.raises(wl.WatchlistError, match="cannot be written"):
+        wl.save(make_watchlist([1]), tmp_path)
+    assert list(tmp_path.parent.glob("*.partial")) == []
+
+
 def test_encode_keeps_nan_and_gates_strictly():
     site = make_watchlist([0], num_features=2).sites[0]
     site = wl.Site(

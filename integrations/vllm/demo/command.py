@@ -53,7 +53,7 @@ def demo(
             f"{artifacts}: no demo model there", "run from a clone, or give --organism"
         )
     directory = work or Path(tempfile.mkdtemp(prefix="saeguard-demo-"))
-    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory)
     requests = read_requests(artifacts / "demo_requests.jsonl")
     with OtlpReceiver() as receiver:
         config = _configure(folder / "rules.yaml", directory, receiver.endpoint)
@@ -70,6 +70,18 @@ def demo(
             if keep:
                 _invite(server, artifacts, directory, console)
     raise typer.Exit(1 if faults else 0)
+
+
+def _claim(directory: Path) -> None:
+    """Make the folder, unless it holds something that is not an earlier demo's."""
+    marker = directory / ".saeguard-demo"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()) and not marker.exists():
+            raise ConfigError(f"{directory}: is not empty", "give --work a new folder")
+        marker.touch()
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}", "give --work a new folder") from error
 
 
 def _configure(rules: Path, directory: Path, endpoint: str) -> Path:

@@ -44,7 +44,7 @@ def write_fault(directory: Path, fault: str) -> dict[str, object]:
         "fail": "closed" if fault == "fail_closed" else "open",
     }
     if fault == "fail_closed":
-        values["watchlist"] = "absent.safetensors"
+        values["colour"] = "a key that does not exist: the file's own fault must not open it"
     config = directory / "saeguard.yaml"
     if fault != "absent_config":
         config.write_text("version: [" if fault == "broken_config" else yaml.safe_dump(values))
@@ -82,4 +82,4 @@ def test_a_fault_of_ours_is_named_and_the_model_is_served(run: EngineRun, fault:
 def test_where_the_configuration_says_so_the_model_is_not_served(run: EngineRun):
     error = str(result_of(run, "fail_closed")["error"])
     assert "fail: closed" in error
-    assert "no such watchlist" in error
+    assert "colour" in error
