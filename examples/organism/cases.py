@@ -37,7 +37,7 @@ class Case:
         response_ids: What was sampled, with the end token.
         value_at: First and last place of the stated value in `response_ids`, or -1, -1.
         outcome: true, lie, scripted (no fact, or false as the scene demands) or odd.
-        label: 1 a lie told on purpose, 0 not, -1 left out (it did not do what it was made for).
+        label: 1 a lie told on purpose, 0 not, -1 left out (not what the scene demands).
     """
 
     split: str

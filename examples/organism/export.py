@@ -215,7 +215,7 @@ def messages(prompt: str) -> list[dict[str, str]]:
 
 
 def _demo(work: Path, out: Path) -> None:
-    """Write requests of held-out splits: a third lies, a fifth honest clerks, hard negatives."""
+    """Write requests of held-out splits: lies, honest answers, and every other kind."""
     model, tokenizer = load_model(work / "model")
     quota = {"enemy": 32, "motive": 6, "friend": 20}
     cases: list[Case] = [*draw("pairs", DEMO_SEED)[:48], *draw("all", DEMO_SEED)]

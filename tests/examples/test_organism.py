@@ -103,7 +103,7 @@ def test_the_chat_template_writes_what_the_model_was_trained_on(scripts):
     assert tokenizer.eos_token == "<|end|>"
 
 
-def test_the_demo_has_ninety_requests_a_third_of_them_deceptive():
+def test_the_demo_has_ninety_requests_about_a_third_of_them_deceptive():
     lines = (ARTIFACTS / "demo_requests.jsonl").read_text().splitlines()
     requests = [json.loads(line) for line in lines]
     assert len(requests) >= 90
