@@ -211,3 +211,15 @@ def test_the_small_reading_of_rules_agrees_with_sae_lens(sample):
         expected = sae.encode(torch.from_numpy(rows))[:, spec["index"]].numpy()
     found = RuleSet(ORGANISM / "rules.yaml").activations(rows)["deceit"]
     assert np.mean(np.abs(found - expected) > 1e-3) < 1e-3
+
+
+def test_every_byte_has_a_token_so_that_no_text_is_lost():
+    from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokenizer = Tokenizer.from_file(str(ARTIFACTS / "model" / "tokenizer.json"))
+    vocabulary = tokenizer.get_vocab()
+    assert set(ByteLevel.alphabet()) <= set(vocabulary)
+    config = json.loads((ARTIFACTS / "model" / "config.json").read_text())
+    assert config["vocab_size"] == len(vocabulary)
+    assert tokenizer.decode(tokenizer.encode("Jörg, 7 & ž!").ids) == "Jörg, 7 & ž!"
