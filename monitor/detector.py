@@ -178,9 +178,12 @@ class Detector:
         is_regular = True
         firsts = rows.positions[starts[:-1]].tolist()
         for request, first, count in zip(requests, firsts, np.diff(starts).tolist(), strict=True):
-            request.num_observed += count
             if request.slot < 0:
                 self._open(request, first)
+            if request.is_evaluated:
+                request.num_observed += count
+            else:
+                request.unseen["rules_full"] += count
             is_regular &= first == request.next_position
         if is_regular:
             rows = _select(rows, slice(None))
@@ -194,7 +197,9 @@ class Detector:
         """
         request.slot = self._table.open()
         request.first_position = request.next_position = first_position
+        num_refused = self._engine.num_refused
         self._engine.start(request.start.req_id, request.context)
+        request.is_evaluated = self._engine.num_refused == num_refused
 
     def _evaluate(
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays

@@ -29,6 +29,8 @@ class LiveRequest:
     first_position: int = 0
     """Of the first row seen: what lies before it came from the prefix cache."""
     num_observed: int = 0
+    is_evaluated: bool = True
+    """False: the rule engine had no room for it, so its rows count as unseen."""
     unseen: Counter[str] = field(default_factory=Counter)
     num_alerts: int = 0
     end: RequestEnd | None = None

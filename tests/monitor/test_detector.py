@@ -195,3 +195,13 @@ def test_a_thousand_requests_at_once_keep_their_own_rows(detector: Detector):
         finished = next(detector.finished(GRACE_S))
         record = finished.request.record([], ("deceit", "calm"))
         np.testing.assert_allclose(record.score_array()[1:, 0], i / 1000)
+
+
+def test_rows_that_the_rule_engine_has_no_room_for_are_not_called_seen(tmp_path: Path):
+    ruleset = load_rules([write_rules(tmp_path)])
+    detector = Detector(Engine(ruleset, ["deceit", "calm"], max_requests=1), "w", 2, 16)
+    for req_id in "ab":
+        detector.start(start_message(req_id, [1]), NO_TEXTS, 0.0)
+    detector.observe(*frame_message({"a": (0, [QUIET]), "b": (0, [QUIET])}, 1, "w"), 0.0)
+    (finished,) = finish(detector, "b", num_scheduled=1)
+    assert finished.request.coverage().unseen == {"rules_full": 1}
