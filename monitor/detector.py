@@ -86,7 +86,7 @@ class Detector:
         """Rows that came while the rule engine's table was full."""
         return self._engine.num_ignored_tokens
 
-    def start(self, message: RequestStart, texts: TokenTexts, now_s: float) -> list[Detection]:
+    def start(self, message: RequestStart, texts: TokenTexts) -> list[Detection]:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
             return []
@@ -138,9 +138,11 @@ class Detector:
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
                 del self._ended[req_id], self._requests[req_id]
-                yield Finished(request, self._engine.finish(req_id))
-                if request.slot >= 0:
-                    self._table.close(request.slot)
+                try:
+                    yield Finished(request, self._engine.finish(req_id))
+                finally:  # also when whoever asked fails at it
+                    if request.slot >= 0:
+                        self._table.close(request.slot)
         for req_id, waiting in list(self._waiting.items()):
             if now_s < waiting.deadline_s:
                 break

@@ -97,8 +97,7 @@ class Service:
 
     def close(self) -> None:
         """Make everything durable, and deliver what can be delivered in time."""
-        self._finish_requests(time.monotonic() + 1e9)  # no row can come any more
-        self._save_totals()
+        self._guarded(self._finish_requests, float("inf"))  # no row can come any more
         self._store.flush()
         for sender in self._senders.values():
             sender.drain(timeout_s=5.0)
@@ -168,7 +167,7 @@ class Service:
                 return [(message, arrays)]
             case RequestStart():
                 texts = self._texts(message.tokenizer_file)
-                self._raise_alerts(self._detector.start(message, texts, time.monotonic()))
+                self._raise_alerts(self._detector.start(message, texts))
             case RequestEnd():
                 self._detector.end(message, time.monotonic())
             case TapStatus():

@@ -55,7 +55,9 @@ class DirectOutbox:
     def post(self, build: Build) -> None:
         try:
             self._socket.send(encode(*build()), zmq.NOBLOCK)
-        except zmq.Again:  # the monitor does not keep up
+        except zmq.Again:
+            if not self.num_dropped:
+                logger.error("saeguard: the monitor does not keep up, messages are being dropped")
             self.num_dropped += 1
         except Exception:  # a fault of ours, which must not reach the engine
             self.num_dropped += 1

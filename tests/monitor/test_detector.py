@@ -32,7 +32,7 @@ def finish(detector: Detector, req_id: str, num_scheduled: int, now_s: float = 0
 
 
 def test_a_lie_in_the_answer_is_detected_at_its_own_token(detector: Detector):
-    detector.start(start_message("a", [1, 2, 3]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1, 2, 3]), NO_TEXTS)
     assert observe(detector, 1, a=(0, [QUIET] * 3)) == []
     assert observe(detector, 2, a=(3, [QUIET])) == []
     (found,) = observe(detector, 3, a=(4, [LIE]))
@@ -40,13 +40,13 @@ def test_a_lie_in_the_answer_is_detected_at_its_own_token(detector: Detector):
 
 
 def test_the_same_scores_in_the_prompt_are_not(detector: Detector):
-    detector.start(start_message("a", [1, 2, 3]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1, 2, 3]), NO_TEXTS)
     assert observe(detector, 1, a=(0, [LIE] * 3)) == []
 
 
 def test_rows_of_two_requests_in_one_frame_go_to_their_own_request(detector: Detector):
     for req_id in "ab":
-        detector.start(start_message(req_id, [1]), NO_TEXTS, 0.0)
+        detector.start(start_message(req_id, [1]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET]), b=(0, [QUIET]))
     (found,) = observe(detector, 2, b=(1, [LIE]), a=(1, [QUIET]))
     assert found.request.start.req_id == "b"
@@ -54,7 +54,7 @@ def test_rows_of_two_requests_in_one_frame_go_to_their_own_request(detector: Det
 
 def test_rows_that_come_before_their_request_wait_for_it(detector: Detector):
     assert observe(detector, 1, a=(0, [QUIET, LIE])) == []
-    (found,) = detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    (found,) = detector.start(start_message("a", [1]), NO_TEXTS)
     assert found.match.position == 1
     ((request,)) = [f.request for f in finish(detector, "a", 2)]
     assert request.coverage().observed == request.coverage().scheduled == 2
@@ -67,7 +67,7 @@ def test_rows_of_a_request_that_is_never_announced_are_counted(detector: Detecto
 
 
 def test_a_request_waits_for_its_last_rows_after_its_end(detector: Detector):
-    detector.start(start_message("a", [1, 2]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1, 2]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET] * 2))
     assert finish(detector, "a", num_scheduled=3) == []
     observe(detector, 2, a=(2, [QUIET]))
@@ -76,7 +76,7 @@ def test_a_request_waits_for_its_last_rows_after_its_end(detector: Detector):
 
 
 def test_a_lost_frame_is_a_hole_with_a_reason(detector: Detector):
-    detector.start(start_message("a", [1, 2]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1, 2]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET] * 2))
     observe(detector, 3, a=(3, [QUIET]))
     finish(detector, "a", num_scheduled=4)
@@ -87,7 +87,7 @@ def test_a_lost_frame_is_a_hole_with_a_reason(detector: Detector):
 
 
 def test_tokens_from_the_prefix_cache_are_not_called_seen(detector: Detector):
-    detector.start(start_message("a", list(range(40))), NO_TEXTS, 0.0)
+    detector.start(start_message("a", list(range(40))), NO_TEXTS)
     observe(detector, 1, a=(32, [QUIET] * 8))
     (finished,) = finish(detector, "a", num_scheduled=8, num_cached=32)
     coverage = finished.request.coverage()
@@ -96,7 +96,7 @@ def test_tokens_from_the_prefix_cache_are_not_called_seen(detector: Detector):
 
 
 def test_rows_computed_again_after_a_preemption_change_nothing(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET]))
     assert len(observe(detector, 2, a=(1, [LIE]))) == 1
     assert observe(detector, 3, a=(0, [QUIET, LIE])) == []
@@ -107,7 +107,7 @@ def test_rows_computed_again_after_a_preemption_change_nothing(detector: Detecto
 
 
 def test_scores_of_taps_that_did_not_run_are_not_believed(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET]))
     frame, arrays = frame_message({"a": (1, [LIE])}, 2, "w", tap_calls=[1])
     assert detector.observe(frame, arrays, 0.0) == []
@@ -117,26 +117,26 @@ def test_scores_of_taps_that_did_not_run_are_not_believed(detector: Detector):
 
 
 def test_scores_of_another_watchlist_are_not_believed(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     assert observe(detector, 1, watchlist="other", a=(0, [QUIET, LIE])) == []
     (finished,) = finish(detector, "a", num_scheduled=2)
     assert finished.request.coverage().unseen == {"other_watchlist": 2}
 
 
 def test_scores_that_are_no_numbers_are_counted_and_never_fire(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     assert observe(detector, 1, a=(0, [QUIET, [np.nan, 0.0], [np.inf, 0.0]])) == []
     assert detector.num_nonfinite == 2
 
 
 def test_the_first_token_is_masked_as_an_attention_sink(detector: Detector):
-    detector.start(start_message("a", []), NO_TEXTS, 0.0)
+    detector.start(start_message("a", []), NO_TEXTS)
     assert observe(detector, 1, a=(0, [LIE])) == []
     assert detector.num_nonfinite == 0
 
 
 def test_the_record_keeps_the_last_tokens_and_marks_what_was_not_seen(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     for step in range(1, 31):
         if step != 28:
             observe(detector, step, a=(step - 1, [[float(step - 1), 0.0]]))
@@ -154,27 +154,27 @@ def test_many_waiting_requests_take_no_slots_of_the_rule_engine(tmp_path: Path):
     ruleset = load_rules([write_rules(tmp_path)])
     detector = Detector(Engine(ruleset, ["deceit", "calm"], max_requests=2), "w", 2, 16)
     for i in range(50):
-        detector.start(start_message(f"r{i}", [1]), NO_TEXTS, 0.0)
+        detector.start(start_message(f"r{i}", [1]), NO_TEXTS)
     assert len(observe(detector, 1, r49=(0, [QUIET, LIE]))) == 1
     assert detector.num_unevaluated == 0
 
 
 def test_a_window_spans_the_tokens_of_a_lost_frame(detector: Detector):
     """The rule's window is 8 tokens: a lie 10 tokens back must be out of it, lost frames or not."""
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     observe(detector, 1, a=(0, [QUIET, [5.0, 9.0]]))  # a lie, but calm: it does not fire yet
     assert observe(detector, 2, a=(11, [QUIET])) == []
 
 
 def test_rows_that_wait_for_their_request_keep_their_frame_s_fault(detector: Detector):
     observe(detector, 1, watchlist="other", a=(0, [QUIET, LIE]))
-    assert detector.start(start_message("a", [1]), NO_TEXTS, 0.0) == []
+    assert detector.start(start_message("a", [1]), NO_TEXTS) == []
     (finished,) = finish(detector, "a", num_scheduled=2)
     assert finished.request.coverage().unseen == {"other_watchlist": 2}
 
 
 def test_a_request_of_which_no_row_came_has_an_empty_record(detector: Detector):
-    detector.start(start_message("a", [1]), NO_TEXTS, 0.0)
+    detector.start(start_message("a", [1]), NO_TEXTS)
     finish(detector, "a", num_scheduled=5)
     finished = next(detector.finished(GRACE_S))
     record = finished.request.record([], ("deceit", "calm"))
@@ -186,7 +186,7 @@ def test_a_thousand_requests_at_once_keep_their_own_rows(detector: Detector):
     """More than the row table starts with."""
     names = [f"r{i}" for i in range(1000)]
     for name in names:
-        detector.start(start_message(name, [1]), NO_TEXTS, 0.0)
+        detector.start(start_message(name, [1]), NO_TEXTS)
     for step in range(3):
         rows = {name: (step, [[i / 1000, 0.0]]) for i, name in enumerate(names)}
         detector.observe(*frame_message(rows, step + 1, "w"), 0.0)
@@ -201,7 +201,18 @@ def test_rows_that_the_rule_engine_has_no_room_for_are_not_called_seen(tmp_path:
     ruleset = load_rules([write_rules(tmp_path)])
     detector = Detector(Engine(ruleset, ["deceit", "calm"], max_requests=1), "w", 2, 16)
     for req_id in "ab":
-        detector.start(start_message(req_id, [1]), NO_TEXTS, 0.0)
+        detector.start(start_message(req_id, [1]), NO_TEXTS)
     detector.observe(*frame_message({"a": (0, [QUIET]), "b": (0, [QUIET])}, 1, "w"), 0.0)
     (finished,) = finish(detector, "b", num_scheduled=1)
     assert finished.request.coverage().unseen == {"rules_full": 1}
+
+
+def test_a_failure_while_a_request_is_recorded_frees_its_slot(detector: Detector):
+    for name in [f"r{i}" for i in range(1, 201)]:  # more than the row table starts with
+        detector.start(start_message(name, [1]), NO_TEXTS)
+        detector.observe(*frame_message({name: (0, [QUIET])}, 1, "w", tap_calls=[int(name[1:])]), 0)
+        detector.end(end_message(name, 1), 0.0)
+        requests = detector.finished(0.0)
+        next(requests)
+        requests.close()  # as when the store refuses the record
+    assert len(detector._table._positions) == 64
