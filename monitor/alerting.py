@@ -49,9 +49,10 @@ class AlertMaker:
             ruleset_sha256=self.ruleset.sha256,
             watchlist=self.watchlist.digest,
             feature_labels={
-                reading.feature: label
+                name: label
                 for reading in match.readings.values()
-                if (label := self.watchlist.labels.get(reading.feature))
+                for name in reading.features
+                if (label := self.watchlist.labels.get(name))
             },
             trace_headers=request.start.trace_headers,
             forward_time_ns=detection.frame.time_ns,
@@ -71,7 +72,7 @@ def is_worth_recording(request: LiveRequest) -> bool:
 def _signal(reading: Reading) -> SignalReading:
     return SignalReading(
         name=reading.signal,
-        feature=reading.feature,
+        feature=reading.source,
         agg=reading.agg,
         value=reading.value,
         comparison=reading.comparison,

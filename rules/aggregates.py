@@ -44,7 +44,7 @@ class AggregateBank:
     """A fixed list of aggregates over fixed columns of scores. Holds no state."""
 
     def __init__(self, aggregates: Sequence[Aggregate], column_of: Mapping[str, int]) -> None:
-        columns = np.array([column_of[each.feature] for each in aggregates], np.int64)
+        columns = np.array([column_of[each.features[0]] for each in aggregates], np.int64)
         windows = sorted({(each.kind, each.tokens) for each in aggregates if each.kind != "ema"})
         self.num_rows = len(aggregates)
         self.history = max((window for _, window in windows), default=1) - 1
@@ -52,7 +52,7 @@ class AggregateBank:
         self._groups = []
         for kind, window in windows:
             rows = _where([(each.kind, each.tokens) == (kind, window) for each in aggregates])
-            over = np.array([_float32_below(aggregates[row].over or 0.0) for row in rows])
+            over = np.array([_float32_below(aggregates[row].over) for row in rows])
             self._groups.append(_Group(kind, window, rows, columns[rows], over.reshape(-1, 1, 1)))
         self.ema_rows = _where([each.kind == "ema" for each in aggregates])
         self._ema_columns = columns[self.ema_rows]

@@ -112,7 +112,7 @@ class Engine:
         counts = []
         for index, matches in sorted(request.matches.items()):
             rule = self._rules[index]
-            emitted = min(matches, rule.max_per_request)
+            emitted = min(matches, rule.max_per_request or matches)
             counts.append(RuleCount(rule, matches, emitted, matches - emitted))
         return counts
 
@@ -198,7 +198,7 @@ class Engine:
             first_position=hit.first_position,
             phase=phase,
             readings=hit.readings,
-            limited=matches[index] > rule.max_per_request,
+            limited=matches[index] > (rule.max_per_request or matches[index]),
         )
 
 

@@ -15,6 +15,7 @@ from saeguard.rules.model import (
     Aggregate,
     Comparison,
     Feature,
+    Limit,
     ProbeFeature,
     Rule,
     RuleSet,
@@ -94,10 +95,10 @@ def _feature(
     folder, location = document.path.parent, document.key_at(("features", name))
     if isinstance(entry, syntax.ProbeFeatureEntry):
         probe = ProbeFeature((folder / entry.probe.path).resolve(), entry.name or name)
-        return Feature(name, entry.label, "raw", probe, location)
+        return Feature(name, entry.label, "raw", probe, location=location)
     sae = entry.sae
     row = SaeFeature((folder / sae.path).resolve(), entry.index, sae.layer, sae.release, sae.model)
-    return Feature(name, entry.label, entry.units, row, location)
+    return Feature(name, entry.label, entry.units, row, location=location)
 
 
 def _rules(document: Document, file: syntax.RuleFile) -> list[Rule]:
@@ -111,9 +112,9 @@ def _rules(document: Document, file: syntax.RuleFile) -> list[Rule]:
             severity=entry.severity,
             scope=_scope(entry.scope),
             signals=tuple(_signal(name, signal) for name, signal in entry.signals.items()),
-            condition=parse_condition(entry.condition),
+            detection=parse_condition(entry.condition),
             for_tokens=_tokens(entry.for_),
-            max_per_request=entry.limit.max,
+            limit=Limit(entry.limit.per, entry.limit.max),
             message=parse_template(entry.message)[0],
             tags=tuple(entry.tags),
             falsepositives=tuple(entry.falsepositives),
@@ -143,13 +144,15 @@ def _signal(name: str, entry: syntax.AnySignal) -> Signal:
 def _aggregate(entry: syntax.AnySignal) -> Aggregate:
     match entry:
         case syntax.ValueSignal():
-            return Aggregate(entry.feature, entry.agg)
+            return Aggregate((entry.feature,), entry.agg)
         case syntax.EmaSignal():
-            return Aggregate(entry.feature, entry.agg, _tokens(entry.half_life))
+            return Aggregate((entry.feature,), entry.agg, tokens=_tokens(entry.half_life))
         case syntax.CountSignal():
-            return Aggregate(entry.feature, entry.agg, _tokens(entry.window), entry.over)
+            return Aggregate(
+                (entry.feature,), entry.agg, tokens=_tokens(entry.window), over=entry.over
+            )
         case _:
-            return Aggregate(entry.feature, entry.agg, _tokens(entry.window))
+            return Aggregate((entry.feature,), entry.agg, tokens=_tokens(entry.window))
 
 
 def _tokens(text: str) -> int:

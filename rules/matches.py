@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from saeguard.rules.model import Aggregation, Comparison, Rule
 from saeguard.rules.phases import Phase
@@ -16,11 +17,14 @@ class Reading:
     """One signal at the token that made its rule fire."""
 
     signal: str
-    feature: str
+    source: str
+    """The feature, or the group: `l2(x, y)`."""
+    features: tuple[str, ...]
     agg: Aggregation
     value: float
     comparison: Comparison
     threshold: float
+    upper: float | None
     holds: bool
     position: int
     """For `max` the first token with the largest score; for the others the firing token."""
@@ -41,6 +45,44 @@ class Match:
     readings: Mapping[str, Reading]
     limited: bool = False
     """The request had used up the rule's `limit` before: counted, not to be raised as an alert."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A match as a correlation remembers it."""
+
+    rule: str
+    key: str
+    """Of the request."""
+    context: RequestContext
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelationMatch:
+    """A correlation became true. Its request is that of the last event."""
+
+    rule: Rule
+    group: Mapping[str, str]
+    count: int
+    """Of events, of distinct values, or of rules that have matched."""
+    events: tuple[Event, ...]
+    """The newest of those that made it true, oldest first; at most 32."""
+
+
+Outcome = Literal["alert", "limited", "suppressed", "building_block"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a match."""
+
+    match: Match | CorrelationMatch
+    context: RequestContext
+    time_ns: int
+    outcome: Outcome
+    exception: str | None = None
+    """Name of the exception that suppressed it."""
 
 
 @dataclass(frozen=True, slots=True)

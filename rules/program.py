@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.aggregates import AggregateBank, Indices, Numbers, Scores
-from saeguard.rules.conditions import Bools, compile_condition
+from saeguard.rules.conditions import Bools, Condition, compile_condition
 from saeguard.rules.matches import Reading
-from saeguard.rules.model import Aggregate, Comparison, Rule, Signal
+from saeguard.rules.model import Aggregate, Comparison, Correlation, Rule, Signal, StepSequence
 from saeguard.rules.scope import RequestContext
 
 _COMPARE: dict[Comparison, np.ufunc] = {
@@ -86,7 +86,7 @@ class Program:
     def _compile_rules(self) -> None:
         self._conditions = [
             compile_condition(
-                rule.condition,
+                _condition(rule),
                 {signal.name: self._test_row[_test(signal)] for signal in rule.signals},
             )
             for rule in self.rules
@@ -211,19 +211,26 @@ class Program:
         value = float(block.values[self._aggregate_row[aggregate], token, lane])
         at = window.stop - 1
         if aggregate.kind == "max":
-            column = self._column_of[aggregate.feature]
+            column = self._column_of[aggregate.features[0]]
             peaks = np.flatnonzero(block.scores[column, window, lane] == value)
             at = window.start + int(peaks[0]) if peaks.size else at
         return Reading(
             signal=signal.name,
-            feature=aggregate.feature,
+            source=aggregate.source,
+            features=aggregate.features,
             agg=aggregate.kind,
             value=value,
             comparison=signal.comparison,
             threshold=signal.threshold,
+            upper=signal.upper,
             holds=bool(block.holds[self._test_row[_test(signal)], token, lane]),
             position=int(block.positions[at, lane]),
         )
+
+
+def _condition(rule: Rule) -> Condition:
+    assert not isinstance(rule.detection, StepSequence | Correlation)
+    return rule.detection
 
 
 def _test(signal: Signal) -> _Test:

@@ -15,6 +15,7 @@ class RequestContext:
     model: str = ""
     lora: str | None = None
     tenant: str | None = None
+    client: str | None = None
     id: str = ""
 
 

@@ -23,7 +23,7 @@ class Token:
 
 def aggregate(agg: Aggregate, run: list[Token]) -> float:
     """The aggregate at the last token of a phase run that ends there."""
-    scores = [token.scores[agg.feature] for token in run]
+    scores = [token.scores[agg.features[0]] for token in run]
     if agg.kind == "ema":
         seen = [x for x in scores if not math.isnan(x)]
         weight, average = 1 - 0.5 ** (1 / agg.tokens), 0.0
@@ -48,14 +48,16 @@ def readings(rule: Rule, run: list[Token]) -> dict[str, Reading]:
         position = run[-1].position
         if agg.kind == "max" and not math.isnan(value):
             window = run[-agg.tokens :]
-            position = next(t.position for t in window if t.scores[agg.feature] == value)
+            position = next(t.position for t in window if t.scores[agg.features[0]] == value)
         found[signal.name] = Reading(
             signal=signal.name,
-            feature=agg.feature,
+            source=agg.source,
+            features=agg.features,
             agg=agg.kind,
             value=value,
             comparison=signal.comparison,
             threshold=signal.threshold,
+            upper=signal.upper,
             holds=_COMPARE[signal.comparison](value, signal.threshold),
             position=position,
         )
@@ -92,7 +94,7 @@ class _RuleState:
             first_position=min([self.for_run[0], *self._window_starts(found, run)]),
             phase=token.phase,
             readings=found,
-            limited=self.matches > self.rule.max_per_request,
+            limited=self.matches > (self.rule.max_per_request or self.matches),
         )
 
     def _window_starts(self, found: dict[str, Reading], run: list[Token]) -> list[int]:

@@ -25,11 +25,11 @@ def test_example_file_loads_with_every_value_in_its_place():
     assert rule.scope.phases == {Phase.ANSWER}
     assert rule.location == Location(ORGANISM, 8, 5)
     assert [signal.aggregate for signal in rule.signals] == [
-        Aggregate("deceit", "max", 16),
-        Aggregate("deceit", "count", 32, over=2.0),
-        Aggregate("deceit", "mean", 8),
-        Aggregate("deceit_probe", "value"),
-        Aggregate("deceit", "ema", 8),
+        Aggregate(("deceit",), "max", tokens=16),
+        Aggregate(("deceit",), "count", tokens=32, over=2.0),
+        Aggregate(("deceit",), "mean", tokens=8),
+        Aggregate(("deceit_probe",), "value"),
+        Aggregate(("deceit",), "ema", tokens=8),
     ]
     assert [signal.comparison for signal in rule.signals] == ["gte", "gte", "gt", "gte", "gte"]
 
