@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -72,18 +74,37 @@ def reading(path: Path | str) -> Iterator[sqlite3.Connection]:
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
+    """The store at `path`, made where there is none."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        if not path.exists():
+            _create(path)
         db = sqlite3.connect(path, check_same_thread=False)
         if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             _check_owner(path, db)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.executescript(_SCHEMA)
+        _set_up(db)
     except (OSError, sqlite3.Error) as error:
         fail(path, error)
     return db
+
+
+def _create(path: Path) -> None:
+    """Whole from its first moment: nobody reads a half-made store, and being killed leaves none."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.touch(mode=0o600)
+    try:
+        with closing(sqlite3.connect(new)) as db:
+            _set_up(db)
+        with contextlib.suppress(FileExistsError):  # another monitor was quicker
+            os.link(new, path)
+    finally:
+        new.unlink()
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def _check_owner(path: Path, db: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,23 @@ def test_a_store_of_a_newer_saeguard_is_refused(path):
     db.close()
     with pytest.raises(StoreError, match="version 99"):
         list_alerts(path)
+
+
+def test_a_new_store_is_whole_whenever_it_is_read(tmp_path):
+    """A reader in another process polls while stores are made: it sees none, or a whole one."""
+    code = """
+import sys, time
+from pathlib import Path
+from saeguard.monitor.store import totals
+for i in range(40):
+    path = Path(sys.argv[1], f"{i}.sqlite")
+    while not path.exists():
+        pass
+    assert totals(path) == {}, path
+"""
+    reader = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    for i in range(40):
+        Store(tmp_path / f"{i}.sqlite").close()
+        time.sleep(0.01)
+    assert reader.wait(timeout=30) == 0
+    assert not list(tmp_path.glob(".*"))

@@ -63,7 +63,14 @@ def finished(server: Server) -> int:
 
 def monitors(server: Server) -> list[int]:
     below = psutil.Process(server._process.pid).children(recursive=True)
-    return [process.pid for process in below if "saeguard.monitor" in process.cmdline()]
+    return [process.pid for process in below if is_monitor(process)]
+
+
+def is_monitor(process: psutil.Process) -> bool:
+    try:
+        return "saeguard.monitor" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def test_a_request_is_served_and_accounted_for(server: Server):
