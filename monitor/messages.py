@@ -1,8 +1,10 @@
 """What vLLM's processes tell the monitor: msgpack messages, a frame's arrays as raw parts behind
-it.
+it. And the little that the monitor tells them.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -34,7 +36,8 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     lora: str | None = None
     trace_headers: dict[str, str] | None = None
     tenant: str | None = None
-    """From the client's `vllm_xargs`."""
+    """From the request's `vllm_xargs`, as `client` is."""
+    client: str | None = None
 
 
 class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
@@ -74,7 +77,34 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """Frames this worker has had to drop so far because the monitor's queue was full."""
 
 
-Message = TapStatus | RequestStart | RequestEnd | Frame
+class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
+    """What a worker answers to `Swap` (worker)."""
+
+    rank: int
+    num_workers: int
+    """How many there are: each must answer."""
+    watchlist: str
+    """The digest that was asked for."""
+    state: Literal["ready", "done", "refused"]
+    """`done`: from the next step on, its rows make the scores."""
+    reason: str = ""
+    """Why it was refused."""
+
+
+Message = TapStatus | RequestStart | RequestEnd | Frame | SwapStatus
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    """Watch with the watchlist of this digest, which is in the configured file (monitor to every
+    worker). Without `go` a worker loads and tests it, and changes nothing yet.
+    """
+
+    watchlist: str
+    go: bool
+
+
+Control = Swap
+"""What the monitor may say. Whoever hears a kind that is not for him ignores it."""
 
 
 class FrameArrays(msgspec.Struct, frozen=True):
@@ -88,6 +118,7 @@ class FrameArrays(msgspec.Struct, frozen=True):
 _NO_SCORES = np.empty(0, np.float32)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_CONTROL_DECODER: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 
 
 def encode(message: Message, arrays: FrameArrays | None = None) -> bytes:
@@ -125,3 +156,15 @@ def decode(data: bytes) -> tuple[Message, FrameArrays | None]:
         token_ids=integers[:num_rows],
         positions=integers[num_rows:],
     )
+
+
+def encode_control(message: Control) -> bytes:
+    return _ENCODER.encode(message)
+
+
+def decode_control(data: bytes) -> Control:
+    """
+    Raises:
+        msgspec.MsgspecError: the bytes are not a message of the monitor's.
+    """
+    return _CONTROL_DECODER.decode(data)
