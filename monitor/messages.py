@@ -75,6 +75,8 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """When the forward pass had been enqueued on the worker."""
     dropped_frames: int
     """Frames this worker has had to drop so far because the monitor's queue was full."""
+    num_drafts: list[int] = []
+    """[requests], how many of each one's last rows read speculated tokens; empty: none at all."""
 
 
 class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
