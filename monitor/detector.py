@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
 from saeguard.monitor.phases import ReasoningTracker, phases_of
 from saeguard.monitor.requests import LiveRequest
@@ -62,7 +63,7 @@ class Detector:
         self, engine: Engine, watchlist: str, num_features: int, record_tokens: int
     ) -> None:
         self._engine = engine
-        self._watchlist = watchlist
+        self._orders: dict[str, Order | None] = {watchlist: None}
         self._table = RowTable(record_tokens, num_features)
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
@@ -149,6 +150,10 @@ class Detector:
             self.num_orphans += sum(len(rows.positions) for _, rows, _ in waiting.rows)
             del self._waiting[req_id]
 
+    def accept_watchlist(self, watchlist: str, order: Order) -> None:
+        """Take frames with this digest, too: workers change from one watchlist to the next."""
+        self._orders[watchlist] = order
+
     def forget_worker(self, worker: int) -> None:
         """It has started anew: its counters count from nothing again."""
         self._tap_calls.pop(worker, None)
@@ -160,9 +165,7 @@ class Detector:
         self._tap_calls[frame.worker] = frame.tap_calls
         alive = before is None or all(n > b for n, b in zip(frame.tap_calls, before, strict=False))
         self.taps_alive[frame.worker] = alive
-        if not alive:
-            return "dead_tap"
-        return None if frame.watchlist == self._watchlist else "other_watchlist"
+        return None if alive else "dead_tap"
 
     def _take(
         self,
@@ -173,10 +176,14 @@ class Detector:
         fault: str | None,
     ) -> list[Detection]:
         """Account for rows, and evaluate them unless their frame has a fault."""
+        if frame.watchlist not in self._orders:
+            fault = fault or "other_watchlist"
         if fault is not None:
             for request, count in zip(requests, np.diff(starts).tolist(), strict=True):
                 request.unseen[fault] += count
             return []
+        if (order := self._orders[frame.watchlist]) is not None:
+            rows = FrameArrays(arranged(rows.scores, order), rows.token_ids, rows.positions)
         is_regular = True
         firsts = rows.positions[starts[:-1]].tolist()
         for request, first, count in zip(requests, firsts, np.diff(starts).tolist(), strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake_engine import end_message, frame_message, start_message, write_rules
 
+from saeguard.monitor.columns import order_of
 from saeguard.monitor.detector import GRACE_S, Detector, Finished
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, Phase, load_rules
@@ -121,6 +122,15 @@ def test_scores_of_another_watchlist_are_not_believed(detector: Detector):
     assert observe(detector, 1, watchlist="other", a=(0, [QUIET, LIE])) == []
     (finished,) = finish(detector, "a", num_scheduled=2)
     assert finished.request.coverage().unseen == {"other_watchlist": 2}
+
+
+def test_scores_of_the_watchlist_before_are_taken_by_name(detector: Detector):
+    detector.accept_watchlist("before", order_of(["deceit", "calm"], ["calm", "deceit"]))
+    detector.start(start_message("a", [1]), NO_TEXTS)
+    observe(detector, 1, a=(0, [QUIET]))
+    assert observe(detector, 2, watchlist="before", a=(1, [LIE])) == []  # it says: calm is 5
+    (found,) = observe(detector, 3, watchlist="before", a=(2, [LIE[::-1]]))
+    assert found.match.position == 2
 
 
 def test_scores_that_are_no_numbers_are_counted_and_never_fire(detector: Detector):
