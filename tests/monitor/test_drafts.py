@@ -70,9 +70,7 @@ def test_what_comes_out_is_the_accepted_text(seed: int):
         for name in members:
             first, count = next_position[name], int(rng.integers(0, 4))
             num_accepted = int(rng.integers(0, count + 1))
-            scores = [
-                [float(first + i)] if i <= num_accepted else [REJECTED] for i in range(count + 1)
-            ]
+            scores = [float(first + i) if i <= num_accepted else REJECTED for i in range(count + 1)]
             rows[name], drafts[name] = (first, scores), count
             next_position[name] = first + 1 + num_accepted
             num_sent += count + 1
