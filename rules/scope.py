@@ -31,13 +31,14 @@ class Scope:
     def admits(self, request: RequestContext) -> bool:
         """Whether the rule looks at this request at all."""
         return (
-            _matches(request.model, self.models)
-            and _matches(request.lora, self.loras)
+            matches_glob(request.model, self.models)
+            and matches_glob(request.lora, self.loras)
             and (not self.tenants or request.tenant in self.tenants)
         )
 
 
-def _matches(name: str | None, globs: tuple[str, ...]) -> bool:
+def matches_glob(name: str | None, globs: tuple[str, ...]) -> bool:
+    """Whether the name fits one of them. No globs at all fit everything; no name fits none."""
     if not globs:
         return True
     return name is not None and any(fnmatchcase(name, glob) for glob in globs)
