@@ -14,7 +14,6 @@ Matches at the same time are in the order in which they come.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from itertools import count
 
 from saeguard.rules.groups import MAX_GROUPS, Groups
 from saeguard.rules.matches import CorrelationMatch, Event
@@ -43,7 +42,6 @@ class Correlator:
         self._correlation = rule.detection
         self._span_ns = round(rule.detection.timespan_s * 1e9)
         self._num_needed = num_needed(rule.detection)
-        self._numbers = count()
         self.groups: Groups[_Distinct | _Chain] = Groups(
             self._new_group, self._span_ns, min(max_groups, max(1, MAX_EVENTS // self._num_needed))
         )
@@ -77,7 +75,7 @@ class Correlator:
         """Events of equal value count once."""
         match self._correlation.type:
             case "event_count":
-                return next(self._numbers)
+                return object()
             case "value_count":
                 return _value(event, self._correlation.field or "request")
         return event.rule
