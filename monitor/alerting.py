@@ -1,15 +1,26 @@
-"""Makes the durable records out of what the detector found."""
+"""Makes the durable records out of what was decided."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from dataclasses import dataclass
 
-from saeguard.monitor.alerts import Alert, RequestRecord, SignalReading, new_alert_id
-from saeguard.monitor.detector import Detection, Finished
+from saeguard.monitor.alerts import (
+    Alert,
+    CorrelationEvidence,
+    CountedMatch,
+    Coverage,
+    RequestRecord,
+    SignalReading,
+    new_alert_id,
+)
+from saeguard.monitor.detector import Detection
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.watchlist import Watchlist
 from saeguard.rules import Reading, RuleSet, render_message
+from saeguard.rules.matches import CorrelationMatch, Decision
+from saeguard.rules.model import Correlation
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +30,15 @@ class AlertMaker:
     ruleset: RuleSet
     watchlist: Watchlist
 
-    def alert(self, detection: Detection) -> Alert:
-        """The record of one match."""
-        match, request, rule = detection.match, detection.request, detection.match.rule
+    def alert(self, decision: Decision, detection: Detection) -> Alert:
+        """The record of a match, or of what a match completed across requests.
 
-        context = request.context
+        Args:
+            decision: about the match of `detection`, or about a correlation that it completed.
+            detection: where it happened.
+        """
+        match, request, rule = detection.match, detection.request, decision.match.rule
+        context = decision.context
         return Alert(
             id=new_alert_id(),
             time_ns=time.time_ns(),
@@ -32,22 +47,20 @@ class AlertMaker:
             model=context.model,
             lora=context.lora,
             tenant=context.tenant,
-            rule_id=str(rule.id),
+            client=context.client,
+            rule_id=rule.id,
             rule_name=rule.name,
             rule_title=rule.title,
-            severity=str(rule.severity),
-            status=str(rule.status),
+            severity=rule.severity,
+            status=rule.status,
             tags=list(rule.tags),
-            message=render_message(match, context, request.text),
-            phase=match.phase.name.lower(),
+            message=render_message(decision.match, context, request.text),
+            phase=str(match.phase),
             first_position=match.first_position,
             position=match.position,
             token=request.text(match.position) if request.texts.captured else None,
             signals=[_signal(reading) for reading in match.readings.values()],
-            ruleset_name=self.ruleset.name,
-            ruleset_version=self.ruleset.version,
-            ruleset_sha256=self.ruleset.sha256,
-            watchlist=self.watchlist.digest,
+            **self._versions(),
             feature_labels={
                 name: label
                 for reading in match.readings.values()
@@ -57,16 +70,63 @@ class AlertMaker:
             trace_headers=request.start.trace_headers,
             forward_time_ns=detection.frame.time_ns,
             coverage=request.coverage_so_far(),
+            kind="match" if decision.match is match else "correlation",
+            correlation=_correlation(decision.match),
+            action=rule.action,
+            action_outcome="" if rule.action == "alert" else "not carried out: not supported yet",
         )
 
-    def record(self, finished: Finished) -> RequestRecord:
-        """The record of a request that raised an alert or was not wholly seen."""
-        return finished.request.record(finished.counts, self.watchlist.columns)
+    def health(self, name: str, title: str, message: str) -> Alert:
+        """The record of something that is wrong with the monitor itself; of severity high.
+
+        Args:
+            name: what takes the place of a rule's name; begins with `saeguard.`.
+        """
+        now_ns = time.time_ns()
+        return Alert(
+            id=new_alert_id(),
+            time_ns=now_ns,
+            request_id="",
+            req_id="",
+            model="",
+            lora=None,
+            tenant=None,
+            rule_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+            rule_name=name,
+            rule_title=title,
+            severity="high",
+            status="stable",
+            tags=[],
+            message=message,
+            phase="",
+            first_position=-1,
+            position=-1,
+            token=None,
+            signals=[],
+            **self._versions(),
+            feature_labels={},
+            trace_headers=None,
+            forward_time_ns=now_ns,
+            coverage=Coverage(),
+            kind="health",
+        )
+
+    def record(self, request: LiveRequest) -> RequestRecord:
+        """The record of a request that has ended."""
+        return request.record(self.watchlist.columns)
+
+    def _versions(self) -> dict[str, str]:
+        return {
+            "ruleset_name": self.ruleset.name,
+            "ruleset_version": self.ruleset.version,
+            "ruleset_sha256": self.ruleset.sha256,
+            "watchlist": self.watchlist.digest,
+        }
 
 
 def is_worth_recording(request: LiveRequest) -> bool:
-    """Only what somebody will want to look at: alerts and holes."""
-    return request.num_alerts > 0 or not request.coverage().complete
+    """Only what somebody will want to look at: matches, whatever became of them, and holes."""
+    return bool(request.decisions or request.uncovered) or not request.coverage().complete
 
 
 def _signal(reading: Reading) -> SignalReading:
@@ -77,6 +137,24 @@ def _signal(reading: Reading) -> SignalReading:
         value=reading.value,
         comparison=reading.comparison,
         threshold=reading.threshold,
+        upper=reading.upper,
         holds=reading.holds,
         position=reading.position,
+    )
+
+
+def _correlation(match: object) -> CorrelationEvidence | None:
+    if not isinstance(match, CorrelationMatch):
+        return None
+    correlation = match.rule.detection
+    assert isinstance(correlation, Correlation)
+    return CorrelationEvidence(
+        type=correlation.type,
+        timespan_s=correlation.timespan_s,
+        group=dict(match.group),
+        count=match.count,
+        matches=[
+            CountedMatch(event.rule, event.key, event.context.id, event.time_ns)
+            for event in match.events
+        ],
     )

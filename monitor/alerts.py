@@ -20,6 +20,14 @@ PHASES = ("system", "prompt", "reasoning", "answer", "tool_call")
 """`RequestRecord.phases` holds indices into this tuple."""
 
 
+AlertKind = Literal["match", "correlation", "health"]
+"""A rule fired in a request or across requests, or the monitor itself is not well.
+
+An alert about the monitor's own health belongs to no request: its ids, model and phase are empty,
+and its positions are -1.
+"""
+
+
 class Coverage(msgspec.Struct, frozen=True):
     """How many rows of a request were seen: scheduled = observed + cached + num_unseen."""
 
@@ -38,6 +46,11 @@ class Coverage(msgspec.Struct, frozen=True):
     def complete(self) -> bool:
         return self.num_unseen == 0
 
+    @property
+    def share(self) -> float:
+        """The part of the scheduled rows whose scores are known; 1 where none were scheduled."""
+        return (self.observed + self.cached) / self.scheduled if self.scheduled else 1.0
+
 
 class SignalReading(msgspec.Struct, frozen=True):
     """One signal of a rule at the moment the rule fired."""
@@ -53,15 +66,43 @@ class SignalReading(msgspec.Struct, frozen=True):
     holds: bool
     position: int
     """Token position that the value was read at."""
+    upper: float | None = None
+    """Of `between`, whose lower bound is `threshold`."""
+
+
+class CountedMatch(msgspec.Struct, frozen=True):
+    """A match of some rule that a correlation counted."""
+
+    rule: str
+    req_id: str
+    request_id: str
+    time_ns: int
+
+
+class CorrelationEvidence(msgspec.Struct, frozen=True):
+    """What made a rule across requests fire."""
+
+    type: str
+    """The rule's own word, such as event_count."""
+    timespan_s: float
+    group: dict[str, str]
+    """What the counted requests have in common: `tenant` -> its name, and so on."""
+    count: int
+    """Of matches, of distinct values, or of rules that have matched."""
+    matches: list[CountedMatch]
+    """The newest of them, oldest first, the one that completed it last; at most 32."""
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """One rule fired on one request. Whoever gets an `id` twice may drop one of the two."""
+    """One rule fired, or the monitor itself is not well (`kind`).
+
+    Whoever gets an `id` twice may drop one of the two.
+    """
 
     id: str
     time_ns: int
     request_id: str
-    """The client's id."""
+    """The client's id; of a rule across requests, that of the request that completed it."""
     req_id: str
     """The engine's id."""
     model: str
@@ -93,14 +134,27 @@ class Alert(msgspec.Struct, frozen=True):
     """When the forward pass of the firing token had been enqueued."""
     coverage: Coverage
     """Of the request so far."""
+    kind: AlertKind = "match"
+    client: str | None = None
+    action: str = "alert"
+    """What the rule asks for."""
+    action_outcome: str = ""
+    """What became of an action other than `alert`."""
+    correlation: CorrelationEvidence | None = None
+    """Of kind `correlation`; its signals are then those of the match that completed it."""
 
 
 class RuleCounts(msgspec.Struct, frozen=True):
-    """What one rule did in one request."""
+    """What became of one rule's matches in one request; `matches` is the sum of the others."""
 
     matches: int = 0
     emitted: int = 0
+    """Raised as alerts."""
     limited: int = 0
+    suppressed: dict[str, int] = {}
+    """By the name of the exception."""
+    building_block: int = 0
+    """Of a rule with `emit: false`."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -129,6 +183,9 @@ class RequestRecord(msgspec.Struct, frozen=True):
     """float32 [tokens, features], NaN where a token was not observed."""
     phases: bytes
     """uint8 [tokens], indices into `PHASES`."""
+    client: str | None = None
+    uncovered: list[str] = []
+    """Rules whose `min_coverage` was missed: their silence means nothing here."""
 
     def score_array(self) -> npt.NDArray[np.float32]:
         """[tokens, features]"""

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
 from saeguard.monitor.phases import ReasoningTracker, phases_of
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import TokenTexts
-from saeguard.rules import Engine, Match, RuleCount
+from saeguard.rules import Engine, Match
 
 GRACE_S = 5.0
 """How long an announced end waits for rows, and rows wait for an announced start."""
@@ -39,14 +40,6 @@ class Detection:
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A request has ended and all that can be known of it is known."""
-
-    request: LiveRequest
-    counts: list[RuleCount]
-
-
 @dataclass(slots=True)
 class _Waiting:
     """Rows of a request whose start has not arrived."""
@@ -63,12 +56,14 @@ class Detector:
         self, engine: Engine, watchlist: str, num_features: int, record_tokens: int
     ) -> None:
         self._engine = engine
+        self._watchlist = watchlist
         self._orders: dict[str, Order | None] = {watchlist: None}
         self._table = RowTable(record_tokens, num_features)
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
         self._waiting: dict[str, _Waiting] = {}
         self._tap_calls: dict[int, list[int]] = {}
+        self._num_unevaluated = 0  # by engines before this one
         self.taps_alive: dict[int, bool] = {}
         """Worker rank -> its taps ran in its last step."""
         self.blind = False
@@ -85,7 +80,7 @@ class Detector:
     @property
     def num_unevaluated(self) -> int:
         """Rows that came while the rule engine's table was full."""
-        return self._engine.num_ignored_tokens
+        return self._num_unevaluated + self._engine.num_ignored_tokens
 
     def start(self, message: RequestStart, texts: TokenTexts) -> list[Detection]:
         """A request was announced; rows that waited for it are evaluated."""
@@ -130,7 +125,7 @@ class Detector:
         known_starts = np.concatenate([[0], np.cumsum(counts[known])])
         return self._take(frame, requests, known_starts, rows, fault) if requests else []
 
-    def finished(self, now_s: float) -> Iterator[Finished]:
+    def finished(self, now_s: float) -> Iterator[LiveRequest]:
         """Requests that are complete, or whose missing rows have been waited for long enough.
 
         What is kept of a request is lost with the next turn of the iterator.
@@ -140,7 +135,8 @@ class Detector:
             if request.is_complete or now_s >= request.deadline_s:
                 del self._ended[req_id], self._requests[req_id]
                 try:
-                    yield Finished(request, self._engine.finish(req_id))
+                    self._engine.finish(req_id)
+                    yield request
                 finally:  # also when whoever asked fails at it
                     if request.slot >= 0:
                         self._table.close(request.slot)
@@ -153,6 +149,24 @@ class Detector:
     def accept_watchlist(self, watchlist: str, order: Order) -> None:
         """Take frames with this digest, too: workers change from one watchlist to the next."""
         self._orders[watchlist] = order
+
+    def adopt(self, engine: Engine, watchlist: str, order: Order | None) -> None:
+        """Run other rules from the next row on, over live requests as well. When it fails,
+        everything stays as it was.
+
+        Args:
+            engine: a new one, with the new rules.
+            watchlist: digest of the one whose columns it reads.
+            order: where each of those columns is in the watchlist until now; None: in the same
+                place.
+        """
+        live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
+        carry_over(live, engine, order)
+        if order is not None:
+            self._table.rearrange(order)
+            self._orders = {watchlist: None, self._watchlist: order}
+        self._num_unevaluated += self._engine.num_ignored_tokens
+        self._engine, self._watchlist = engine, watchlist
 
     def forget_worker(self, worker: int) -> None:
         """It has started anew: its counters count from nothing again."""

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from saeguard.monitor.alerts import Coverage, RequestRecord, RuleCounts
 from saeguard.monitor.messages import RequestEnd, RequestStart
 from saeguard.monitor.phases import ReasoningTracker
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
-from saeguard.rules import RequestContext, RuleCount
+from saeguard.rules import RequestContext
+from saeguard.rules.matches import Decision, Outcome
+
+
+class _Kind(NamedTuple):
+    """What distinguishes one decision from another in a request's account."""
+
+    rule_id: str
+    rule_name: str
+    outcome: Outcome
+    exception: str
 
 
 @dataclass(slots=True)
@@ -32,7 +43,10 @@ class LiveRequest:
     is_evaluated: bool = True
     """False: the rule engine had no room for it, so its rows count as unseen."""
     unseen: Counter[str] = field(default_factory=Counter)
-    num_alerts: int = 0
+    decisions: Counter[_Kind] = field(default_factory=Counter)
+    """How often it was decided so about a match in this request, under whatever rule set."""
+    uncovered: list[str] = field(default_factory=list)
+    """Names of rules whose `min_coverage` it missed."""
     end: RequestEnd | None = None
     missing_reason: str = "dropped_frame"
     """Why rows that never came are missing."""
@@ -45,8 +59,21 @@ class LiveRequest:
             model=self.start.model,
             lora=self.start.lora,
             tenant=self.start.tenant,
+            client=self.start.client,
             id=self.start.external_id,
         )
+
+    def count(self, decision: Decision) -> None:
+        """Enter what became of a match into the request's account."""
+        rule = decision.match.rule
+        self.decisions[_Kind(rule.id, rule.name, decision.outcome, decision.exception or "")] += 1
+
+    def matches_by_id(self) -> dict[str, int]:
+        """Rule id -> how often the rule has matched so far."""
+        matches: Counter[str] = Counter()
+        for kind, count in self.decisions.items():
+            matches[kind.rule_id] += count
+        return dict(matches)
 
     @property
     def prompt_len(self) -> int:
@@ -86,7 +113,7 @@ class LiveRequest:
         unseen[self.missing_reason] += max(0, self.end.num_scheduled - self._num_accounted)
         return _coverage(self.end.num_scheduled + self.end.num_cached, self.num_observed, unseen)
 
-    def record(self, counts: list[RuleCount], features: tuple[str, ...]) -> RequestRecord:
+    def record(self, features: tuple[str, ...]) -> RequestRecord:
         """What is stored of a request that ended, with the rows that are still kept."""
         assert self.end is not None
         rows, phases = self.table.get(self.slot)
@@ -103,14 +130,36 @@ class LiveRequest:
             start_time_ns=self.start.time_ns,
             end_time_ns=self.end.time_ns,
             coverage=self.coverage(),
-            counts={c.rule.name: RuleCounts(c.matches, c.emitted, c.limited) for c in counts},
+            counts=_rule_counts(self.decisions),
             features=list(features),
             token_ids=token_ids,
             texts=None if token_ids is None else [self.texts.text(t) for t in token_ids],
             first_recorded=int(rows.positions[0]) if len(rows.positions) else 0,
             scores=rows.scores.tobytes(),
             phases=phases.tobytes(),
+            client=self.start.client,
+            uncovered=self.uncovered,
         )
+
+
+def _rule_counts(decisions: Counter[_Kind]) -> dict[str, RuleCounts]:
+    counts: dict[str, RuleCounts] = {}
+    for name in sorted({kind.rule_name for kind in decisions}):
+        of_rule = [(kind, n) for kind, n in decisions.items() if kind.rule_name == name]
+        by_outcome: Counter[str] = Counter()
+        suppressed: Counter[str] = Counter()
+        for kind, n in of_rule:
+            by_outcome[kind.outcome] += n
+            if kind.outcome == "suppressed":
+                suppressed[kind.exception] += n
+        counts[name] = RuleCounts(
+            matches=by_outcome.total(),
+            emitted=by_outcome["alert"],
+            limited=by_outcome["limited"],
+            suppressed=dict(suppressed),
+            building_block=by_outcome["building_block"],
+        )
+    return counts
 
 
 def _coverage(scheduled: int, observed: int, unseen: Counter[str]) -> Coverage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.messages import FrameArrays, Ints
 from saeguard.monitor.phases import Codes
 
@@ -71,6 +72,28 @@ class RowTable:
         token_ids = np.where(observed, self._token_ids[slot, cells], -1)
         phases = np.where(observed, self._phases[slot, cells], 0).astype(np.uint8)
         return FrameArrays(scores, token_ids, positions), phases
+
+    def kept(self, slot: int) -> tuple[FrameArrays, Codes]:
+        """The rows that are kept of a request, in the order of their positions, as copies."""
+        positions = self._positions[slot]
+        oldest = max(0, int(positions.max()) + 1 - self.num_kept)
+        cells = np.flatnonzero(positions >= oldest)
+        cells = cells[positions[cells].argsort()]
+        rows = FrameArrays(
+            self._scores[slot, cells], self._token_ids[slot, cells], positions[cells]
+        )
+        return rows, self._phases[slot, cells]
+
+    def rearrange(self, order: Order) -> None:
+        """Change what the columns of the scores are; those without a source become NaN.
+
+        Args:
+            order: where each new column is among the present ones.
+        """
+        scores = np.empty((*self._scores.shape[:2], len(order)), np.float32)
+        for slot in set(range(len(scores))) - set(self._free):
+            scores[slot] = arranged(self._scores[slot], order)
+        self._scores = scores
 
     def _grow(self) -> None:
         before = len(self._positions)

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -18,19 +17,16 @@ from typing import Protocol, TypeVar
 import msgspec
 import zmq
 
-from saeguard.monitor.alerting import AlertMaker, is_worth_recording
-from saeguard.monitor.config import Config, read_rules
+from saeguard.monitor.config import Config
 from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
-from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.logging import log_alert, logger
+from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, TapStatus, decode
+from saeguard.monitor.reporting import Reporter
+from saeguard.monitor.rulebook import load_rulebook
 from saeguard.monitor.store import Store
-from saeguard.monitor.store_file import StoreError
 from saeguard.monitor.tokens import TokenTexts
-from saeguard.monitor.watchlist import load as load_watchlist
-from saeguard.rules import Engine
 
 _POLL_S = 0.05
 _GATHER_S = 0.015
@@ -54,26 +50,18 @@ class Service:
         Raises:
             ConfigError, WatchlistError, StoreError: the monitor cannot do its work as configured.
         """
-        ruleset = read_rules(config.rules)
-        watchlist = load_watchlist(config.watchlist)
-        try:
-            engine = Engine(ruleset, watchlist.columns)
-        except ValueError as error:
-            raise ConfigError(
-                f"{config.watchlist}: {error}", "the rules have changed: run saeguard compile again"
-            ) from error
-        self._config = config
-        self._make = AlertMaker(ruleset, watchlist)
+        self._book = load_rulebook(config)
+        watchlist = self._book.watchlist
         self._detector = Detector(
-            engine, watchlist.digest, len(watchlist.columns), config.record_tokens
+            self._book.engine, watchlist.digest, len(watchlist.columns), config.record_tokens
         )
         captured = config.capture_text == "window"
         self._texts = lru_cache(lambda file: TokenTexts(file, captured))
-        self._totals: Counter[str] = Counter()
-        self._unsaved: Counter[str] = Counter()
         self._dropped: dict[int, int] = {}
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
+        self._reporter = Reporter(self._store)
+        self._reporter.introduce(self._book)
         self._senders = {}
         for wanted in config.destinations:
             destination = load_destination(wanted.kind, wanted.options)
@@ -81,10 +69,8 @@ class Service:
         self._inbox: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
         self._inbox.bind(endpoint)
-        for rule in ruleset.rules:  # every series starts at zero, or its first alert is no increase
-            self._totals[f"alerts/{rule.name}/{rule.severity}"] = 0
         self._metrics = _start_metrics(config, self.totals)
-        log.info("watching", rules=len(ruleset.rules), features=list(watchlist.columns))
+        log.info("watching", rules=len(self._book.ruleset.rules), features=list(watchlist.columns))
 
     def run(self, should_stop: Stop) -> None:
         """Serve until told to stop, then take in what is still on its way."""
@@ -108,7 +94,10 @@ class Service:
 
     def totals(self) -> Mapping[str, int]:
         """Counters and gauges by name, for metrics."""
+        ruleset = self._book.ruleset
         live = {
+            f"ruleset/info/{ruleset.sha256}/{ruleset.version}": 1,
+            "correlations/evicted": self._book.decider.num_evicted,
             "requests/live": self._detector.num_live,
             "frames/dropped": sum(self._dropped.values()),
             "rows/nonfinite": self._detector.num_nonfinite,
@@ -117,7 +106,7 @@ class Service:
             "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
             **{f"delivery/pending/{name}": s.pending for name, s in self._senders.items()},
         }
-        return {**self._totals, **live}
+        return {**self._reporter.totals, **live}
 
     def _turn(self) -> bool:
         """Take in one batch of messages; False when there was none."""
@@ -146,12 +135,12 @@ class Service:
         try:
             return act(value)
         except Exception as error:
-            self._totals["messages/failed"] += 1
+            self._reporter.count({"messages/failed": 1})
             log.error("failed", what=act.__name__, error=repr(error))
             return None
 
     def _observe(self, step: Step) -> None:
-        self._raise_alerts(self._detector.observe(*step, time.monotonic()))
+        self._decide(self._detector.observe(*step, time.monotonic()))
         self._report_taps(step[0])
 
     def _accept(self, data: bytes) -> list[Step]:
@@ -159,7 +148,7 @@ class Service:
         try:
             message, arrays = decode(data)
         except (msgspec.MsgspecError, ValueError) as error:
-            self._count({"messages/unreadable": 1})
+            self._reporter.count({"messages/unreadable": 1})
             log.error("unreadable_message", error=str(error))
             return []
         match message:
@@ -167,7 +156,7 @@ class Service:
                 return [(message, arrays)]
             case RequestStart():
                 texts = self._texts(message.tokenizer_file)
-                self._raise_alerts(self._detector.start(message, texts))
+                self._decide(self._detector.start(message, texts))
             case RequestEnd():
                 self._detector.end(message, time.monotonic())
             case TapStatus():
@@ -184,37 +173,15 @@ class Service:
             log.critical("blind", worker=status.rank, reason=status.reason)
         self._detector.blind = bool(self._dead)
 
-    def _raise_alerts(self, detections: list[Detection]) -> None:
-        for detection in detections:
-            rule = detection.match.rule
-            if detection.match.limited:
-                self._count({f"limited/{rule.name}/{rule.severity}": 1})
-                continue
-            alert = self._make.alert(detection)
-            detection.request.num_alerts += 1
-            self._count({f"alerts/{rule.name}/{rule.severity}": 1})
-            log_alert(alert)
-            try:
-                self._store.add_alert(alert)
-            except StoreError as error:  # the disk and the queue are full: the log line is left
-                self._count({"alerts_not_stored": 1})
-                log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
+    def _decide(self, detections: list[Detection]) -> None:
+        for decision, detection in self._book.decide(detections):
+            self._reporter.decided(decision, detection, self._book)
 
     def _finish_requests(self, now_s: float) -> None:
-        for finished in self._detector.finished(now_s):
-            request = finished.request
-            coverage = request.coverage()
-            self._count(
-                {
-                    "requests/finished": 1,
-                    "tokens/scheduled": coverage.scheduled,
-                    "tokens/observed": coverage.observed,
-                    **{f"tokens/unseen/{why}": n for why, n in coverage.unseen.items()},
-                }
-            )
-            if is_worth_recording(request):
-                self._store.add_request(self._make.record(finished))
-        self._save_totals()
+        for request in self._detector.finished(now_s):
+            self._book.decider.finish(request.start.req_id)
+            self._reporter.finished(request, self._book)
+        self._reporter.save_totals()
 
     def _report_taps(self, frame: Frame) -> None:
         """Keep a worker's count of drops, and say once when its taps stop running."""
@@ -226,15 +193,6 @@ class Service:
 
     def _blind(self) -> bool:
         return bool(self._dead) or not all(self._detector.taps_alive.values())
-
-    def _count(self, counts: Mapping[str, int]) -> None:
-        self._totals.update(counts)
-        self._unsaved.update(counts)
-
-    def _save_totals(self) -> None:
-        if self._unsaved:
-            self._store.add_totals(dict(self._unsaved))
-            self._unsaved.clear()
 
 
 class Stop:

@@ -30,7 +30,6 @@ class RequestReporter:
 
     def started(self, request: Any) -> None:
         extra = (request.sampling_params and request.sampling_params.extra_args) or {}
-        tenant = extra.get("tenant")
         message = RequestStart(
             req_id=request.request_id,
             external_id=_external_id(request.request_id),
@@ -40,7 +39,8 @@ class RequestReporter:
             time_ns=time.time_ns(),
             lora=request.lora_request.lora_name if request.lora_request else None,
             trace_headers=dict(request.trace_headers) if request.trace_headers else None,
-            tenant=None if tenant is None else str(tenant),
+            tenant=_text(extra.get("tenant")),
+            client=_text(extra.get("client")),
         )
         self._num_scheduled.setdefault(request.request_id, 0)
         self._outbox.post(lambda: (message, None))
@@ -128,6 +128,10 @@ def _observe(
         return result
 
     setattr(target, name, observed)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _external_id(req_id: str) -> str:

@@ -1,0 +1,110 @@
+"""Makes durable and counts whatever the monitor decides: alerts, requests, totals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from saeguard.monitor.alerting import is_worth_recording
+from saeguard.monitor.alerts import Alert
+from saeguard.monitor.detector import Detection
+from saeguard.monitor.logging import log_alert, logger
+from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.rulebook import Rulebook
+from saeguard.monitor.store import Store
+from saeguard.monitor.store_file import StoreError
+from saeguard.rules import Rule
+from saeguard.rules.matches import Decision
+
+log = logger("saeguard.monitor")
+
+
+class Reporter:
+    """Writes to the store, the log and the totals. Totals are named as in `store.py`."""
+
+    def __init__(self, store: Store) -> None:
+        self.totals: Counter[str] = Counter()
+        self._unsaved: Counter[str] = Counter()
+        self._store = store
+
+    def introduce(self, book: Rulebook) -> None:
+        """Every series of a rule starts at zero, or its first alert is no increase."""
+        for rule in book.ruleset.rules:
+            for outcome in ("alerts", "limited") if rule.emit else ("building_blocks",):
+                self.totals.setdefault(_key(outcome, rule), 0)
+            for exception in rule.exceptions:
+                self.totals.setdefault(_key("suppressed", rule, exception.name), 0)
+            if rule.min_coverage:
+                self.totals.setdefault(_key("uncovered", rule), 0)
+        if stopping := [rule.name for rule in book.ruleset.rules if rule.action == "stop"]:
+            log.warning(
+                "stop_not_supported", rules=stopping, now="they raise alerts and stop no request"
+            )
+
+    def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> None:
+        """Enter what became of a match, and raise the alert if it is one."""
+        detection.request.count(decision)
+        rule = decision.match.rule
+        match decision.outcome:
+            case "alert":
+                self.count({_key("alerts", rule): 1})
+                self.raise_alert(book.maker.alert(decision, detection))
+            case "limited":
+                self.count({_key("limited", rule): 1})
+            case "suppressed":
+                self.count({_key("suppressed", rule, decision.exception or ""): 1})
+            case "building_block":
+                self.count({_key("building_blocks", rule): 1})
+
+    def raise_alert(self, alert: Alert) -> None:
+        """Into the log and the store."""
+        log_alert(alert)
+        try:
+            self._store.add_alert(alert)
+        except StoreError as error:  # the disk and the queue are full: the log line is left
+            self.count({"alerts_not_stored": 1})
+            log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
+
+    def finished(self, request: LiveRequest, book: Rulebook) -> None:
+        """Enter a request that has ended, and keep it if somebody will want to look at it."""
+        coverage = request.coverage()
+        self.count(
+            {
+                "requests/finished": 1,
+                "tokens/scheduled": coverage.scheduled,
+                "tokens/observed": coverage.observed,
+                **{f"tokens/unseen/{why}": n for why, n in coverage.unseen.items()},
+            }
+        )
+        self._find_uncovered(request, coverage.share, book)
+        if is_worth_recording(request):
+            self._store.add_request(book.maker.record(request))
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Add to totals that outlive the process."""
+        self.totals.update(counts)
+        self._unsaved.update(counts)
+
+    def save_totals(self) -> None:
+        """Hand the store what was counted since the last time."""
+        if self._unsaved:
+            self._store.add_totals(dict(self._unsaved))
+            self._unsaved.clear()
+
+    def _find_uncovered(self, request: LiveRequest, share: float, book: Rulebook) -> None:
+        """Note the rules that asked to see more of the request than was seen."""
+        rules = [rule for rule in book.ruleset.rules if share < rule.min_coverage]
+        uncovered = [rule for rule in rules if rule.scope.admits(request.context)]
+        if uncovered:
+            request.uncovered = [rule.name for rule in uncovered]
+            self.count({_key("uncovered", rule): 1 for rule in uncovered})
+            log.warning(
+                "uncovered",
+                request_id=request.start.external_id,
+                rules=request.uncovered,
+                seen=round(share, 4),
+            )
+
+
+def _key(metric: str, rule: Rule, *labels: str) -> str:
+    return "/".join((metric, rule.name, rule.severity, *labels))
