@@ -179,6 +179,7 @@ class Exemption:
     clients: tuple[str, ...] = ()
     expires: date | None = None
     """The last day, in UTC, on which it applies."""
+    location: Location | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,132 @@
+"""Lints of rules that need a person's attention: old, let off, doubled, or hard to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from datetime import date, timedelta
+
+from saeguard.rules.conditions import AtLeast, Condition, Name, operands_of
+from saeguard.rules.lints.finding import Remark, about
+from saeguard.rules.model import Correlation, Exemption, Rule, RuleSet, StepSequence
+
+SOON = timedelta(days=30)
+
+
+def deprecated(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """A rule whose status is `deprecated`, or one that builds on such a rule. Remove it, or
+    move to its successor."""
+    old = {rule.name for rule in ruleset.rules if rule.status == "deprecated"}
+    for rule in ruleset.rules:
+        if rule.name in old:
+            yield about(rule, f"rule '{rule.name}' is deprecated")
+        for name in sorted(old & _built_on(rule)):
+            yield about(rule, f"rule '{rule.name}' builds on '{name}', which is deprecated")
+
+
+def expired_exception(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An exception whose last day is over: it no longer holds anything back. Remove it, or
+    renew it with a reason."""
+    for rule, exemption, expires in _expiring(ruleset):
+        if expires < today:
+            yield _at(rule, exemption, f"exception '{exemption.name}' expired on {expires}")
+
+
+def expiring_exception(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An exception that ends within 30 days. What it holds back will be alerts from then on."""
+    for rule, exemption, expires in _expiring(ruleset):
+        if today <= expires <= today + SOON:
+            yield _at(rule, exemption, f"exception '{exemption.name}' expires on {expires}")
+
+
+def permanent_exception(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An exception without `expires`: nobody will be asked again whether it is still right."""
+    for rule in ruleset.rules:
+        for exemption in rule.exceptions:
+            if exemption.expires is None:
+                yield _at(rule, exemption, f"exception '{exemption.name}' never expires")
+
+
+def duplicate_rule(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """Two rules that look at the same tokens and ask for the same, whatever their names. Each
+    match gives two alerts; keep one of them."""
+    first: dict[Hashable, Rule] = {}
+    for rule in ruleset.rules:
+        original = first.setdefault(_meaning(rule), rule)
+        if original is not rule:
+            yield about(
+                rule,
+                f"rule '{rule.name}' asks for the same as '{original.name}' ({original.location})",
+            )
+
+
+def no_falsepositives(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """A rule that does not say what else makes it fire. Who gets its alerts will want to know:
+    list what you have seen under `falsepositives`."""
+    for rule in ruleset.rules:
+        if rule.emit and not rule.falsepositives:
+            yield about(rule, f"rule '{rule.name}' names no false positives")
+
+
+def bare_message(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """A rule whose message shows no number or token. `{signal.NAME.value}` tells by how much a
+    threshold was passed, `{count}` how many matches a correlation counted."""
+    for rule in ruleset.rules:
+        shown = {placeholder.path[0] for placeholder in rule.message.placeholders()}
+        if rule.emit and not shown & {"signal", "count"}:
+            yield about(rule, f"the message of '{rule.name}' shows nothing of what was measured")
+
+
+def _expiring(ruleset: RuleSet) -> Iterator[tuple[Rule, Exemption, date]]:
+    for rule in ruleset.rules:
+        for exemption in rule.exceptions:
+            if exemption.expires is not None:
+                yield rule, exemption, exemption.expires
+
+
+def _at(rule: Rule, exemption: Exemption, message: str) -> Remark:
+    return Remark(exemption.location or rule.location, message, rule.location)
+
+
+def _built_on(rule: Rule) -> set[str]:
+    """Rules that a correlation counts, and building blocks that a condition names."""
+    if isinstance(rule.detection, Correlation):
+        return set(rule.detection.rules)
+    return {block for signal in rule.signals if (block := signal.name.rpartition(".")[0])}
+
+
+def _meaning(rule: Rule) -> Hashable:
+    """Equal for rules that match on the same tokens of the same requests, whatever their names."""
+    signals = {
+        signal.name: (signal.aggregate, signal.comparison, signal.threshold, signal.upper)
+        for signal in rule.signals
+    }
+    return (
+        _meaning_of_detection(rule.detection, signals),
+        rule.scope,
+        rule.for_tokens,
+        rule.keep_firing_for,
+        rule.emit,
+    )
+
+
+def _meaning_of_detection(
+    detection: Condition | StepSequence | Correlation, signals: Mapping[str, Hashable]
+) -> Hashable:
+    match detection:
+        case Correlation():
+            return detection
+        case StepSequence(steps, within, unless):
+            every = (*steps, unless) if unless else steps
+            whens = tuple((_meaning_of(step.when, signals), step.phases) for step in every)
+            return whens, within, unless is None
+    return _meaning_of(detection, signals)
+
+
+def _meaning_of(condition: Condition, signals: Mapping[str, Hashable]) -> Hashable:
+    """The condition with its signals in place of their names, and operands in no order."""
+    if isinstance(condition, Name):
+        return signals[condition.name]
+    operands = Counter(_meaning_of(operand, signals) for operand in operands_of(condition))
+    count = condition.count if isinstance(condition, AtLeast) else None
+    return type(condition), count, frozenset(operands.items())
