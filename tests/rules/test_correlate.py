@@ -6,12 +6,10 @@ import itertools
 import random
 
 import pytest
-from tests.rules.decisions import correlation, event, make_rule
 
 from saeguard.rules.correlate import Correlator
 from saeguard.rules.model import Correlation
-
-MINUTE = 60 * 10**9
+from tests.rules.decisions import correlation, event, make_rule
 
 
 def value(event, key):

@@ -7,14 +7,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from tests.rules.decisions import correlation, make_match, make_rule, make_ruleset
 
 from saeguard.rules import RequestContext
 from saeguard.rules.decide import Decider, expired_exceptions
 from saeguard.rules.errors import Location
 from saeguard.rules.model import Exemption, Limit
+from tests.rules.decisions import correlation, make_match, make_rule, make_ruleset
 
-HOUR_NS = 3600 * 10**9
 NOWHERE = RequestContext()
 
 
