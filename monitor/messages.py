@@ -79,6 +79,10 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """[requests], how many of each one's last rows read speculated tokens; empty: none at all."""
 
 
+SwapState = Literal["ready", "done", "refused"]
+"""`done`: from the worker's next step on, the new rows make the scores."""
+
+
 class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """What a worker answers to `Swap` (worker)."""
 
@@ -87,8 +91,7 @@ class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """How many there are: each must answer."""
     watchlist: str
     """The digest that was asked for."""
-    state: Literal["ready", "done", "refused"]
-    """`done`: from the next step on, its rows make the scores."""
+    state: SwapState
     reason: str = ""
     """Why it was refused."""
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from saeguard.monitor.errors import SaeguardError
@@ -138,30 +139,54 @@ def load(path: Path) -> Watchlist:
     if not path.is_file():
         raise WatchlistError(f"{path}: no such watchlist", "make it with: saeguard compile RULES")
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("saeguard", "null"))
-            if not header or header.get("version") != FORMAT_VERSION:
-                raise WatchlistError(
-                    f"{path}: not a watchlist of format {FORMAT_VERSION}",
-                    "run saeguard compile again",
-                )
-            sites = tuple(
-                _read_site(site, {name: file.get_tensor(f"site.{i}.{name}") for name in _ARRAYS})
-                for i, site in enumerate(header["sites"])
+        # Not mapped into memory: were the file cut short by somebody meanwhile, that would end us.
+        data = path.read_bytes()
+        tensors = load_tensors(data)
+        header = _header(data)
+        if not header or header.get("version") != FORMAT_VERSION:
+            raise WatchlistError(
+                f"{path}: not a watchlist of format {FORMAT_VERSION}", "run saeguard compile again"
             )
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        sites = tuple(
+            _read_site(site, {name: tensors[f"site.{i}.{name}"] for name in _ARRAYS})
+            for i, site in enumerate(header["sites"])
+        )
+        for site in sites:
+            _check_shapes(site, header["d_model"])
+        watchlist, digest = build(header["d_model"], sites), header["digest"]
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WatchlistError(
             f"{path}: cannot be read as a watchlist: {error}", "run saeguard compile again"
         ) from error
-    watchlist = build(header["d_model"], sites)
-    if watchlist.digest != header["digest"]:
+    if watchlist.digest != digest:
         raise WatchlistError(f"{path}: was changed after it was made", "run saeguard compile again")
     return watchlist
+
+
+def _header(data: bytes) -> Any:
+    """What `save` put beside the tensors; None where there is nothing."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8:end]).get("__metadata__") or {}
+    return json.loads(metadata.get("saeguard", "null"))
 
 
 def _read_site(header: dict[str, Any], arrays: dict[str, Floats]) -> Site:
     features = tuple(WatchedFeature(**feature) for feature in header["features"])
     return Site(layer=header["layer"], features=features, **arrays)
+
+
+def _check_shapes(site: Site, d_model: int) -> None:
+    num_features, num_golden = len(site.features), len(site.golden_inputs)
+    wanted = {
+        "weight": (num_features, d_model),
+        "bias": (num_features,),
+        "threshold": (num_features,),
+        "golden_inputs": (num_golden, d_model),
+        "golden_scores": (num_golden, num_features),
+    }
+    for name, shape in wanted.items():
+        if getattr(site, name).shape != shape:
+            raise ValueError(f"{name} of layer {site.layer} is not of shape {shape}")
 
 
 def _description(d_model: int, sites: Sequence[Site]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,23 @@ def test_a_changed_file_is_refused(tmp_path: Path):
 def test_what_is_no_watchlist_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(wl.WatchlistError, match="watchlist"):
+        wl.load(tmp_path / "w")
+
+
+@pytest.mark.parametrize("num_bytes", [4, 100, 2000, 5000])
+def test_a_file_cut_short_is_refused(tmp_path: Path, num_bytes: int):
+    wl.save(make_watchlist([1]), tmp_path / "w")
+    content = (tmp_path / "w").read_bytes()
+    (tmp_path / "w").write_bytes(content[:num_bytes])
+    with pytest.raises(wl.WatchlistError, match="cannot be read"):
+        wl.load(tmp_path / "w")
+
+
+def test_rows_that_do_not_fit_their_features_are_refused(tmp_path: Path):
+    watchlist = make_watchlist([1])
+    site = replace(watchlist.sites[0], bias=np.zeros(3, np.float32))
+    wl.save(wl.build(watchlist.d_model, [site]), tmp_path / "w")
+    with pytest.raises(wl.WatchlistError, match=r"bias of layer 1 is not of shape \(5,\)"):
         wl.load(tmp_path / "w")
 
 
