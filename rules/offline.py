@@ -13,6 +13,7 @@ from saeguard.rules.decide import Decider
 from saeguard.rules.engine import Engine
 from saeguard.rules.matches import Decision
 from saeguard.rules.model import RuleSet
+from saeguard.rules.phases import Phase
 from saeguard.rules.scope import RequestContext
 
 
@@ -25,7 +26,7 @@ class RecordedRequest:
     """The scores of one request, and what rules may know about it.
 
     Raises:
-        RecordingError: the arrays disagree about the number of tokens or columns.
+        RecordingError: the arrays do not fit together, or hold what cannot be.
     """
 
     context: RequestContext
@@ -44,15 +45,27 @@ class RecordedRequest:
     """Where it was read, for error messages: `runs.jsonl:12`."""
 
     def __post_init__(self) -> None:
+        for mistake in self._mistakes():
+            raise RecordingError(f"{self.source}: {mistake}" if self.source else mistake)
+
+    def _mistakes(self) -> Iterator[str]:
         num_tokens = len(self.positions)
         if self.scores.shape != (num_tokens, len(self.columns)):
-            raise RecordingError(
-                f"{self.source}: scores are {'x'.join(map(str, self.scores.shape))}, but there are "
-                f"{num_tokens} positions and {len(self.columns)} columns"
-            )
+            shape = "x".join(map(str, self.scores.shape))
+            yield f"scores are {shape}, for {num_tokens} tokens and {len(self.columns)} features"
         for name, array in (("phases", self.phases), ("token ids", self.token_ids)):
-            if array is not None and array.shape != (num_tokens,):
-                raise RecordingError(f"{self.source}: {len(array)} {name} for {num_tokens} tokens")
+            if array is not None and len(array) != num_tokens:
+                yield f"{len(array)} {name} for {num_tokens} tokens"
+        if len(set(self.columns)) < len(self.columns):
+            yield f"a feature has two columns: {', '.join(self.columns)}"
+        if np.isinf(self.scores).any():
+            yield "a score is infinite"
+        if (self.phases >= len(Phase)).any():
+            yield f"{self.phases.max()} is the code of no phase"
+        if (np.diff(self.positions, prepend=-1) <= 0).any():
+            yield "positions must rise from token to token, from 0 on"
+        if not 0 <= self.time_ns < 2**63:
+            yield "its time is not within 1970 to 2262"
 
 
 def play(ruleset: RuleSet, requests: Sequence[RecordedRequest]) -> Iterator[Decision]:
