@@ -55,6 +55,8 @@ class Config(_Strict):
     version: Literal[1]
     rules: Annotated[tuple[Path, ...], Field(min_length=1)]
     watchlist: Path
+    reload: bool = True
+    """Take up changes of rules and watchlist while the monitor runs."""
     fail: Literal["open", "closed"] = "open"
     """When monitoring is impossible: serve unwatched, loudly, or do not serve."""
     store: Path = Path("saeguard-alerts.sqlite")
@@ -75,12 +77,13 @@ class Config(_Strict):
     @field_validator("rules", "watchlist", "store", "run_dir")
     @classmethod
     def _absolute(cls, value: Any, info: Any) -> Any:
+        """Links are not followed: where they lead may change, as in a Kubernetes ConfigMap."""
         if value is None:
             return None
         base = info.data["path"].parent
         if isinstance(value, tuple):
-            return tuple((base / path).resolve() for path in value)
-        return (base / value).resolve()
+            return tuple(base / path for path in value)
+        return base / value
 
     @model_validator(mode="after")
     def _reachable(self) -> Config:
@@ -95,7 +98,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: the file is missing or wrong; every fault as `file:line:column: message`.
     """
-    path = path.resolve()
+    path = path.absolute()
     try:
         document = read_document(path)
     except RuleErrors as errors:

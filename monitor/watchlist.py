@@ -86,6 +86,16 @@ class Watchlist:
         return tuple(feature.name for site in self.sites for feature in site.features)
 
     @property
+    def identities(self) -> tuple[str, ...]:
+        """Of each score column, a text that only a feature of the same name and row has."""
+        return tuple(
+            f"{feature.name} {site.layer} {feature.kind} {feature.source_sha256} {feature.index}"
+            f" {feature.units}"
+            for site in self.sites
+            for feature in site.features
+        )
+
+    @property
     def labels(self) -> dict[str, str]:
         return {f.name: f.label for site in self.sites for f in site.features if f.label}
 
