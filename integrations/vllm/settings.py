@@ -113,6 +113,11 @@ def inbox_endpoint(vllm_config: Any, config: Config) -> str:
     return f"ipc://{run_directory(vllm_config, config) / 'inbox'}"
 
 
+def control_endpoint(vllm_config: Any, config: Config) -> str:
+    """Where the monitor speaks."""
+    return f"ipc://{run_directory(vllm_config, config) / 'control'}"
+
+
 def _make_private(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -60,7 +60,7 @@ class MonitorProcess:
             logger.error("the monitor did not drain within %.0f s; killing it", timeout_s)
             self._process.kill()
             self._process.wait()
-        for name in ("inbox", "ready"):
+        for name in ("inbox", "control", "ready"):
             (self._run_dir / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._run_dir.rmdir()  # unless it holds what is not ours

@@ -9,63 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.library import Library
 
+from saeguard.integrations.vllm import op
 from saeguard.integrations.vllm.architectures import architecture_of, stream_of, tapped_module
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.watchlist import Site, Watchlist
 
-_OP_VERSION = 1
 _CAPACITY_STEP = 64
-_LIBRARY = Library("saeguard", "FRAGMENT")  # the op lives as long as this object
-
-
-def _tap(
-    stream: torch.Tensor,
-    rows: torch.Tensor,
-    bias: torch.Tensor,
-    threshold: torch.Tensor,
-    scores: torch.Tensor,
-    calls: torch.Tensor,
-) -> None:
-    num_tokens = min(stream.shape[0], scores.shape[0])
-    stream = stream[:num_tokens]
-    if rows.dtype == torch.float32:
-        p = nn.functional.linear(stream.float(), rows, bias)
-    else:  # hi + lo rows: bf16 products, summed in fp32, as exact as fp32 rows (research: 0 flips)
-        both = torch.mm(stream.to(rows.dtype), rows.t(), out_dtype=torch.float32)
-        capacity = bias.shape[0]
-        p = both[:, :capacity] + both[:, capacity:] + bias
-    # Written this way round, NaN stays NaN: a broken model must not look safe.
-    scores[:num_tokens].copy_(p.masked_fill_(p <= threshold, 0.0))
-    calls += 1
-
-
-def _tap_fake(
-    stream: torch.Tensor,
-    rows: torch.Tensor,
-    bias: torch.Tensor,
-    threshold: torch.Tensor,
-    scores: torch.Tensor,
-    calls: torch.Tensor,
-) -> None:
-    return None
-
-
-def register_op() -> None:
-    """Define `torch.ops.saeguard.tap`, once per process."""
-    from vllm.utils.torch_utils import direct_register_custom_op
-
-    if not hasattr(torch.ops.saeguard, "tap"):
-        direct_register_custom_op(
-            "tap", _tap, mutates_args=["scores", "calls"], fake_impl=_tap_fake, target_lib=_LIBRARY
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +41,18 @@ class Tap:
         return len(self.site.features)
 
 
+def capacity_for(num_features: int) -> int:
+    """Rows of a layer's buffers. The spare ones are for later watchlists."""
+    return -(-num_features // _CAPACITY_STEP) * _CAPACITY_STEP
+
+
 def make_taps(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap]:
     """The buffers for every site of the watchlist; the model is not touched.
 
     Raises:
         UnsupportedError: the architecture or a layer does not fit.
     """
-    register_op()
+    op.register()
     entry = architecture_of(model)
     parameter = next(model.parameters())
     for site in watchlist.sites:
@@ -122,6 +84,43 @@ def hook(model: nn.Module, taps: list[Tap]) -> None:
         module.register_forward_hook(tap_stream)
 
 
+def refill(taps: Sequence[Tap], watchlist: Watchlist) -> list[Tap]:
+    """These taps with the rows of another watchlist, in tensors of their own on the same device;
+    the buffers in use are not touched. A layer that it does not watch gets no features.
+
+    Raises:
+        UnsupportedError: it does not fit into the buffers that the running graph reads.
+    """
+    d_model = taps[0].site.weight.shape[1]
+    if watchlist.d_model != d_model:
+        raise UnsupportedError(
+            f"the watchlist is for d_model {watchlist.d_model}, but this model has {d_model}",
+            "use SAEs or probes of this model",
+        )
+    sites = {site.layer: site for site in watchlist.sites}
+    tapped = [tap.site.layer for tap in taps]
+    if untapped := sorted(sites.keys() - set(tapped)):
+        raise UnsupportedError(
+            f"the watchlist needs layer {untapped[0]}, and the running graph taps only {tapped}",
+            "restart the server",
+        )
+    return [_refilled(tap, sites.get(tap.site.layer) or _emptied(tap.site)) for tap in taps]
+
+
+@torch.inference_mode()  # the buffers may have been made in it
+def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
+    """Copy refilled rows into the buffers in use, on the current stream, without waiting: whatever
+    that stream runs later reads the new ones.
+    """
+    for tap, source in zip(taps, new, strict=True):
+        for name in ("rows", "bias", "threshold"):
+            tensor: torch.Tensor = getattr(source, name)
+            getattr(tap, name).copy_(tensor, non_blocking=True)
+            if tensor.is_cuda:  # made on another stream: not to be freed before the copy has run
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return [replace(tap, site=source.site) for tap, source in zip(taps, new, strict=True)]
+
+
 def layout_digest(taps: list[Tap]) -> str:
     """What the compiled graph depends on, for vLLM's compile cache: hooks are not part of its
     key.
@@ -135,7 +134,7 @@ def layout_digest(taps: list[Tap]) -> str:
         }
         for tap in taps
     ]
-    return hashlib.sha256(json.dumps([_OP_VERSION, layout]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([op.VERSION, layout]).encode()).hexdigest()
 
 
 def self_test(taps: list[Tap]) -> None:
@@ -164,22 +163,50 @@ def self_test(taps: list[Tap]) -> None:
 
 
 def _make_tap(site: Site, max_tokens: int, device: torch.device, dtype: torch.dtype) -> Tap:
+    capacity = capacity_for(len(site.features))
+    return Tap(
+        site,
+        *_filled(site, capacity, device, dtype),
+        scores=torch.full((max_tokens, capacity), torch.nan, device=device),
+        calls=torch.zeros(1, dtype=torch.int64, device=device),
+    )
+
+
+def _refilled(tap: Tap, site: Site) -> Tap:
+    capacity = len(tap.bias)
+    if len(site.features) > capacity:
+        raise UnsupportedError(
+            f"the watchlist has {len(site.features)} features at layer {site.layer}, and the "
+            f"running graph has room for {capacity}",
+            "restart the server",
+        )
+    rows, bias, threshold = _filled(site, capacity, tap.rows.device, tap.rows.dtype)
+    return replace(tap, site=site, rows=rows, bias=bias, threshold=threshold)
+
+
+def _emptied(site: Site) -> Site:
+    return replace(
+        site,
+        features=(),
+        weight=site.weight[:0],
+        bias=site.bias[:0],
+        threshold=site.threshold[:0],
+        golden_scores=site.golden_scores[:, :0],
+    )
+
+
+def _filled(
+    site: Site, capacity: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, bias and threshold, with unused rows up to the capacity; as in `Tap`."""
     num_features, d_model = site.weight.shape
-    capacity = -(-num_features // _CAPACITY_STEP) * _CAPACITY_STEP
     weight = torch.zeros(capacity, d_model)
     weight[:num_features] = torch.from_numpy(site.weight)
     bias = torch.zeros(capacity)
     bias[:num_features] = torch.from_numpy(site.bias)
     threshold = torch.full((capacity,), torch.inf)
     threshold[:num_features] = torch.from_numpy(site.threshold)
-    return Tap(
-        site=site,
-        rows=_rows(weight, device, dtype),
-        bias=bias.to(device),
-        threshold=threshold.to(device),
-        scores=torch.full((max_tokens, capacity), torch.nan, device=device),
-        calls=torch.zeros(1, dtype=torch.int64, device=device),
-    )
+    return _rows(weight, device, dtype), bias.to(device), threshold.to(device)
 
 
 def _rows(weight: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from vllm.logger import init_logger
 
+from saeguard.integrations.vllm.control import ControlListener
 from saeguard.integrations.vllm.outbox import Build, DirectOutbox, Outbox, ThreadedOutbox
 from saeguard.integrations.vllm.settings import (
     check_supported,
+    control_endpoint,
     inbox_endpoint,
     key_compile_cache,
     load_settings,
 )
 from saeguard.integrations.vllm.step_view import StepView, adapter_for
-from saeguard.integrations.vllm.tap import Tap, hook, layout_digest, make_taps, self_test
+from saeguard.integrations.vllm.swap import WatchlistSwap
+from saeguard.integrations.vllm.tap import (
+    Tap,
+    capacity_for,
+    hook,
+    layout_digest,
+    make_taps,
+    overwrite,
+    self_test,
+)
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Frame, FrameArrays, TapStatus
@@ -30,7 +42,7 @@ _MAX_PENDING_BYTES = 256 * 2**20
 class WorkerMonitor:
     """The taps of one worker and what sends their scores; lives as long as the worker."""
 
-    def __init__(self, worker: Any, watchlist: wl.Watchlist, outbox: Outbox) -> None:
+    def __init__(self, worker: Any, path: Path, watchlist: wl.Watchlist, outbox: Outbox) -> None:
         config = worker.vllm_config
         check_supported(config, worker.device.type)
         model_config = config.model_config
@@ -48,9 +60,9 @@ class WorkerMonitor:
         self._taps: list[Tap] = make_taps(model, watchlist, max_tokens)
         self_test(self._taps)
         self._digest = watchlist.digest
-        self.num_features = len(watchlist.columns)
-        self.layers = [site.layer for site in watchlist.sites]
         self._rank = worker.rank
+        num_workers = config.parallel_config.world_size
+        self.swap = WatchlistSwap(path, watchlist.digest, self._taps, worker.rank, num_workers)
         self._sends = _is_first_tensor_parallel_rank()
         self._outbox = outbox
         self._step = 0
@@ -75,6 +87,21 @@ class WorkerMonitor:
         """Tell the monitor whether it can rely on this worker."""
         status = TapStatus(rank=self._rank, alive=alive, reason=reason)
         self._outbox.post(lambda: (status, None))
+
+    def before_step(self) -> None:
+        """Change to another watchlist if one was handed over. Runs on the engine's thread: enqueues
+        copies, waits for nothing.
+        """
+        new = self.swap.take()
+        if new is None:
+            return
+        self._digest = ""  # should it fail half-way, no frame may claim to be of either
+        try:
+            self._taps = overwrite(self._taps, new.taps)
+            self._digest = new.watchlist
+        except Exception as error:
+            logger.exception("saeguard could not change the watchlist; serving goes on")
+            self.report(False, f"changing the watchlist failed: {error}")
 
     def after_step(self, scheduler_output: Any) -> None:
         """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies
@@ -102,7 +129,7 @@ class WorkerMonitor:
         positions = view.positions.to(torch.int32, copy=True)
         tensors = [scores, token_ids, positions, calls]
         host, ready = self._to_host(tensors)
-        step, now = self._step, time.time_ns()
+        step, now, digest = self._step, time.time_ns(), self._digest
         self._step += 1
 
         def build() -> tuple[Frame, FrameArrays]:
@@ -110,11 +137,11 @@ class WorkerMonitor:
             frame = Frame(
                 worker=self._rank,
                 step=step,
-                watchlist=self._digest,
+                watchlist=digest,
                 req_ids=view.req_ids,
                 row_starts=view.row_starts,
                 tap_calls=host[3].tolist(),
-                num_features=self.num_features,
+                num_features=host[0].shape[1],
                 time_ns=now,
                 dropped_frames=self._outbox.num_dropped,
             )
@@ -152,9 +179,12 @@ def arm(worker: Any) -> None:
         return
     watchlist = wl.load(config.watchlist)
     kind = ThreadedOutbox if worker.device.type == "cuda" else DirectOutbox
-    outbox = kind(inbox_endpoint(worker.vllm_config, config), _max_pending(worker, watchlist))
+    inbox = inbox_endpoint(worker.vllm_config, config)
+    control = control_endpoint(worker.vllm_config, config)
+    outbox = kind(inbox, _max_pending(worker, watchlist))
+    listener: ControlListener | None = None
     try:
-        monitor = WorkerMonitor(worker, watchlist, outbox)
+        monitor = WorkerMonitor(worker, config.watchlist, watchlist, outbox)
     except Exception as error:
         status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
         outbox.post(lambda: (status, None))
@@ -164,12 +194,16 @@ def arm(worker: Any) -> None:
     shutdown = worker.shutdown
 
     def execute_and_observe(scheduler_output: Any) -> Any:
+        monitor.before_step()
         output = execute_model(scheduler_output)
         monitor.after_step(scheduler_output)
         return output
 
     def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
+        nonlocal listener
         result = warm_up(*args, **kwargs)
+        # Not before: a device allocation of another thread would spoil the capture of CUDA graphs.
+        listener = listener or ControlListener(control, inbox, monitor.swap.answer)
         if worker.model_config.enforce_eager:
             monitor.report(True)  # there may have been no warm-up: the frames' counters tell
             return result
@@ -182,6 +216,8 @@ def arm(worker: Any) -> None:
         return result
 
     def shut_down_all(*args: Any, **kwargs: Any) -> Any:
+        if listener is not None:
+            listener.close()
         outbox.close()
         return shutdown(*args, **kwargs)
 
@@ -191,12 +227,13 @@ def arm(worker: Any) -> None:
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.shutdown = shut_down_all
     worker.saeguard = monitor
-    logger.info("saeguard watches %d features at layers %s", monitor.num_features, monitor.layers)
+    layers = [site.layer for site in watchlist.sites]
+    logger.info("saeguard watches %d features at layers %s", len(watchlist.columns), layers)
 
 
 def _max_pending(worker: Any, watchlist: wl.Watchlist) -> int:
     """How many frames may wait for the monitor: 256 MiB of the largest there can be."""
-    row_bytes = 4 * len(watchlist.columns) + 8
+    row_bytes = 8 + sum(4 * capacity_for(len(site.features)) for site in watchlist.sites)
     max_tokens = int(worker.vllm_config.scheduler_config.max_num_batched_tokens)
     return min(max(16, _MAX_PENDING_BYTES // (row_bytes * max_tokens)), 10_000)
 

@@ -1,0 +1,66 @@
+"""Hears and answers the monitor, on a thread of its own: the engine's thread has no part in it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import msgspec
+import zmq
+from vllm.logger import init_logger
+
+from saeguard.integrations.vllm.outbox import DirectOutbox
+from saeguard.monitor.messages import Control, Message, decode_control
+
+logger = init_logger("vllm.saeguard.control")
+
+_POLL_MS = 500  # how long `close` may have to wait
+_RECONNECT_MAX_MS = 1_000
+
+
+class ControlListener:
+    """Calls `act` with every message of the monitor, one after another, and sends what it returns
+    to the monitor's inbox.
+
+    What cannot be read is counted in `num_unreadable`; a failure of `act` ends nothing.
+    """
+
+    def __init__(self, control: str, inbox: str, act: Callable[[Control], Message | None]) -> None:
+        self.num_unreadable = 0
+        self._act = act
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        self._socket.subscribe(b"")
+        self._socket.connect(control)  # also when nobody listens there yet
+        self._outbox = DirectOutbox(inbox)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="saeguard-control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(2 * _POLL_MS / 1000)
+
+    def _run(self) -> None:  # the sockets are this thread's
+        with contextlib.closing(self._socket) as socket, contextlib.closing(self._outbox):
+            while not self._closing.is_set():
+                if socket.poll(_POLL_MS):
+                    self._hear(socket.recv())
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            message = decode_control(data)
+        except msgspec.MsgspecError as error:
+            if not self.num_unreadable:
+                logger.error("saeguard: the monitor said what cannot be read: %s", error)
+            self.num_unreadable += 1
+            return
+        try:
+            reply = self._act(message)
+        except Exception:
+            logger.exception("saeguard failed at a message of the monitor; serving goes on")
+            return
+        if reply is not None:
+            self._outbox.post(lambda: (reply, None))
