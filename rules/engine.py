@@ -14,7 +14,7 @@ Semantics, written down once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,6 +102,27 @@ class Engine:
         self._requests[key] = _Request(slot)
         for program, _, _ in self._programs:
             program.admit(slot, context)
+
+    def resume(self, key: str, matches: Mapping[str, int]) -> None:
+        """Go on with a request that was under other rules, after its tokens were played again.
+
+        What matched in them is forgotten. A rule that holds now and is not among `matches` matches
+        on the next token on which it holds.
+
+        Args:
+            matches: id of a rule -> how often it counts as having matched.
+        """
+        request = self._requests.get(key)
+        if request is None:
+            return
+        request.matches = {
+            index: matches[rule.id] for index, rule in enumerate(self._rules) if rule.id in matches
+        }
+        for program, _, members in self._programs:
+            program.rearm(
+                request.slot,
+                [row for row, index in enumerate(members) if index not in request.matches],
+            )
 
     def finish(self, key: str) -> list[RuleCount]:
         """Forget a request; what matched in it. Nothing for an unknown key."""

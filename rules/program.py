@@ -117,6 +117,12 @@ class Program:
         self._emas[:, slots] = np.nan
         self._counts[:, slots] = 0
 
+    def rearm(self, slot: int, rules: Sequence[int]) -> None:
+        """Let rules that are firing in a slot fire again, on the next token on which they hold."""
+        firing = self._counts[rules, slot] >= self._for_tokens[rules, 0, 0]
+        rows = np.array(rules, np.int64)[firing]
+        self._counts[rows, slot] = self._for_tokens[rows, 0, 0] - 1
+
     def observe(self, slots: Indices, scores: Scores, positions: Indices) -> list[Hit]:
         """Take the next tokens of some slots, equally many of each, and tell what begins to fire.
 
