@@ -76,9 +76,9 @@ def play(ruleset: RuleSet, requests: Sequence[RecordedRequest]) -> Iterator[Deci
     Raises:
         RecordingError: a request has no scores of a feature that the rules read.
     """
-    keys = request_keys(requests)
+    keys, needed = request_keys(requests), ruleset.used_features()
     for request in requests:
-        _check_columns(ruleset, request)
+        _check_columns(request, needed)
     engines: dict[tuple[str, ...], Engine] = {}
     decider = Decider(ruleset)
     for i in sorted(range(len(requests)), key=lambda i: requests[i].time_ns):
@@ -110,10 +110,9 @@ def _play_one(
     decider.finish(key)
 
 
-def _check_columns(ruleset: RuleSet, request: RecordedRequest) -> None:
-    missing = [name for name in ruleset.used_features() if name not in request.columns]
-    if missing:
+def _check_columns(request: RecordedRequest, needed: Sequence[str]) -> None:
+    if missing := [name for name in needed if name not in request.columns]:
         raise RecordingError(
-            f"{request.source or request.context.id}: the rules read "
-            f"{', '.join(missing)}, of which it has no scores; it has {', '.join(request.columns)}"
+            f"{request.source or request.context.id}: the rules read {', '.join(missing)}, "
+            f"which was not recorded; it has {', '.join(request.columns) or 'no features'}"
         )

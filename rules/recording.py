@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from saeguard.rules import json_lines
 from saeguard.rules.offline import RecordedRequest, RecordingError
@@ -98,17 +98,23 @@ def _about(request: RecordedRequest) -> _About:
 
 
 def _read_safetensors(path: Path) -> Iterator[RecordedRequest]:
+    # Not mapped into memory: were the file cut short by somebody meanwhile, that would end us.
+    data = path.read_bytes()
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            if header is None:
-                raise RecordingError(f"{path}: holds no recorded requests")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = load(data)
+        header = _metadata(data).get(_KEY)
+        if header is None:
+            raise RecordingError(f"{path}: holds no recorded requests")
         abouts = msgspec.json.decode(header, type=_Header).requests
     except (SafetensorError, msgspec.MsgspecError) as error:
         raise RecordingError(f"{path}: cannot be read as a recording: {error}") from error
     for i, about in enumerate(abouts):
         yield _request(f"{path}, request {i + 1}", about, _tensors_of(path, i, tensors))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    return msgspec.json.decode(data[8:end]).get("__metadata__") or {}
 
 
 def _tensors_of(path: Path, i: int, tensors: dict[str, Any]) -> dict[str, Any]:
