@@ -15,20 +15,21 @@ from saeguard.monitor.messages import Control, Message, decode_control
 
 logger = init_logger("vllm.saeguard.control")
 
+Act = Callable[[Control], Message | None]
+
 _POLL_MS = 500  # how long `close` may have to wait
 _RECONNECT_MAX_MS = 1_000
 
 
 class ControlListener:
-    """Calls `act` with every message of the monitor, one after another, and sends what it returns
-    to the monitor's inbox.
+    """From `start` on, calls a function with every message of the monitor, one after another, and
+    sends what it returns to the monitor's inbox.
 
-    What cannot be read is counted in `num_unreadable`; a failure of `act` ends nothing.
+    What cannot be read is counted in `num_unreadable`; a failure of the function ends nothing.
     """
 
-    def __init__(self, control: str, inbox: str, act: Callable[[Control], Message | None]) -> None:
+    def __init__(self, control: str, inbox: str) -> None:
         self.num_unreadable = 0
-        self._act = act
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
@@ -36,20 +37,31 @@ class ControlListener:
         self._socket.connect(control)  # also when nobody listens there yet
         self._outbox = DirectOutbox(inbox)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="saeguard-control", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self, act: Act) -> None:
+        if self._thread is not None:
+            return
+        self._thread = threading.Thread(
+            target=self._run, args=(act,), name="saeguard-control", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join(2 * _POLL_MS / 1000)
+        if self._thread is None:
+            self._socket.close()
+            self._outbox.close()
+        else:
+            self._thread.join(2 * _POLL_MS / 1000)
 
-    def _run(self) -> None:  # the sockets are this thread's
+    def _run(self, act: Act) -> None:  # from here on the sockets are this thread's
         with contextlib.closing(self._socket) as socket, contextlib.closing(self._outbox):
             while not self._closing.is_set():
                 if socket.poll(_POLL_MS):
-                    self._hear(socket.recv())
+                    self._hear(socket.recv(), act)
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, data: bytes, act: Act) -> None:
         try:
             message = decode_control(data)
         except msgspec.MsgspecError as error:
@@ -58,7 +70,7 @@ class ControlListener:
             self.num_unreadable += 1
             return
         try:
-            reply = self._act(message)
+            reply = act(message)
         except Exception:
             logger.exception("saeguard failed at a message of the monitor; serving goes on")
             return

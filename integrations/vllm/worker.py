@@ -180,15 +180,15 @@ def arm(worker: Any) -> None:
     watchlist = wl.load(config.watchlist)
     kind = ThreadedOutbox if worker.device.type == "cuda" else DirectOutbox
     inbox = inbox_endpoint(worker.vllm_config, config)
-    control = control_endpoint(worker.vllm_config, config)
     outbox = kind(inbox, _max_pending(worker, watchlist))
-    listener: ControlListener | None = None
+    listener = ControlListener(control_endpoint(worker.vllm_config, config), inbox)
     try:
         monitor = WorkerMonitor(worker, config.watchlist, watchlist, outbox)
     except Exception as error:
         status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
         outbox.post(lambda: (status, None))
         outbox.close()
+        listener.close()
         raise
     execute_model, warm_up = worker.execute_model, worker.compile_or_warm_up_model
     shutdown = worker.shutdown
@@ -200,10 +200,9 @@ def arm(worker: Any) -> None:
         return output
 
     def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
-        nonlocal listener
         result = warm_up(*args, **kwargs)
         # Not before: a device allocation of another thread would spoil the capture of CUDA graphs.
-        listener = listener or ControlListener(control, inbox, monitor.swap.answer)
+        listener.start(monitor.swap.answer)
         if worker.model_config.enforce_eager:
             monitor.report(True)  # there may have been no warm-up: the frames' counters tell
             return result
@@ -216,8 +215,7 @@ def arm(worker: Any) -> None:
         return result
 
     def shut_down_all(*args: Any, **kwargs: Any) -> Any:
-        if listener is not None:
-            listener.close()
+        listener.close()
         outbox.close()
         return shutdown(*args, **kwargs)
 

@@ -170,9 +170,9 @@ def inbox(tmp_path: Path) -> Iterator[zmq.Socket[bytes]]:
 def listeners(taps: list[Tap], tmp_path: Path) -> Iterator[list[ControlListener]]:
     """Of the two workers of one engine."""
     endpoints = f"ipc://{tmp_path}/control", f"ipc://{tmp_path}/inbox"
-    both = [
-        ControlListener(*endpoints, make_swap(taps, tmp_path, rank, of=2).answer) for rank in (0, 1)
-    ]
+    both = [ControlListener(*endpoints) for _ in range(2)]
+    for rank, listener in enumerate(both):
+        listener.start(make_swap(taps, tmp_path, rank, of=2).answer)
     yield both
     for listener in both:
         listener.close()
