@@ -8,6 +8,7 @@ else: duplicate keys, keys without a value, merge keys, keys like `no` (a boolea
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,21 +39,67 @@ class Document:
     errors: list[RuleError] = field(default_factory=list)
     values: dict[KeyPath, yaml.Node] = field(default_factory=dict)
     keys: dict[KeyPath, yaml.Node] = field(default_factory=dict)
+    grafts: dict[KeyPath, tuple[Document, KeyPath]] = field(default_factory=dict)
+
+    def graft(
+        self, path: KeyPath, source: Document, source_path: KeyPath, value: Any = None
+    ) -> None:
+        """Put what `source` has at `source_path` (or `value`) at `path`, in place of what is there.
+
+        From now on what is said about that part is located in `source`. The mapping or list above
+        `path` must exist; in a list, `path` may be the place after its end.
+        """
+        value = source.lookup(source_path) if value is None else value
+        owner: Any = self.lookup(path[:-1])
+        if isinstance(owner, list) and path[-1] == len(owner):
+            owner.append(copy.deepcopy(value))
+        else:
+            owner[path[-1]] = copy.deepcopy(value)
+        for below in [each for each in self.grafts if each[: len(path)] == path]:
+            del self.grafts[below]
+        self.grafts[path] = source, source_path
+
+    def lookup(self, path: KeyPath) -> Any:
+        """The data at `path`."""
+        value: Any = self.data
+        for part in path:
+            value = value[part]
+        return value
+
+    def has(self, path: KeyPath) -> bool:
+        """Whether there is something at `path`, in the file or grafted."""
+        document, path = self._origin(path)
+        return path in document.values
 
     def value_at(self, path: KeyPath, offset: int | None = None) -> Location:
         """Where the value at `path` starts, or the character `offset` of it when it is a text."""
-        node = self.values[path]
-        mark = node.start_mark
+        document, path = self._origin(path)
+        node = document._nearest(path)
         if offset is None or not isinstance(node, yaml.ScalarNode):
-            return self._location(mark)
-        text = self.content.decode("utf-8-sig")
+            return document._location(node.start_mark)
+        text = document.content.decode("utf-8-sig")
         index = _source_index(text, node, offset)
         line_start = text.rfind("\n", 0, index) + 1
-        return Location(self.path, text.count("\n", 0, index) + 1, index - line_start + 1)
+        return Location(document.path, text.count("\n", 0, index) + 1, index - line_start + 1)
 
     def key_at(self, path: KeyPath) -> Location:
         """Where the key at `path` is written; a list item has no key: its value's place."""
-        return self._location((self.keys.get(path) or self.values[path]).start_mark)
+        document, path = self._origin(path)
+        node = document.keys.get(path) or document._nearest(path)
+        return document._location(node.start_mark)
+
+    def _origin(self, path: KeyPath) -> tuple[Document, KeyPath]:
+        """The document in which the part at `path` is written, and its path there."""
+        for end in range(len(path), 0, -1) if self.grafts else ():
+            if graft := self.grafts.get(path[:end]):
+                return graft[0], graft[1] + path[end:]
+        return self, path
+
+    def _nearest(self, path: KeyPath) -> yaml.Node:
+        """The node at `path`, or the one that lacks it."""
+        while path not in self.values:
+            path = path[:-1]
+        return self.values[path]
 
     def _location(self, mark: yaml.error.Mark) -> Location:
         return Location(self.path, mark.line + 1, mark.column + 1)

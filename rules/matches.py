@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saeguard.rules.model import Aggregation, Comparison, Rule
+from saeguard.rules.model import Aggregation, Comparison, Correlation, Rule
 from saeguard.rules.phases import Phase
 from saeguard.rules.scope import RequestContext
 from saeguard.rules.template import Value
+from saeguard.rules.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,15 @@ class RuleCount:
     limited: int
 
 
-def render_message(match: Match, context: RequestContext, token_text: Callable[[int], str]) -> str:
+def render_message(
+    match: Match | CorrelationMatch, context: RequestContext, token_text: Callable[[int], str]
+) -> str:
     """The rule's message with its placeholders filled in.
 
     Args:
-        match: what match.
+        match: what matched.
         context: the request it fired in; what it lacks is shown as `-`.
-        token_text: text of the token at a position.
+        token_text: text of the token at a position; not asked for a correlation.
     """
 
     def value_of(path: tuple[str, ...]) -> Value:
@@ -110,6 +113,8 @@ def render_message(match: Match, context: RequestContext, token_text: Callable[[
                 return str(getattr(match.rule, name))
             case ("request", name):
                 return str(getattr(context, name) or "-")
+        if isinstance(match, CorrelationMatch):
+            return _correlation_value(match, path)
         _, signal, name = path
         reading = match.readings[signal]
         if name == "token":
@@ -118,3 +123,12 @@ def render_message(match: Match, context: RequestContext, token_text: Callable[[
         return value
 
     return match.rule.message.render(value_of)
+
+
+def _correlation_value(match: CorrelationMatch, path: tuple[str, ...]) -> Value:
+    if path == ("count",):
+        return match.count
+    if path[0] == "group":
+        return match.group[path[1]]
+    assert isinstance(match.rule.detection, Correlation)
+    return format_duration(match.rule.detection.timespan_s)

@@ -1,105 +1,206 @@
 """Checks the names in rule files that refer to other names, across all files of a set.
 
 Works on the plain data, so that a rule with a misshapen key still has its other mistakes reported.
+The names in conditions are in `mentions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from saeguard.rules.conditions import RESERVED, ConditionError, names_in, parse_condition
+from saeguard.rules.conditions import RESERVED
+from saeguard.rules.cycles import find_cycles
 from saeguard.rules.document import Document, KeyPath
 from saeguard.rules.errors import Location, RuleError, did_you_mean
-from saeguard.rules.syntax import COMPARISONS
+from saeguard.rules.mentions import Mentions
+from saeguard.rules.raw import RawRule, items, mapping, raw_rules, text_or_none, texts
 from saeguard.rules.template import Mistake, parse_template
-
-_Seen = dict[tuple[str, str], Location]
 
 
 def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[RuleError]:
-    """Everything wrong with names, comparisons, conditions and messages.
+    """Everything wrong with names, conditions and messages.
 
     Args:
         documents: the files.
-        complete: whether these are all; else a feature may be unknown because its file is missing.
+        complete: whether these are all; else a name may be unknown because its file is missing.
     """
-    tables = [document.data.get("features", {}) for document in documents]
-    complete = complete and all(isinstance(table, dict) for table in tables)
-    features = [name for table in tables for name in _mapping(table)] if complete else None
-    seen: _Seen = {}
+    rules = raw_rules(documents)
+    mentions = Mentions(rules, complete)
+    yield from _repeated_rules(rules)
+    yield from mentions.errors()
+    for rule in rules:
+        yield from _wrong_signal_names(rule)
+        yield from _wrong_message(rule, mentions)
+        yield from _repeated_exceptions(rule)
+        yield from _silent_stop(rule)
+    yield from _correlation_cycles(rules)
+    if complete:
+        yield from _unknown_features(documents, rules)
+        yield from _unknown_rules(rules)
+        yield from _wrong_lists(documents, rules)
+
+
+def unused_needs(document: Document) -> Iterator[RuleError]:
+    """Entries of `needs` that no rule of the file uses."""
+    used = {name for rule in raw_rules([document]) for name, _ in _feature_names(rule)}
+    for name in mapping(document.data.get("needs")):
+        if name not in used:
+            yield document.key_at(("needs", name)).error(f"no rule here uses '{name}'")
+
+
+def missing_needs(documents: Sequence[Document]) -> Iterator[RuleError]:
+    """Needed features that no file defines."""
+    defined = {name for each in documents for name in mapping(each.data.get("features"))}
     for document in documents:
-        rules = document.data.get("rules")
-        for index, item in enumerate(rules if isinstance(rules, list) else []):
-            rule, at = _mapping(item), ("rules", index)
-            yield from _repeated(document, at, rule, seen)
-            yield from _wrong_signals(document, (*at, "signals"), rule, features)
-            yield from _wrong_condition(document, at, rule)
-            yield from _wrong_message(document, (*at, "message"), rule)
+        owner = mapping(document.data.get("ruleset")).get("name")
+        for name, meaning in mapping(document.data.get("needs")).items():
+            if name not in defined:
+                yield document.key_at(("needs", name)).error(
+                    f"the rules of '{owner}' need the feature '{name}' ({meaning}), and no file "
+                    f"defines it; add a mapping file with `features: {{{name}: ...}}`"
+                )
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _repeated_rules(rules: Sequence[RawRule]) -> Iterator[RuleError]:
+    seen: dict[tuple[str, str], Location] = {}
+    for rule in rules:
+        for key in ("id", "name"):
+            if isinstance(value := rule.data.get(key), str):
+                where = rule.value_at(key)
+                first = seen.setdefault((key, value), where)
+                if first is not where:
+                    yield where.error(f"{key} {value!r} is already taken by the rule at {first}")
 
 
-def _repeated(
-    document: Document, at: KeyPath, rule: dict[str, Any], seen: _Seen
-) -> Iterator[RuleError]:
-    for key in ("id", "name"):
-        if isinstance(value := rule.get(key), str):
-            where = document.value_at((*at, key))
-            first = seen.setdefault((key, value), where)
-            if first is not where:
-                yield where.error(f"{key} {value!r} is already taken by the rule at {first}")
-
-
-def _wrong_signals(
-    document: Document, at: KeyPath, rule: dict[str, Any], features: Sequence[str] | None
-) -> Iterator[RuleError]:
-    for name, item in _mapping(rule.get("signals")).items():
-        signal = _mapping(item)
+def _wrong_signal_names(rule: RawRule) -> Iterator[RuleError]:
+    for name in rule.signals:
         if name in RESERVED:
-            yield document.key_at((*at, name)).error(
-                f"'{name}' is a word of the condition language"
-            )
-        if signal and sum(key in signal for key in COMPARISONS) != 1:
-            yield document.key_at((*at, name)).error(
-                f"signal '{name}' needs exactly one of {', '.join(COMPARISONS)}"
-            )
-        feature = signal.get("feature")
-        if features is not None and isinstance(feature, str) and feature not in features:
-            yield document.value_at((*at, name, "feature")).error(
-                f"unknown feature '{feature}'{did_you_mean(feature, features)}"
-            )
+            where = rule.key_at("signals", name)
+            yield where.error(f"'{name}' is a word of the condition language")
 
 
-def _wrong_condition(document: Document, at: KeyPath, rule: dict[str, Any]) -> Iterator[RuleError]:
-    text, signals = rule.get("condition"), _mapping(rule.get("signals"))
-    if not isinstance(text, str) or not text:
-        return
-    try:
-        mentions = list(names_in(parse_condition(text)))
-    except ConditionError as error:
-        yield document.value_at((*at, "condition"), error.offset).error(f"condition: {error}")
-        return
-    for mention in mentions:
-        if mention.name not in signals:
-            yield document.value_at((*at, "condition"), mention.offset).error(
-                f"condition: unknown signal '{mention.name}'{did_you_mean(mention.name, signals)}"
-            )
-    for name in signals.keys() - {mention.name for mention in mentions}:
-        yield document.key_at((*at, "signals", name)).error(f"signal '{name}' is never used")
-
-
-def _wrong_message(document: Document, at: KeyPath, rule: dict[str, Any]) -> Iterator[RuleError]:
-    text, signals = rule.get("message"), _mapping(rule.get("signals"))
+def _wrong_message(rule: RawRule, mentions: Mentions) -> Iterator[RuleError]:
+    text = rule.data.get("message")
     if not isinstance(text, str):
         return
-    template, mistakes = parse_template(text)
+    correlate = rule.data.get("correlate")
+    group_by = texts(mapping(correlate).get("group_by")) if correlate is not None else None
+    template, mistakes = parse_template(text, group_by)
+    known = mentions.signals(rule)
     unknown = [
-        Mistake(f"unknown signal '{name}'{did_you_mean(name, signals)}", placeholder.offset)
+        Mistake(f"unknown signal '{name}'{did_you_mean(name, known)}", placeholder.offset)
         for placeholder in template.placeholders()
-        if placeholder.path[0] == "signal" and (name := placeholder.path[1]) not in signals
+        if placeholder.path[0] == "signal" and (name := placeholder.path[1]) not in known
     ]
     for mistake in [*mistakes, *unknown]:
-        yield document.value_at(at, mistake.offset).error(f"message: {mistake.message}")
+        yield rule.value_at("message", offset=mistake.offset).error(f"message: {mistake.message}")
+
+
+def _repeated_exceptions(rule: RawRule) -> Iterator[RuleError]:
+    seen: set[str] = set()
+    for index, item in enumerate(items(rule.data.get("exceptions"))):
+        if name := text_or_none(mapping(item).get("name")):
+            if name in seen:
+                where = rule.value_at("exceptions", index, "name")
+                yield where.error(f"the rule has an exception '{name}' already")
+            seen.add(name)
+
+
+def _silent_stop(rule: RawRule) -> Iterator[RuleError]:
+    if rule.data.get("emit") is False and rule.data.get("action") == "stop":
+        where = rule.value_at("action")
+        yield where.error("action: a rule with emit: false raises no alert, so it stops nothing")
+
+
+def _correlated(rule: RawRule) -> Iterator[tuple[int, str]]:
+    for index, name in enumerate(items(mapping(rule.data.get("correlate")).get("rules"))):
+        if isinstance(name, str):
+            yield index, name
+
+
+def _correlation_cycles(rules: Sequence[RawRule]) -> Iterator[RuleError]:
+    by_name = {rule.name: rule for rule in rules if rule.name}
+    named = {
+        name: [other for _, other in _correlated(rule) if other in by_name]
+        for name, rule in by_name.items()
+    }
+    for cycle in find_cycles(named):
+        rule = by_name[cycle[0]]
+        index = next(i for i, name in _correlated(rule) if name == cycle[1])
+        where = rule.value_at("correlate", "rules", index)
+        yield where.error(f"correlations that wait for each other: {' -> '.join(cycle)}")
+
+
+def _unknown_rules(rules: Sequence[RawRule]) -> Iterator[RuleError]:
+    known = {rule.name for rule in rules if rule.name}
+    for rule in rules:
+        for index, name in _correlated(rule):
+            if name not in known:
+                where = rule.value_at("correlate", "rules", index)
+                yield where.error(f"unknown rule '{name}'{did_you_mean(name, known)}")
+
+
+def _feature_names(rule: RawRule) -> Iterator[tuple[str, KeyPath]]:
+    """Every mention of a feature, with its path in the rule."""
+    for name, item in rule.signals.items():
+        signal, at = mapping(item), ("signals", name)
+        if feature := text_or_none(signal.get("feature")):
+            yield feature, (*at, "feature")
+        for index, member in enumerate(items(signal.get("features"))):
+            if isinstance(member, str):
+                yield member, (*at, "features", index)
+
+
+def _unknown_features(
+    documents: Sequence[Document], rules: Sequence[RawRule]
+) -> Iterator[RuleError]:
+    """A needed feature counts as known: that it is missing is reported once, where it is needed."""
+    tables = [each.data.get(key, {}) for each in documents for key in ("features", "needs")]
+    if not all(isinstance(table, dict) for table in tables):
+        return
+    known = {name for table in tables for name in table}
+    for rule in rules:
+        for name, path in _feature_names(rule):
+            if name not in known:
+                where = rule.value_at(*path)
+                yield where.error(f"unknown feature '{name}'{did_you_mean(name, known)}")
+    yield from missing_needs(documents)
+
+
+def _wrong_lists(documents: Sequence[Document], rules: Sequence[RawRule]) -> Iterator[RuleError]:
+    tables = [(each, mapping(each.data.get("lists"))) for each in documents]
+    defined: dict[str, tuple[Document, list[str]]] = {}
+    for document, table in tables:
+        for name, content in table.items():
+            first, same = defined.setdefault(name, (document, content))
+            if same != content:
+                where = document.key_at(("lists", name))
+                yield where.error(f"list '{name}' differs from {first.key_at(('lists', name))}")
+            for index, item in enumerate(texts(content)):
+                if item.startswith("$"):
+                    where = document.value_at(("lists", name, index))
+                    yield where.error(f"{item}: a list cannot hold another list")
+    used = set()
+    for rule in rules:
+        for name, path in _list_names(rule):
+            used.add(name)
+            if name not in defined:
+                where = rule.value_at(*path)
+                yield where.error(f"unknown list '${name}'{did_you_mean(name, defined)}")
+    for document, table in tables:
+        for name in table.keys() - used:
+            yield document.key_at(("lists", name)).error(f"list '{name}' is never used")
+
+
+def _list_names(rule: RawRule) -> Iterator[tuple[str, KeyPath]]:
+    """Every `$name`, with its path in the rule."""
+    places: list[tuple[KeyPath, Mapping[str, object]]] = [
+        (("scope",), mapping(rule.data.get("scope")))
+    ]
+    for index, item in enumerate(items(rule.data.get("exceptions"))):
+        places.append((("exceptions", index, "when"), mapping(mapping(item).get("when"))))
+    for path, who in places:
+        for key, values in who.items():
+            for index, value in enumerate(items(values)):
+                if isinstance(value, str) and value.startswith("$"):
+                    yield value[1:], (*path, key, index)

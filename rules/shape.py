@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from saeguard.rules import syntax
 from saeguard.rules.document import Document, KeyPath, describe
-from saeguard.rules.errors import RuleError, did_you_mean
+from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.signal_syntax import SIGNALS
 
-# Which model owns the keys below a key or a union's tag; needed for suggestions only.
-_OWNERS: dict[str | int, type[BaseModel]] = {
+Owners = Mapping[str | int, type[BaseModel]]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_OWNERS: Owners = {
     "ruleset": syntax.RulesetEntry,
     "sae feature": syntax.SaeFeatureEntry,
     "sae": syntax.SaeEntry,
     "probe feature": syntax.ProbeFeatureEntry,
     "probe": syntax.ProbeEntry,
-    "rules": syntax.RuleEntry,
+    "condition rule": syntax.ConditionRuleEntry,
+    "sequence rule": syntax.SequenceRuleEntry,
+    "sequence": syntax.SequenceEntry,
+    "correlate rule": syntax.CorrelationRuleEntry,
+    "correlate": syntax.CorrelateEntry,
     "scope": syntax.ScopeEntry,
     "limit": syntax.LimitEntry,
-    "value": syntax.ValueSignal,
-    "max": syntax.MaxSignal,
-    "mean": syntax.MeanSignal,
-    "count": syntax.CountSignal,
-    "ema": syntax.EmaSignal,
+    "exceptions": syntax.ExceptionEntry,
+    "add_exceptions": syntax.ExceptionEntry,
+    "when": syntax.WhoEntry,
+    "steps": syntax.StepEntry,
+    "unless": syntax.StepEntry,
+    "overlays": syntax.OverlayEntry,
+    **{get_args(signal.model_fields["agg"].annotation)[0]: signal for signal in SIGNALS},
 }
 
 
@@ -34,46 +46,92 @@ def parse_shape(document: Document) -> tuple[syntax.RuleFile | None, list[RuleEr
 
     Top-level keys that start with `x-` are dropped: they are a place for YAML anchors.
     """
+    return check_shape(document, syntax.RuleFile, _OWNERS)
+
+
+def check_shape(
+    document: Document, model: type[_Model], owners: Owners
+) -> tuple[_Model | None, list[RuleError]]:
+    """The same for another kind of file.
+
+    Args:
+        document: the file.
+        model: its shape.
+        owners: which model owns the keys below a key or a union's tag; for suggestions.
+    """
     data = {key: value for key, value in document.data.items() if not key.startswith("x-")}
     try:
-        return syntax.RuleFile.model_validate(data), []
+        return model.model_validate(data), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-    return None, [found for detail in details if (found := _translate(document, detail))]
+    shape = _Shape(document, model, owners)
+    return None, [found for detail in details if (found := shape.translate(detail))]
 
 
-def _translate(document: Document, detail: ErrorDetails) -> RuleError | None:
-    path = _path_in(document, detail["loc"])
-    match detail["type"]:
-        case "missing":
-            owner, key = _path_in(document, detail["loc"][:-1]), detail["loc"][-1]
-            if (*owner, key) in document.keys:
-                return None  # a key without a value, reported when the file was read
-            return document.value_at(owner).error(f"missing key '{key}'")
-        case "extra_forbidden":
-            return document.key_at(path).error(_unknown_key(detail["loc"]))
-        case "union_tag_not_found":
-            return document.value_at(path).error("missing key 'agg'")
-        case "union_tag_invalid":
-            path = (*path, "agg")
-    where = document.key_at(path) if detail["loc"][-1] == "[key]" else document.value_at(path)
-    key = next((part for part in reversed(path) if isinstance(part, str)), "")
-    return where.error(f"{key}: {_message(detail)}")
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Turns pydantic's findings about a document into ours."""
 
+    document: Document
+    model: type[BaseModel]
+    owners: Owners
 
-def _path_in(document: Document, loc: tuple[str | int, ...]) -> KeyPath:
-    """Pydantic's `loc` without what is not in the file: tags of unions, missing keys, `[key]`."""
-    path: KeyPath = ()
-    for part in loc:
-        if (*path, part) in document.values:
-            path = (*path, part)
-    return path
+    def translate(self, detail: ErrorDetails) -> RuleError | None:
+        document, loc = self.document, detail["loc"]
+        path = self._path(loc)
+        match detail["type"]:
+            case "missing":
+                owner = self._path(loc[:-1])
+                if (*owner, loc[-1]) in document.keys:
+                    return None  # a key without a value, reported when the file was read
+                return document.value_at(owner).error(f"missing key '{loc[-1]}'")
+            case "extra_forbidden":
+                return document.key_at(path).error(self._unknown_key(loc))
+            case "union_tag_not_found":
+                return self._without_tag(path, detail["input"])
+            case "union_tag_invalid":
+                path = (*path, "agg")
+            case "misfit":
+                return self._misfit(path, detail["ctx"])
+        where = document.key_at(path) if loc[-1] == "[key]" else document.value_at(path)
+        key = next((part for part in reversed(path) if isinstance(part, str)), "")
+        return where.error(f"{key}: {_message(detail)}")
 
+    def _path(self, loc: tuple[str | int, ...]) -> KeyPath:
+        """Pydantic's `loc` without what is not in the file: tags, missing keys, `[key]`."""
+        path: KeyPath = ()
+        for part in loc:
+            if self.document.has((*path, part)):
+                path = (*path, part)
+        return path
 
-def _unknown_key(loc: tuple[str | int, ...]) -> str:
-    owner = next((_OWNERS[part] for part in reversed(loc[:-1]) if part in _OWNERS), syntax.RuleFile)
-    known = [field.alias or name for name, field in owner.model_fields.items()]
-    return f"unknown key '{loc[-1]}'{did_you_mean(str(loc[-1]), known)}"
+    def _without_tag(self, path: KeyPath, entry: Any) -> RuleError:
+        if "signals" in path:
+            return self.document.value_at(path).error("missing key 'agg'")
+        where = self._last_of(path, entry, syntax.DETECTIONS)
+        return where.error(f"a rule needs exactly one of {', '.join(syntax.DETECTIONS)}")
+
+    def _misfit(self, path: KeyPath, context: dict[str, Any]) -> RuleError:
+        message = context["message"]
+        if key := context["key"]:
+            return self.document.value_at((*path, key)).error(f"{key}: {message}")
+        where = self._last_of(path, self.document.lookup(path), context["among"])
+        key = next((part for part in reversed(path) if isinstance(part, str)), "rule")
+        label = f"signal '{key}'" if path[-2:-1] == ("signals",) else key
+        return where.error(f"{label}: {message}")
+
+    def _last_of(self, path: KeyPath, entry: Any, keys: Sequence[str]) -> Location:
+        """Of keys that exclude each other, the last one in the file; else the mapping's place."""
+        written = [key for key in entry if key in keys]
+        return self.document.key_at((*path, written[-1]) if len(written) > 1 else path)
+
+    def _unknown_key(self, loc: tuple[str | int, ...]) -> str:
+        key = str(loc[-1])
+        owner = next((self.owners[x] for x in reversed(loc[:-1]) if x in self.owners), self.model)
+        if issubclass(owner, syntax.BaseRuleEntry) and key in syntax.RULE_KEYS:
+            return f"'{key}' does not go with a {loc[-2]}"
+        known = [field.alias or name for name, field in owner.model_fields.items()]
+        return f"unknown key '{key}'{did_you_mean(key, known)}"
 
 
 def _message(detail: ErrorDetails) -> str:
@@ -90,7 +148,7 @@ def _message(detail: ErrorDetails) -> str:
             return f"expected a mapping, got {describe(value)}"
         case "list_type":
             return f"expected a list, got {describe(value)}"
-        case "too_short" | "string_too_short":
+        case "too_short" | "string_too_short" if context["min_length"] == 1:
             return "must not be empty"
         case "literal_error":
             options = context["expected"]
@@ -98,7 +156,7 @@ def _message(detail: ErrorDetails) -> str:
         case "union_tag_invalid":
             tag, tags = context["tag"], context["expected_tags"]
             return f"expected {tags}, got {describe(tag)}{_closest(tag, tags)}"
-    return detail["msg"].replace("Input should be", "must be")
+    return re.sub("^[A-Z][a-z]+ should", "must", detail["msg"])
 
 
 def _number_hint(value: Any) -> str:

@@ -6,50 +6,32 @@ turns a checked file into the types of `model.py`.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    Tag,
-)
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from saeguard.rules.document import describe
-from saeguard.rules.model import Severity, Status, Units
+from saeguard.rules.model import Action, CorrelationType, GroupKey, Severity, Status, Units
+from saeguard.rules.signal_syntax import AnySignal, Entry, misfit
+from saeguard.rules.spelling import (
+    Day,
+    Duration,
+    Glob,
+    Index,
+    Name,
+    Number,
+    Percentage,
+    PhaseName,
+    Reach,
+    Spelled,
+    Text,
+    Texts,
+    Tokens,
+    Uuid,
+)
 
-COMPARISONS = ("gt", "gte", "lt", "lte")
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """Marks a text that must match a pattern; the JSON Schema says the same pattern."""
-
-    pattern: str
-    expected: str
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^(?:{self.pattern})$"}
-
-    def _check(self, value: object) -> object:
-        if isinstance(value, str) and re.fullmatch(self.pattern, value):
-            return value
-        got = {"expected": self.expected, "got": describe(value)}
-        raise PydanticCustomError("spelling", "expected {expected}, got {got}", got)
+DETECTIONS = ("condition", "sequence", "correlate")
 
 
 def _first_version(value: object) -> object:
@@ -57,36 +39,6 @@ def _first_version(value: object) -> object:
         return value
     got = {"got": describe(value)}
     raise PydanticCustomError("version", "this saeguard reads version 1, got {got}", got)
-
-
-Name = Annotated[
-    str, Spelled(r"[a-z][a-z0-9_]{0,63}", "a snake_case name of at most 64 characters")
-]
-Text = Annotated[str, Field(min_length=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Index = Annotated[int, Field(ge=0)]
-Tokens = Annotated[
-    str, Spelled(r"[1-9][0-9]{0,3} tokens?", "1 to 9999 tokens with the unit, such as '16 tokens'")
-]
-# A window's scores are kept for every live request and read again for every token: hence fewer.
-Window = Annotated[
-    str, Spelled(r"[1-9][0-9]{0,2} tokens?", "1 to 999 tokens with the unit, such as '16 tokens'")
-]
-Uuid = Annotated[
-    str,
-    Spelled(
-        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
-        "a lower-case UUID (`python -m uuid` makes one)",
-    ),
-]
-Texts = list[Text]
-PhaseName = Literal["system", "prompt", "reasoning", "answer", "tool_call"]
-
-
-class Entry(BaseModel):
-    """A mapping of a rule file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RulesetEntry(Entry):
@@ -105,17 +57,22 @@ class ProbeEntry(Entry):
     path: Text
 
 
+_Maximum = Annotated[Number, Field(gt=0)]
+
+
 class SaeFeatureEntry(Entry):
     sae: SaeEntry
     index: Index
     label: str = ""
     units: Units = "raw"
+    max: _Maximum | None = None
 
 
 class ProbeFeatureEntry(Entry):
     probe: ProbeEntry
     name: Text | None = None
     label: str = ""
+    max: _Maximum | None = None
 
 
 def _feature_kind(value: object) -> str:
@@ -131,83 +88,230 @@ FeatureEntry = Annotated[
     Discriminator(_feature_kind),
 ]
 
-
-class SignalEntry(Entry):
-    """What every signal has: a feature, and one of four comparisons."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": [name]} for name in COMPARISONS]}
-    )
-
-    feature: Name
-    gt: Number | None = None
-    gte: Number | None = None
-    lt: Number | None = None
-    lte: Number | None = None
-
-
-class ValueSignal(SignalEntry):
-    agg: Literal["value"]
-
-
-class MaxSignal(SignalEntry):
-    agg: Literal["max"]
-    window: Window
-
-
-class MeanSignal(SignalEntry):
-    agg: Literal["mean"]
-    window: Window
-
-
-class CountSignal(SignalEntry):
-    agg: Literal["count"]
-    over: Number
-    window: Window
-
-
-class EmaSignal(SignalEntry):
-    agg: Literal["ema"]
-    half_life: Tokens
-
-
-AnySignal = Annotated[
-    ValueSignal | MaxSignal | MeanSignal | CountSignal | EmaSignal, Field(discriminator="agg")
-]
+Phases = Annotated[list[PhaseName], Field(min_length=1)]
+SomeGlobs = Annotated[list[Glob], Field(min_length=1)]
+SomeTexts = Annotated[Texts, Field(min_length=1)]
 
 
 class ScopeEntry(Entry):
-    phase: Annotated[list[PhaseName], Field(min_length=1)] = ["reasoning", "answer"]
-    model: Annotated[Texts, Field(min_length=1)] | None = None
-    lora: Annotated[Texts, Field(min_length=1)] | None = None
-    tenant: Annotated[Texts, Field(min_length=1)] | None = None
+    phase: Phases = Field(default=["reasoning", "answer"])
+    model: SomeGlobs | None = None
+    lora: SomeGlobs | None = None
+    tenant: SomeTexts | None = None
 
 
 class LimitEntry(Entry):
-    per: Literal["request"] = "request"
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"per": {"enum": ["group", "rule"]}}, "required": ["per"]},
+            "then": {"required": ["every"]},
+        }
+    )
+
+    per: Literal["request", "rule"] = "request"
     max: Annotated[int, Field(ge=1)] = 1
+    every: Duration | None = None
+
+    @model_validator(mode="after")
+    def _has_span(self) -> Self:
+        if self.per != "request" and self.every is None:
+            raise misfit(f"per: {self.per} needs every, the span of time it counts in")
+        return self
 
 
-class RuleEntry(Entry):
+class CorrelationLimitEntry(LimitEntry):
+    per: Literal["request", "group", "rule"] = "request"  # type: ignore[assignment]
+
+
+class WhoEntry(Entry):
+    """The requests that an exception is for."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    tenant: SomeTexts | None = None
+    model: SomeGlobs | None = None
+    lora: SomeGlobs | None = None
+    client: SomeTexts | None = None
+
+    @model_validator(mode="after")
+    def _is_not_everybody(self) -> Self:
+        if not self.model_fields_set:
+            raise misfit("needs at least one of tenant, model, lora and client")
+        return self
+
+
+class ExceptionEntry(Entry):
+    name: Name
+    when: WhoEntry
+    reason: Text
+    expires: Day | None = None
+
+
+class BaseRuleEntry(Entry):
+    """What every rule has."""
+
     id: Uuid
     name: Name
     title: Text
     description: str = ""
     status: Status
     severity: Severity
+    exceptions: list[ExceptionEntry] = Field(default=[])
+    emit: bool = True
+    action: Action = "alert"
+    message: Text = "{rule.title}"
+    tags: Texts = Field(default=[])
+    falsepositives: Texts = Field(default=[])
+    references: Texts = Field(default=[])
+
+
+class SignalRuleEntry(BaseRuleEntry):
+    """A rule that reads tokens."""
+
     scope: ScopeEntry = ScopeEntry()
-    signals: Annotated[dict[Name, AnySignal], Field(min_length=1)]
+    signals: Annotated[dict[Name, AnySignal], Field(max_length=200)] = Field(default={})
+    limit: LimitEntry = LimitEntry()
+    min_coverage: Percentage = "0%"
+
+
+class ConditionRuleEntry(SignalRuleEntry):
     condition: Text
     for_: Annotated[Tokens, Field(alias="for")] = "1 token"
-    limit: LimitEntry = LimitEntry()
-    message: Text = "{rule.title}"
-    tags: Texts = []
-    falsepositives: Texts = []
-    references: Texts = []
+    keep_firing_for: Tokens | None = None
+
+
+class StepEntry(Entry):
+    when: Text
+    phase: Phases | None = None
+
+
+class SequenceEntry(Entry):
+    steps: Annotated[list[StepEntry], Field(min_length=2, max_length=16)]
+    within: Reach
+    unless: StepEntry | None = None
+
+
+class SequenceRuleEntry(SignalRuleEntry):
+    sequence: SequenceEntry
+
+
+_Keys = Annotated[list[GroupKey], Field(json_schema_extra={"uniqueItems": True})]
+
+
+class CorrelateEntry(Entry):
+    """Matches of other rules. Which keys there are depends on the type."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"type": {"enum": ["event_count", "value_count"]}}},
+            "then": {"oneOf": [{"required": ["gt"]}, {"required": ["gte"]}]},
+            "else": {"properties": {"gt": False, "gte": False, "rules": {"minItems": 2}}},
+            "allOf": [
+                {
+                    "if": {"properties": {"type": {"const": "value_count"}}},
+                    "then": {"required": ["field"]},
+                    "else": {"properties": {"field": False}},
+                }
+            ],
+        }
+    )
+
+    type: CorrelationType
+    rules: Annotated[
+        list[Name], Field(min_length=1, max_length=64, json_schema_extra={"uniqueItems": True})
+    ]
+    group_by: _Keys = Field(default=[])
+    timespan: Duration
+    gt: Annotated[int, Field(ge=0)] | None = None
+    gte: Annotated[int, Field(ge=1)] | None = None
+    field: GroupKey | Literal["request"] | None = None
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        for key in ("rules", "group_by"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise misfit("names one twice", key)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        counts = self.type in ("event_count", "value_count")
+        if counts and (self.gt is None) == (self.gte is None):
+            raise misfit(f"{self.type} needs exactly one of gt and gte", among=("gt", "gte"))
+        if not counts and (self.gt or self.gte) is not None:
+            raise misfit(f"does not go with {self.type}", "gte" if self.gt is None else "gt")
+        if not counts and len(self.rules) < 2:
+            raise misfit(f"{self.type} needs at least two", "rules")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_a_field(self) -> Self:
+        if (self.type == "value_count") != (self.field is not None):
+            needs = self.field is None
+            raise misfit(
+                "value_count needs field, whose values it counts"
+                if needs
+                else f"does not go with {self.type}",
+                None if needs else "field",
+            )
+        if self.field in self.group_by:
+            raise misfit(f"{self.field} is in group_by, so there is only ever one", "field")
+        return self
+
+
+class CorrelationRuleEntry(BaseRuleEntry):
+    correlate: CorrelateEntry
+    limit: CorrelationLimitEntry = CorrelationLimitEntry()
+
+
+def _detection(value: object) -> str | None:
+    """Which kind of rule it is, or None when it has not exactly one of `DETECTIONS`."""
+    if not isinstance(value, dict):
+        return "condition rule"
+    written = [key for key in DETECTIONS if key in value]
+    return f"{written[0]} rule" if len(written) == 1 else None
+
+
+RuleEntry = Annotated[
+    Annotated[ConditionRuleEntry, Tag("condition rule")]
+    | Annotated[SequenceRuleEntry, Tag("sequence rule")]
+    | Annotated[CorrelationRuleEntry, Tag("correlate rule")],
+    Discriminator(_detection),
+]
+
+AnyRule = ConditionRuleEntry | SequenceRuleEntry | CorrelationRuleEntry
+_RULES = (ConditionRuleEntry, SequenceRuleEntry, CorrelationRuleEntry)
+RULE_KEYS = {f.alias or name for rule in _RULES for name, f in rule.model_fields.items()}
+"""Keys that some kind of rule has."""
+
+OverlayPath = Annotated[
+    str,
+    Spelled(r"[a-z_]+(\.[a-z0-9_]+){0,4}", "a path to a key of the rule, such as signals.peak.gte"),
+]
+
+
+class OverlayEntry(Entry):
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["set"]}, {"required": ["add_exceptions"]}]}
+    )
+
+    rule: Name
+    set_: Annotated[dict[OverlayPath, Any], Field(min_length=1)] | None = Field(None, alias="set")
+    add_exceptions: Annotated[list[ExceptionEntry], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.set_ is None and self.add_exceptions is None:
+            raise misfit("needs set or add_exceptions")
+        return self
 
 
 class RuleFile(Entry):
     version: Annotated[Literal[1], BeforeValidator(_first_version)]
     ruleset: RulesetEntry
-    features: dict[Name, FeatureEntry] = {}
-    rules: list[RuleEntry] = []
+    features: dict[Name, FeatureEntry] = Field(default={})
+    needs: dict[Name, Text] = Field(default={})
+    lists: dict[Name, SomeGlobs] = Field(default={})
+    rules: list[RuleEntry] = Field(default=[])
+    overlays: list[OverlayEntry] = Field(default=[])

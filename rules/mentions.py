@@ -1,0 +1,134 @@
+"""The names in conditions: of signals, and of building blocks, which lend their conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from saeguard.rules.conditions import ConditionError, names_in, parse_condition
+from saeguard.rules.cycles import find_cycles
+from saeguard.rules.document import KeyPath
+from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.raw import RawRule
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A name in a condition of a rule."""
+
+    name: str
+    rule: RawRule
+    path: KeyPath
+    """Of the condition, in the rule."""
+    offset: int
+
+    @property
+    def location(self) -> Location:
+        return self.rule.value_at(*self.path, offset=self.offset)
+
+    def error(self, message: str) -> RuleError:
+        return self.location.error(f"{self.path[-1]}: {message}")
+
+
+class Mentions:
+    """What every rule's conditions name.
+
+    Args:
+        rules: all rules of the set.
+        complete: whether these are all; else a name may be unknown because its file is missing.
+    """
+
+    def __init__(self, rules: Sequence[RawRule], complete: bool) -> None:
+        self._rules = {rule.name: rule for rule in rules if rule.name}
+        self._complete = complete
+        self._of: dict[str, list[Mention]] = {}
+        self._errors: list[RuleError] = []
+        for rule in rules:
+            mentions, errors = _read(rule)
+            self._errors += [*errors, *self._wrong(mentions)]
+            if not errors and mentions:
+                self._errors += _unused(rule, mentions)
+            self._of[rule.name or ""] = mentions
+        self._errors += _cycles({name: self.blocks(name) for name in self._block_names})
+
+    def errors(self) -> list[RuleError]:
+        """Everything wrong with the conditions."""
+        return self._errors
+
+    def blocks(self, name: str) -> dict[str, Mention]:
+        """The building blocks that a rule's conditions name, and where each is named first."""
+        found: dict[str, Mention] = {}
+        for mention in self._of.get(name, ()):
+            if mention.name not in mention.rule.signals and mention.name in self._block_names:
+                found.setdefault(mention.name, mention)
+        return found
+
+    def signals(self, rule: RawRule) -> list[str]:
+        """The rule's signals and those of its building blocks, and of theirs."""
+        signals, found, pending = list(rule.signals), set[str](), list(self.blocks(rule.name or ""))
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                signals += [f"{name}.{signal}" for signal in self._rules[name].signals]
+                pending += self.blocks(name)
+        return signals
+
+    @cached_property
+    def _block_names(self) -> list[str]:
+        return [name for name, rule in self._rules.items() if rule.is_block]
+
+    def _wrong(self, mentions: Sequence[Mention]) -> Iterator[RuleError]:
+        for mention in mentions:
+            if problem := self._problem(mention):
+                yield mention.error(problem)
+
+    def _problem(self, mention: Mention) -> str | None:
+        name, rule, block = mention.name, mention.rule, self._rules.get(mention.name)
+        if name in rule.signals:
+            is_ambiguous = block is not None and block.is_block
+            return f"'{name}' is both a signal and a building block" if is_ambiguous else None
+        if block is None:
+            known = [*rule.signals, *self._block_names]
+            unknown = f"unknown signal '{name}'{did_you_mean(name, known)}"
+            return unknown if self._complete else None
+        if not block.is_block:
+            return f"rule '{name}' is no building block: that needs a condition and emit: false"
+        return _lost(block, rule)
+
+
+def _lost(block: RawRule, rule: RawRule) -> str | None:
+    """What of a block would not apply where only its condition is taken."""
+    lost = [key for key in ("for", "keep_firing_for") if key in block.data]
+    if "scope" in block.data and block.data["scope"] != rule.data.get("scope"):
+        lost.append("scope")
+    if not lost:
+        return None
+    return (
+        f"the {lost[0]} of building block '{block.name}' would be lost: it lends its condition only"
+    )
+
+
+def _read(rule: RawRule) -> tuple[list[Mention], list[RuleError]]:
+    mentions: list[Mention] = []
+    errors: list[RuleError] = []
+    for path, text in rule.conditions():
+        try:
+            names = names_in(parse_condition(text, rule.signals))
+            mentions += [Mention(name.name, rule, path, name.offset) for name in names]
+        except ConditionError as error:
+            where = rule.value_at(*path, offset=error.offset)
+            errors.append(where.error(f"{path[-1]}: {error}"))
+    return mentions, errors
+
+
+def _unused(rule: RawRule, mentions: Sequence[Mention]) -> Iterator[RuleError]:
+    for name in rule.signals.keys() - {mention.name for mention in mentions}:
+        yield rule.key_at("signals", name).error(f"signal '{name}' is never used")
+
+
+def _cycles(named: Mapping[str, Mapping[str, Mention]]) -> Iterator[RuleError]:
+    for cycle in find_cycles({name: list(mentions) for name, mentions in named.items()}):
+        mention = named[cycle[0]][cycle[1]]
+        yield mention.error(f"building blocks that stand for each other: {' -> '.join(cycle)}")
