@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import SaeguardError
-from saeguard.monitor.service import serve
+from saeguard.monitor.process import serve
 
 
 def main() -> int:

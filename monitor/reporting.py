@@ -16,6 +16,9 @@ from saeguard.monitor.store_file import StoreError
 from saeguard.rules import Rule
 from saeguard.rules.matches import Decision
 
+_MAX_FINDINGS = 20
+"""Lines of an alert about refused rules."""
+
 log = logger("saeguard.monitor")
 
 
@@ -64,6 +67,21 @@ class Reporter:
         except StoreError as error:  # the disk and the queue are full: the log line is left
             self.count({"alerts_not_stored": 1})
             log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
+
+    def refused(self, reason: str, book: Rulebook) -> None:
+        """Changed rules cannot be used: nobody is to believe that they are in force."""
+        findings, ruleset = reason.splitlines(), book.ruleset
+        log.error("rules_refused", findings=findings, in_force=ruleset.sha256)
+        self.count({"rules/reload/refused": 1})
+        if len(findings) > _MAX_FINDINGS:
+            more = len(findings) - _MAX_FINDINGS
+            findings = [*findings[:_MAX_FINDINGS], f"and {more} more, in the monitor's log"]
+        kept = f"{ruleset.name} {ruleset.version} ({ruleset.sha256[:12]}) stays in force:"
+        self.raise_alert(
+            book.maker.health(
+                "saeguard.rules_refused", "Changed rules were refused", "\n".join([kept, *findings])
+            )
+        )
 
     def finished(self, request: LiveRequest, book: Rulebook) -> None:
         """Enter a request that has ended, and keep it if somebody will want to look at it."""

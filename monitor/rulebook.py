@@ -58,14 +58,16 @@ class Rulebook:
         return (self.ruleset.sha256, self.watchlist.digest) == (ruleset.sha256, watchlist.digest)
 
 
-def load_rulebook(config: Config) -> Rulebook:
-    """What the files of a configuration say now.
+def load_rulebook(config: Config, known: Rulebook | None = None) -> Rulebook:
+    """What the files of a configuration say now; `known` itself where they say the same.
 
     Raises:
         ConfigError, WatchlistError: they cannot be used, and why.
     """
     ruleset = read_rules(config.rules)
     watchlist = load_watchlist(config.watchlist)
+    if known is not None and known.is_same_as(ruleset, watchlist):
+        return known
     return Rulebook.make(ruleset, watchlist, compile_command(config.rules, config.watchlist))
 
 

@@ -1,12 +1,10 @@
-"""The monitor process: one thread reads the inbox and decides; writers and senders have their
-own.
+"""The monitor at work: one thread reads the inbox and decides. Writers, senders and the watcher of
+files have their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -17,16 +15,20 @@ from typing import Protocol, TypeVar
 import msgspec
 import zmq
 
+from saeguard.monitor.columns import order_of
 from saeguard.monitor.config import Config
+from saeguard.monitor.control import ControlChannel
 from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
-from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, TapStatus, decode
+from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, SwapStatus, TapStatus, decode
+from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
-from saeguard.monitor.rulebook import load_rulebook
+from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
+from saeguard.monitor.watchlist import Watchlist
 
 _POLL_S = 0.05
 _GATHER_S = 0.015
@@ -45,18 +47,23 @@ R = TypeVar("R")
 class Service:
     """Everything that lives as long as the monitor process."""
 
-    def __init__(self, config: Config, endpoint: str) -> None:
+    def __init__(self, config: Config, run_dir: Path) -> None:
         """
+        Args:
+            run_dir: where its sockets are made.
+
         Raises:
             ConfigError, WatchlistError, StoreError: the monitor cannot do its work as configured.
         """
-        self._book = load_rulebook(config)
+        self._control = ControlChannel(f"ipc://{run_dir / 'control'}")
+        self._reloader = Reloader(config, self._control.send, self._expect)
+        self._book = self._reloader.book
         watchlist = self._book.watchlist
         self._detector = Detector(
             self._book.engine, watchlist.digest, len(watchlist.columns), config.record_tokens
         )
         captured = config.capture_text == "window"
-        self._texts = lru_cache(lambda file: TokenTexts(file, captured))
+        self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
         self._dropped: dict[int, int] = {}
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
@@ -68,11 +75,11 @@ class Service:
             self._senders[destination.name] = Sender(self._store, destination)
         self._inbox: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
-        self._inbox.bind(endpoint)
+        self._inbox.bind(f"ipc://{run_dir / 'inbox'}")
         self._metrics = _start_metrics(config, self.totals)
         log.info("watching", rules=len(self._book.ruleset.rules), features=list(watchlist.columns))
 
-    def run(self, should_stop: Stop) -> None:
+    def run(self, should_stop: Callable[[], bool]) -> None:
         """Serve until told to stop, then take in what is still on its way."""
         while not should_stop():
             self._turn()
@@ -83,6 +90,7 @@ class Service:
 
     def close(self) -> None:
         """Make everything durable, and deliver what can be delivered in time."""
+        self._reloader.close()
         self._guarded(self._finish_requests, float("inf"))  # no row can come any more
         self._store.flush()
         for sender in self._senders.values():
@@ -91,6 +99,7 @@ class Service:
             self._metrics.close()
         self._store.close()
         self._inbox.close()
+        self._control.close()
 
     def totals(self) -> Mapping[str, int]:
         """Counters and gauges by name, for metrics."""
@@ -102,6 +111,7 @@ class Service:
             "frames/dropped": sum(self._dropped.values()),
             "rows/nonfinite": self._detector.num_nonfinite,
             "rows/orphaned": self._detector.num_orphans,
+            "rows/phase_unsure": self._detector.num_phase_unsure,
             "rows/unevaluated": self._detector.num_unevaluated,
             "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
             **{f"delivery/pending/{name}": s.pending for name, s in self._senders.items()},
@@ -111,6 +121,7 @@ class Service:
     def _turn(self) -> bool:
         """Take in one batch of messages; False when there was none."""
         now_s = time.monotonic()
+        self._guarded(self._reload, now_s)
         busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
         if busy:
             time.sleep(_GATHER_S)
@@ -161,6 +172,8 @@ class Service:
                 self._detector.end(message, time.monotonic())
             case TapStatus():
                 self._hear(message)
+            case SwapStatus():
+                self._reloader.hear(message)
         return []
 
     def _hear(self, status: TapStatus) -> None:
@@ -168,6 +181,7 @@ class Service:
         if status.alive:
             self._dead.pop(status.rank, None)
             self._detector.forget_worker(status.rank)
+            self._reloader.worker_started()
         else:
             self._dead[status.rank] = status.reason
             log.critical("blind", worker=status.rank, reason=status.reason)
@@ -183,6 +197,37 @@ class Service:
             self._reporter.finished(request, self._book)
         self._reporter.save_totals()
 
+    def _reload(self, now_s: float) -> None:
+        match self._reloader.poll(now_s):
+            case Rulebook() as book:
+                self._adopt(book)
+            case Refusal() as refusal:
+                self._reporter.refused(refusal.reason, self._book)
+
+    def _adopt(self, book: Rulebook) -> None:
+        """Change the rules between two steps, under live requests as well."""
+        started_s, before = time.monotonic(), self._book.watchlist
+        is_same = book.watchlist.digest == before.digest
+        order = None if is_same else order_of(book.watchlist.identities, before.identities)
+        self._detector.adopt(book.engine, book.watchlist.digest, order)
+        book.decider.carry_over(self._book.decider)
+        self._book = book
+        self._reporter.introduce(book)
+        self._reporter.count({"rules/reload/ok": 1})
+        log.info(
+            "rules_reloaded",
+            sha256=book.ruleset.sha256,
+            rules=len(book.ruleset.rules),
+            features=list(book.watchlist.columns),
+            live_requests=self._detector.num_live,
+            took_ms=round(1000 * (time.monotonic() - started_s), 1),
+        )
+
+    def _expect(self, watchlist: Watchlist) -> None:
+        """Workers are about to send scores of another watchlist: take what the rules know of it."""
+        known = self._book.watchlist.identities
+        self._detector.accept_watchlist(watchlist.digest, order_of(known, watchlist.identities))
+
     def _report_taps(self, frame: Frame) -> None:
         """Keep a worker's count of drops, and say once when its taps stop running."""
         worker = frame.worker
@@ -193,48 +238,6 @@ class Service:
 
     def _blind(self) -> bool:
         return bool(self._dead) or not all(self._detector.taps_alive.values())
-
-
-class Stop:
-    """True once a signal has asked us to end, or the process that started us is gone."""
-
-    def __init__(self, parent: int | None) -> None:
-        self._signalled = False
-        self._parent = parent or os.getppid()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def __call__(self) -> bool:
-        return self._signalled or os.getppid() != self._parent
-
-    def _on_signal(self, *_: object) -> None:
-        self._signalled = True
-
-
-def serve(config: Config, run_dir: Path, parent: int | None = None) -> None:
-    """Run the monitor until it is told to stop or `parent`, a process id, is gone.
-
-    `run_dir` holds its sockets.
-
-    Raises:
-        SaeguardError: it cannot start as configured.
-    """
-    stop = Stop(parent)
-    _yield_to_the_engine()
-    os.environ["SAEGUARD_LOG"] = config.log
-    service = Service(config, f"ipc://{run_dir / 'inbox'}")
-    (run_dir / "ready").touch()
-    try:
-        service.run(stop)
-    finally:
-        service.close()
-
-
-def _yield_to_the_engine() -> None:
-    """Run behind the engine's threads where they share cores: they come first, we catch up."""
-    os.nice(5)
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class _Closeable(Protocol):

@@ -19,16 +19,23 @@ COUNTERS = {
     "tokens": ("coverage", "reason"),
     "alerts": ("rule", "severity"),
     "limited": ("rule", "severity"),
+    "suppressed": ("rule", "severity", "exception"),
+    "building_blocks": ("rule", "severity"),
+    "uncovered": ("rule", "severity"),
+    "correlations/evicted": (),
+    "rules/reload": ("outcome",),
     "frames/dropped": (),
     "messages/unreadable": (),
     "messages/failed": (),
     "rows/nonfinite": (),
     "rows/orphaned": (),
+    "rows/phase_unsure": (),
     "rows/unevaluated": (),
     "requests/finished": (),
 }
 GAUGES = {
     "requests/live": (),
+    "ruleset/info": ("sha256", "version"),
     "taps/alive": (),
     "delivery/pending": ("destination",),
 }

@@ -9,7 +9,7 @@ import typer
 
 from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.service import serve
+from saeguard.monitor.process import serve
 
 
 def monitor(

@@ -2,107 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from fake_engine import FakeEngine, write_rules
+from running_monitor import Monitor, running_monitor, start_process, wait_for, write_config
 
-from saeguard.integrations.otel import OtlpReceiver
-from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.messages import TapStatus
 from saeguard.monitor.store import get_request, list_alerts, totals
-from saeguard.monitor.watchlist import save
-from saeguard.rules import load_rules
-
-QUIET, LIE = [0.0, 0.0], [5.0, 0.0]
-
-
-@dataclass
-class Monitor:
-    directory: Path
-    process: subprocess.Popen[str]
-    engine: FakeEngine
-    receiver: OtlpReceiver
-
-    @property
-    def store(self) -> Path:
-        return self.directory / "alerts.sqlite"
-
-    def stop(self) -> str:
-        """End it as the plugin does; its stderr."""
-        self.engine.close()
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.communicate(timeout=20)[1]
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def write_config(directory: Path, **values: object) -> Path:
-    rules = write_rules(directory)
-    save(compile_watchlist(load_rules([rules])), directory / "watch.safetensors")
-    config = {
-        "version": 1,
-        "rules": ["rules.yaml"],
-        "watchlist": "watch.safetensors",
-        "store": "alerts.sqlite",
-        "log": "json",
-        **values,
-    }
-    path = directory / "saeguard.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def start_process(config: Path, run_dir: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "saeguard.monitor", "--config", config, "--run-dir", run_dir],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ},
-    )  # fmt: skip
 
 
 @pytest.fixture
 def monitor(tmp_path: Path) -> Iterator[Monitor]:
-    run_dir = tmp_path / "run"
-    run_dir.mkdir(mode=0o700)
-    with OtlpReceiver() as receiver:
-        config = write_config(
-            tmp_path,
-            destinations=[{"kind": "otlp", "endpoint": receiver.endpoint}],
-            metrics={"endpoint": receiver.endpoint, "interval_s": 0.2},
-        )
-        watchlist = compile_watchlist(load_rules([tmp_path / "rules.yaml"]))
-        engine = FakeEngine(f"ipc://{run_dir / 'inbox'}", watchlist.digest, watchlist.columns)
-        process = start_process(config, run_dir)
-        try:
-            wait_for((run_dir / "ready").exists, 30)
-            yield Monitor(tmp_path, process, engine, receiver)
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def lie_once(monitor: Monitor, req_id: str) -> None:
-    monitor.engine.start(req_id, [1, 2])
-    monitor.engine.step({req_id: (0, [QUIET, QUIET])})
-    monitor.engine.step({req_id: (2, [LIE])})
-    monitor.engine.end(req_id, num_scheduled=3)
+    with running_monitor(tmp_path) as monitor:
+        yield monitor
 
 
 def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
-    lie_once(monitor, "req-1")
+    monitor.lie_once("req-1")
     wait_for(lambda: len(monitor.receiver.alert_ids()) == 1 and len(monitor.receiver.spans) == 1)
     wait_for(lambda: totals(monitor.store).get("requests/finished") == 1)
     wait_for(
@@ -128,7 +47,7 @@ def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
 
 def test_what_is_on_its_way_when_the_monitor_is_told_to_stop_is_not_lost(monitor: Monitor):
     for number in range(200):
-        lie_once(monitor, f"req{number}-x")
+        monitor.lie_once(f"req{number}-x")
     monitor.stop()
     assert len(list_alerts(monitor.store, limit=1000)) == 200
     assert len(set(monitor.receiver.alert_ids())) == 200
@@ -138,7 +57,7 @@ def test_what_is_on_its_way_when_the_monitor_is_told_to_stop_is_not_lost(monitor
 def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
     monitor.engine._socket.send(b"\xff\x00garbage")
     monitor.engine._socket.send(b"")
-    lie_once(monitor, "req-1")
+    monitor.lie_once("req-1")
     wait_for(lambda: len(monitor.receiver.alert_ids()) == 1)
     monitor.stop()
     assert totals(monitor.store)["messages/unreadable"] == 2
@@ -206,7 +125,7 @@ def test_a_configuration_that_cannot_be_used_ends_with_one_message(
 def test_the_monitor_process_stays_light():
     """It shares a machine with a model server: no torch, no transformers, no vllm."""
     code = (
-        "import sys, saeguard.monitor.service, saeguard.integrations.otel\n"
+        "import sys, saeguard.monitor.process, saeguard.integrations.otel\n"
         "heavy = {'torch', 'transformers', 'vllm', 'sae_lens', 'transformer_lens'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -1,0 +1,119 @@
+"""Rules and watchlist that change while the monitor runs.
+
+Files are read and checked on the watcher's thread, exactly as at the start. The service's thread is
+handed a whole `Rulebook`, ready to be adopted between two steps, or a `Refusal`. Where the
+watchlist is another one, too, the workers are first brought to use it: all of them, or the book is
+refused.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from saeguard.monitor.config import Config
+from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.messages import Control, SwapStatus
+from saeguard.monitor.rulebook import Rulebook, load_rulebook
+from saeguard.monitor.swap import Swapper, SwapResult
+from saeguard.monitor.watch import FileWatcher
+from saeguard.monitor.watchlist import Watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The files as they are now cannot be used; the monitor goes on as before."""
+
+    reason: str
+    """Every finding on a line of its own, and what to do."""
+
+
+class Reloader:
+    """Watches the files of a configuration. Its methods are for the service's thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        send: Callable[[Control], None],
+        expect: Callable[[Watchlist], None],
+    ) -> None:
+        """
+        Args:
+            send: speaks to the workers.
+            expect: told of a watchlist that workers are about to use.
+
+        Raises:
+            ConfigError, WatchlistError: the files cannot be used as they are at the start.
+        """
+        self._config = config
+        self._expect = expect
+        self._changes: queue.SimpleQueue[Rulebook | Refusal] = queue.SimpleQueue()
+        self._watcher = FileWatcher(config.rules, config.watchlist, self._load)
+        self._usable = load_rulebook(config)  # the last that could be read
+        self.book = self._usable
+        """In force, or just handed out to be."""
+        self._waiting: Rulebook | None = None
+        """For all workers to use its watchlist."""
+        self._swapper = Swapper(send)
+        self._offer(self.book.watchlist)  # workers may know it, or another from before we started
+        if config.reload:
+            self._watcher.start()
+
+    def poll(self, now_s: float) -> Rulebook | Refusal | None:
+        """To be called often. The next book to adopt, or why there is none."""
+        if (result := self._swapper.poll(now_s)) is not None:
+            return self._swapped(result)
+        try:
+            change = self._changes.get_nowait()
+        except queue.Empty:
+            return None
+        return change if isinstance(change, Refusal) else self._changed(change)
+
+    def hear(self, status: SwapStatus) -> None:
+        """A worker tells how far it is in changing its watchlist."""
+        self._swapper.hear(status)
+
+    def worker_started(self) -> None:
+        """A worker has read the watchlist's file as it is now."""
+        self._swapper.worker_started()
+
+    def close(self) -> None:
+        self._watcher.close()
+
+    def _load(self) -> None:
+        """Runs on the watcher's thread."""
+        try:
+            book = load_rulebook(self._config, self._usable)
+        except SaeguardError as error:
+            self._changes.put(Refusal(str(error)))
+        except Exception as error:  # a fault of ours must not end the watching
+            self._changes.put(Refusal(f"{type(error).__name__}: {error}"))
+        else:
+            if book is not self._usable:
+                self._usable = book
+                self._changes.put(book)
+
+    def _changed(self, book: Rulebook) -> Rulebook | None:
+        """Rules for the same scores are adopted at once, others when the workers are ready."""
+        is_same = book.watchlist.digest == self.book.watchlist.digest
+        if not is_same or self._offered != book.watchlist.digest:
+            self._offer(book.watchlist)
+        if is_same:
+            self._waiting, self.book = None, book
+            return book
+        self._waiting = book
+        self._expect(book.watchlist)
+        return None
+
+    def _offer(self, watchlist: Watchlist) -> None:
+        self._offered = watchlist.digest
+        self._swapper.offer(watchlist.digest)
+
+    def _swapped(self, result: SwapResult) -> Rulebook | Refusal | None:
+        if result.refusal:  # the book goes on waiting: a worker that starts anew may have room
+            return Refusal(f"{self._config.watchlist}: {result.refusal}")
+        book, self._waiting = self._waiting, None
+        if book is not None:
+            self.book = book
+        return book
