@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from saeguard.rules.groups import MAX_GROUPS, Groups
+from saeguard.rules.bounded import MAX_GROUPS, Groups
 from saeguard.rules.matches import CorrelationMatch, Event
 from saeguard.rules.model import Correlation, Rule
 

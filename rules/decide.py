@@ -14,8 +14,8 @@ from datetime import UTC, date, datetime
 from itertools import chain
 from typing import Any
 
+from saeguard.rules.bounded import MAX_GROUPS, Groups
 from saeguard.rules.correlate import Correlator
-from saeguard.rules.groups import MAX_GROUPS, Groups
 from saeguard.rules.limits import Limiter
 from saeguard.rules.matches import CorrelationMatch, Decision, Event, Match, Outcome
 from saeguard.rules.model import Correlation, Exemption, Rule, RuleSet

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 from math import inf
 
-from saeguard.rules.groups import MAX_GROUPS, Groups
+from saeguard.rules.bounded import MAX_GROUPS, Groups
 from saeguard.rules.model import Limit
 
 
