@@ -10,10 +10,30 @@ from typing import Annotated
 
 import typer
 
+from saeguard.rules.sources import is_pack
+
 DEFAULT_STORE = Path("saeguard-alerts.sqlite")
 
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="SAEGUARD_STORE", help="The alert store.")
+]
+
+
+def existing_rules(items: list[str]) -> list[str]:
+    """The items, all of which are there or name a pack; what is wrong with them is not asked."""
+    for item in items:
+        if not is_pack(item) and not Path(item).exists():
+            raise typer.BadParameter(f"{item}: no such file or directory")
+    return items
+
+
+RuleItems = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RULES...",
+        callback=existing_rules,
+        help="Files, directories and pack:NAME, together one rule set.",
+    ),
 ]
 
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}

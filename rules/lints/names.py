@@ -10,10 +10,12 @@ from saeguard.rules.model import Correlation, RuleSet
 
 
 def unused_feature(ruleset: RuleSet, today: date) -> Iterator[Remark]:
-    """A feature that no signal reads. It is not watched; remove it, or use it in a rule."""
+    """A feature that no signal reads, in a file with rules of its own. It is not watched; remove
+    it, or use it in a rule. A file of nothing but features is one to choose from."""
     used = set(ruleset.used_features())
+    files = {rule.location.path for rule in ruleset.rules}
     for feature in ruleset.features.values():
-        if feature.name not in used:
+        if feature.name not in used and feature.location.path in files:
             yield Remark(feature.location, f"no rule uses feature '{feature.name}'")
 
 
