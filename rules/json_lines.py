@@ -42,12 +42,14 @@ class Context(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     id: str = ""
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    phases: str | list[str]
-    features: dict[str, list[float | None]]
+class _Line(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
     context: Context = Context()
     time: str | None = None
     positions: list[int] | None = None
+    phases: str | list[str]
+    features: dict[str, list[float | None]]
     token_ids: list[int] | None = None
 
 

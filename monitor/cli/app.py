@@ -19,10 +19,18 @@ class Commands(LazyGroup):
 
     own: ClassVar = {
         "check": ("saeguard.monitor.cli.check:check", "Check rule files."),
+        "test": ("saeguard.monitor.cli.rule_tests:run_rule_tests", "Run rule tests."),
+        "explain": ("saeguard.monitor.cli.explain:explain", "Say in plain language what rules do."),
+        "schema": (
+            "saeguard.monitor.cli.schema:schema",
+            "Print the JSON Schema of rule files, for editors.",
+        ),
         "compile": (
             "saeguard.monitor.cli.compile:compile_",
             "Compile the watchlist of some rules.",
         ),
+        "replay": ("saeguard.monitor.cli.replay:replay", "Run rules over recorded requests."),
+        "diff": ("saeguard.monitor.cli.diff:diff", "Compare the alerts of two rule sets."),
         "monitor": ("saeguard.monitor.cli.monitor:monitor", "Run the monitor by hand."),
         "alerts": ("saeguard.monitor.cli.alerts:app", "Look at alerts."),
     }

@@ -1,0 +1,109 @@
+"""`saeguard diff`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from saeguard.monitor.cli import recordings as shared
+from saeguard.monitor.cli.alert_views import safe
+from saeguard.monitor.replays import Change, changes
+
+SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "moved": ("~", "yellow")}
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A rule file or directory.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another one.")],
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="RECORDING...", help="Recorded requests.")
+    ],
+    format_: shared.FormatOption = shared.Format.TEXT,
+) -> None:
+    """Show which alerts two rule sets raise differently on the same recorded requests.
+
+    Exit code: 0 if there is no difference, 1 if there is one.
+    """
+    requests = shared.read_requests(recordings)
+    _, before = shared.replay_files([old], requests)
+    _, after = shared.replay_files([new], requests)
+    found = changes(before, after)
+    num_before, num_after = (
+        sum(each.outcome == "alert" for each in played) for played in (before, after)
+    )
+    if format_ is shared.Format.JSON:
+        plain = {"old_alerts": num_before, "new_alerts": num_after, "changes": _as_json(found)}
+        print(json.dumps(plain, indent=1))
+    else:
+        shared.console().print(Group(*_as_text(found, num_before, num_after)))
+    if found:
+        raise typer.Exit(1)
+
+
+def _as_json(found: Sequence[Change]) -> list[dict[str, object]]:
+    return [
+        {
+            "change": change.kind,
+            "old": change.old and shared.plain(change.old),
+            "new": change.new and shared.plain(change.new),
+        }
+        for change in found
+    ]
+
+
+def _as_text(found: Sequence[Change], num_before: int, num_after: int) -> Iterator[RenderableType]:
+    by_rule: dict[str, list[Change]] = {}
+    for change in found:
+        by_rule.setdefault(change.either.rule, []).append(change)
+    for of_rule in by_rule.values():
+        yield shared.heading(of_rule[0].either)
+        yield from (shared.indented(_change_table(of_rule)), "")
+    if found:
+        yield from (_summary(by_rule), "")
+    same = "" if found else ", all of them the same"
+    yield f"{shared.alerts(num_before)} before, {num_after} after{same}"
+
+
+def _change_table(found: Sequence[Change]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("request", overflow="fold", max_width=36)
+    table.add_column("token", no_wrap=True)
+    table.add_column("message", overflow="fold", min_width=24)
+    for change in found:
+        sign, style = SIGNS[change.kind]
+        table.add_row(
+            Text(sign, style),
+            safe(change.either.request),
+            _tokens(change),
+            safe(change.either.message),
+        )
+    return table
+
+
+def _tokens(change: Change) -> str:
+    """`answer 3 → 8`"""
+    old, new = (alert and alert.place for alert in (change.old, change.new))
+    if old is None or new is None:
+        return shared.token(old or new)
+    return f"{shared.token(old)} → {new.token if new.phase == old.phase else shared.token(new)}"
+
+
+def _summary(by_rule: dict[str, list[Change]]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), show_footer=len(by_rule) > 1)
+    table.add_column("rule", "total", overflow="fold")
+    total = Counter(change.kind for of_rule in by_rule.values() for change in of_rule)
+    for kind, (_, style) in SIGNS.items():
+        table.add_column(kind, str(total[kind]), justify="right", style=style)
+    for rule, of_rule in by_rule.items():
+        kinds = Counter(change.kind for change in of_rule)
+        table.add_row(safe(rule), *(str(kinds[kind]) for kind in SIGNS))
+    return table
