@@ -8,7 +8,7 @@ from typing import Any
 from saeguard.rules import syntax
 from saeguard.rules.building_blocks import BlockLibrary, BuildingBlock
 from saeguard.rules.conditions import Condition, parse_condition
-from saeguard.rules.document import Document
+from saeguard.rules.document import Document, KeyPath
 from saeguard.rules.errors import Location
 from saeguard.rules.model import (
     Correlation,
@@ -63,8 +63,8 @@ class RuleBuilder:
             }
         )
 
-    def build(self, entry: syntax.AnyRule, location: Location) -> Rule:
-        """The rule.
+    def build(self, entry: syntax.AnyRule, document: Document, path: KeyPath) -> Rule:
+        """The rule that the document has at a path.
 
         Raises:
             TooLarge: a condition is, with its building blocks.
@@ -83,13 +83,16 @@ class RuleBuilder:
             status=entry.status,
             severity=entry.severity,
             limit=Limit(limit.per, limit.max, parse_duration(limit.every) if limit.every else None),
-            exceptions=tuple(map(self._exemption, entry.exceptions)),
+            exceptions=tuple(
+                self._exemption(each, document.value_at((*path, "exceptions", index)))
+                for index, each in enumerate(entry.exceptions)
+            ),
             emit=entry.emit,
             action=entry.action,
             tags=tuple(entry.tags),
             falsepositives=tuple(entry.falsepositives),
             references=tuple(entry.references),
-            location=location,
+            location=document.value_at(path),
             **special,
         )
 
@@ -119,7 +122,7 @@ class RuleBuilder:
         scope = self._scope(entry.scope)
         keys: dict[str, Any] = {
             "scope": scope,
-            "min_coverage": parse_percentage(entry.min_coverage),
+            "min_coverage": parse_percentage(entry.min_coverage) / 100,
             "message": parse_template(entry.message)[0],
         }
         if isinstance(entry, syntax.SequenceRuleEntry):
@@ -161,7 +164,7 @@ class RuleBuilder:
             tenants=self._expand(entry.tenant),
         )
 
-    def _exemption(self, entry: syntax.ExceptionEntry) -> Exemption:
+    def _exemption(self, entry: syntax.ExceptionEntry, location: Location) -> Exemption:
         who = entry.when
         return Exemption(
             name=entry.name,
@@ -171,6 +174,7 @@ class RuleBuilder:
             loras=self._expand(who.lora),
             clients=self._expand(who.client),
             expires=entry.expires,
+            location=location,
         )
 
     def _expand(self, texts: Sequence[str] | None) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saeguard.rules import syntax
-from saeguard.rules.building_blocks import TooLarge
 from saeguard.rules.build import RuleBuilder, build_feature
+from saeguard.rules.building_blocks import TooLarge
 from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import Location, RuleError, RuleErrors
 from saeguard.rules.model import Feature, Rule, RuleSet, Signal
@@ -109,11 +109,11 @@ def _rules(files: Sequence[_File], signals: dict[str, tuple[Signal, ...]]) -> tu
     errors: list[RuleError] = []
     for document, file in files:
         for index, entry in enumerate(file.rules):
-            where = document.value_at(("rules", index))
+            path = ("rules", index)
             try:
-                rules.append(builder.build(entry, where))
+                rules.append(builder.build(entry, document, path))
             except TooLarge as error:
-                errors.append(where.error(str(error)))
+                errors.append(document.value_at(path).error(str(error)))
     if errors:
         raise RuleErrors(errors)
     return tuple(rules)

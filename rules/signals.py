@@ -54,7 +54,7 @@ class _Numbers:
             value = value[key[1]]
         if not isinstance(value, str):
             return float(value)
-        return parse_percentage(value) * self._maximum(key, value)
+        return self._maximum(key, value) * parse_percentage(value) / 100
 
     def comparison(self, key: str) -> tuple[float, float | None, str]:
         """Threshold, upper bound, and how they are written where that is not as numbers."""

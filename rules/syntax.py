@@ -205,7 +205,14 @@ class CorrelateEntry(Entry):
         json_schema_extra={
             "if": {"properties": {"type": {"enum": ["event_count", "value_count"]}}},
             "then": {"oneOf": [{"required": ["gt"]}, {"required": ["gte"]}]},
-            "else": {"properties": {"gt": False, "gte": False, "rules": {"minItems": 2}}},
+            "else": {
+                "properties": {
+                    "gt": False,
+                    "gte": False,
+                    "rules": {"minItems": 2},
+                    "group_by": {"items": {"not": {"const": "rule"}}},
+                }
+            },
             "allOf": [
                 {
                     "if": {"properties": {"type": {"const": "value_count"}}},
@@ -243,6 +250,8 @@ class CorrelateEntry(Entry):
             raise misfit(f"does not go with {self.type}", "gte" if self.gt is None else "gt")
         if not counts and len(self.rules) < 2:
             raise misfit(f"{self.type} needs at least two", "rules")
+        if not counts and "rule" in self.group_by:
+            raise misfit(f"rule keeps the rules of {self.type} apart from each other", "group_by")
         return self
 
     @model_validator(mode="after")

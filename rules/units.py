@@ -22,5 +22,5 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_percentage(text: str) -> float:
-    """`90%` and `90% of max` are 0.9."""
-    return float(text.partition("%")[0]) / 100
+    """`90%` and `90% of max` are 90."""
+    return float(text.partition("%")[0])

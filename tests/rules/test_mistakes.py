@@ -39,7 +39,7 @@ JUNK += [
 
 MISTAKES = {
     "unknown key": (("limit:", "limts:"), "23:5: unknown key 'limts', did you mean 'limit'?"),
-    "unknown top-level key": (("rules:", "lists: {}\nrules:"), "7:1: unknown key 'lists'"),
+    "unknown top-level key": (("rules:", "list: {}\nrules:"), "7:1: unknown key 'list', did you mean 'lists'?"),
     "unknown key in a feature": (
         ("index: 412", "index: 412, unit: raw"),
         "5:35: unknown key 'unit', did you mean 'units'?",
@@ -121,18 +121,19 @@ MISTAKES = {
     ),
     "unknown aggregation": (
         ("agg: max", "agg: maxx"),
-        "16:35: agg: expected 'value', 'max', 'mean', 'count', 'ema', "
+        "16:35: agg: expected 'value', 'max', 'mean', 'sum', 'count', 'ema', "
+        "'rolling_mean_max', 'topk_mean', 'min_evidence', 'noisy_or', "
         "got the text 'maxx', did you mean 'max'?",
     ),
     "no aggregation": (("agg: max, ", ""), "16:12: missing key 'agg'"),
     "no window": (("window: 16 tokens, ", ""), "16:12: missing key 'window'"),
     "no comparison": (
         (", gte: 4.0", ""),
-        "16:7: signal 'lie' needs exactly one of gt, gte, lt, lte",
+        "16:7: signal 'lie': needs exactly one of gt, gte, lt, lte, between",
     ),
     "two comparisons": (
         ("gte: 4.0", "gte: 4.0, lt: 5.0"),
-        "16:7: signal 'lie' needs exactly one of gt, gte, lt, lte",
+        "16:69: signal 'lie': needs exactly one of gt, gte, lt, lte, between",
     ),
     "unknown feature": (
         ("{feature: deceit,", "{feature: deciet,"),
@@ -162,8 +163,8 @@ MISTAKES = {
     "unknown placeholder": (
         ("{rule.title}", "{rule.__class__}"),
         "24:15: message: unknown placeholder {rule.__class__}; the placeholders are "
-        "rule.name|title|severity, signal.NAME.value|threshold|token|position, "
-        "request.model|id|tenant|lora",
+        "rule.name|title|severity, request.model|id|tenant|lora|client, "
+        "signal.NAME.value|threshold|token|position",
     ),
     "placeholder with an unknown signal": (
         ("signal.lie.token", "signal.lye.token"),
@@ -221,9 +222,12 @@ def test_alias_bomb_is_refused_before_it_goes_off(tmp_path):
     assert finding.endswith("more than 500,000 values in the file")
 
 
-def test_missing_file_and_folder_are_findings(tmp_path):
+def test_missing_file_and_empty_folder_are_findings(tmp_path):
     missing = tmp_path / "missing.yaml"
-    assert findings(missing, tmp_path) == ["1:1: Is a directory", "1:1: No such file or directory"]
+    assert findings(missing, tmp_path) == [
+        "1:1: no *.yaml or *.yml file in the directory",
+        "1:1: No such file or directory",
+    ]
 
 
 def test_all_mistakes_are_reported_at_once_even_within_one_rule(tmp_path):
