@@ -18,6 +18,7 @@ from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.watchlist import load, save
+from saeguard.rules.sources import is_pack
 
 
 def serve(
@@ -25,7 +26,10 @@ def serve(
     vllm_args: Annotated[
         list[str] | None, typer.Argument(metavar="[-- VLLM ARGS]", help="Passed on unchanged.")
     ] = None,
-    rules: Annotated[list[Path] | None, typer.Option(help="A rule file; may be repeated.")] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(help="A rule file, a directory or pack:NAME; may be repeated."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A saeguard.yaml, instead of --rules.")
     ] = None,
@@ -70,7 +74,7 @@ def _vllm_command(model: str, vllm_args: list[str]) -> list[str]:
     return [str(vllm), "serve", model, *vllm_args]
 
 
-def _write_config(rules: list[Path], store: Path, otlp: str | None, capture_text: bool) -> Path:
+def _write_config(rules: list[str], store: Path, otlp: str | None, capture_text: bool) -> Path:
     """A configuration and a watchlist in the user's cache, named by what is in them."""
     ruleset = read_rules(rules)
     watchlist = compile_watchlist(ruleset)
@@ -79,7 +83,7 @@ def _write_config(rules: list[Path], store: Path, otlp: str | None, capture_text
     save(watchlist, directory / "watch.safetensors")
     values: dict[str, Any] = {
         "version": 1,
-        "rules": [str(path.resolve()) for path in rules],
+        "rules": [item if is_pack(item) else str(Path(item).resolve()) for item in rules],
         "watchlist": "watch.safetensors",
         "store": str(store.resolve()),
         "capture_text": "window" if capture_text else "off",

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from saeguard.monitor.cli.options import RuleItems
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.watchlist import save
 
 
 def compile_(
-    rules: Annotated[list[Path], typer.Argument(help="Rule files, as one rule set.")],
+    rules: RuleItems,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
         "watch.safetensors"
     ),
