@@ -31,7 +31,9 @@ SEVERITY_NUMBERS = {
 
 def attributes(alert: Alert) -> dict[str, Value]:
     """The same for the log record and the span. None is left out, long text is cut."""
-    values = _rule(alert) | _request(alert) | _evidence(alert) | _coverage(alert)
+    values = _alert(alert) | _rule(alert)
+    if alert.kind != "health":
+        values |= _request(alert) | _evidence(alert) | _correlation(alert) | _coverage(alert)
     return {
         key: value[:MAX_CHARS] if isinstance(value, str) else value
         for key, value in values.items()
@@ -46,6 +48,15 @@ def trace_id(alert_id: str) -> int:
 
 def span_id(alert_id: str) -> int:
     return int.from_bytes(hashlib.sha256(alert_id.encode()).digest()[:8])
+
+
+def _alert(alert: Alert) -> dict[str, Value | None]:
+    return {
+        "saeguard.alert.id": alert.id,
+        "saeguard.alert.kind": alert.kind,
+        "saeguard.message": alert.message,
+        "saeguard.watchlist": alert.watchlist,
+    }
 
 
 def _rule(alert: Alert) -> dict[str, Value | None]:
@@ -71,14 +82,13 @@ def _request(alert: Alert) -> dict[str, Value | None]:
         "saeguard.request.engine_id": alert.req_id,
         "saeguard.lora": alert.lora,
         "saeguard.tenant": alert.tenant,
+        "saeguard.client": alert.client,
     }
 
 
 def _evidence(alert: Alert) -> dict[str, Value | None]:
     decisive = next((s for s in alert.signals if s.holds), None)
     return {
-        "saeguard.alert.id": alert.id,
-        "saeguard.message": alert.message,
         "saeguard.phase": alert.phase,
         "saeguard.token.first": alert.first_position,
         "saeguard.token.last": alert.position,
@@ -87,7 +97,22 @@ def _evidence(alert: Alert) -> dict[str, Value | None]:
         "saeguard.threshold": decisive.threshold if decisive else None,
         "saeguard.evidence": msgspec.json.encode(alert.signals).decode(),
         "saeguard.feature.labels": json.dumps(alert.feature_labels),
-        "saeguard.watchlist": alert.watchlist,
+        "saeguard.action": alert.action,
+        "saeguard.action.outcome": alert.action_outcome or None,
+    }
+
+
+def _correlation(alert: Alert) -> dict[str, Value | None]:
+    evidence = alert.correlation
+    if evidence is None:
+        return {}
+    return {
+        "saeguard.correlation.type": evidence.type,
+        "saeguard.correlation.timespan_s": evidence.timespan_s,
+        "saeguard.correlation.count": evidence.count,
+        "saeguard.correlation.group": json.dumps(evidence.group),
+        "saeguard.correlation.rules": tuple(match.rule for match in evidence.matches),
+        "saeguard.correlation.requests": tuple(match.request_id for match in evidence.matches),
     }
 
 

@@ -11,7 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from saeguard.monitor.alerts import Alert, Coverage, RequestRecord, SignalReading
+from saeguard.monitor.alerts import (
+    Alert,
+    CorrelationEvidence,
+    Coverage,
+    RequestRecord,
+    SignalReading,
+)
 from saeguard.monitor.logging import printable
 from saeguard.monitor.strip import visible
 
@@ -40,8 +46,8 @@ def alert_table(alerts: Sequence[Alert]) -> Table:
         table.add_row(
             _time(alert.time_ns, "%m-%d %H:%M:%S"),
             _severity(alert),
-            str(alert.position),
-            _seen(alert.coverage),
+            "" if alert.kind == "health" else str(alert.position),
+            Text() if alert.kind == "health" else _seen(alert.coverage),
             alert.id[-8:],
             safe(alert.rule_name),
             safe(alert.request_id),
@@ -52,12 +58,14 @@ def alert_table(alerts: Sequence[Alert]) -> Table:
 
 def header(alert: Alert) -> Group:
     rows = {
-        "message": safe(alert.message),
+        "message": _message(alert),
         "fired": _where(alert),
-        "request": safe(f"{alert.request_id}  (engine: {alert.req_id})"),
+        "action": _action(alert),
+        "request": safe(alert.req_id and f"{alert.request_id}  (engine: {alert.req_id})"),
         "model": safe(alert.model),
         "lora": safe(alert.lora or ""),
         "tenant": safe(alert.tenant or ""),
+        "client": safe(alert.client or ""),
         "rule set": safe(
             f"{alert.ruleset_name} {alert.ruleset_version}  {alert.ruleset_sha256[:12]}"
         ),
@@ -79,7 +87,22 @@ def signals(alert: Alert) -> Group:
         table.add_column(column, justify="right" if numeric else "left")
     for signal in alert.signals:
         table.add_row(*_signal_row(signal, alert.feature_labels.get(signal.feature)))
-    return _section("Why it fired", table)
+    is_trigger = alert.kind == "correlation"
+    return _section("The match that completed it" if is_trigger else "Why it fired", table)
+
+
+def correlation(evidence: CorrelationEvidence) -> Group:
+    """The matches across requests that made a rule fire."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("time", "rule", "request", "engine's id"):
+        table.add_column(column)
+    for match in evidence.matches:
+        table.add_row(
+            _time(match.time_ns), safe(match.rule), safe(match.request_id), safe(match.req_id)
+        )
+    group = ", ".join(f"{key} {value}" for key, value in evidence.group.items())
+    what = f"{evidence.type}: {evidence.count} within {evidence.timespan_s:g} s"
+    return _section(printable(f"{what}, of {group}" if group else what), table)
 
 
 def coverage(alert: Alert, record: RequestRecord | None) -> Group:
@@ -104,7 +127,19 @@ def _time(time_ns: int, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
     return datetime.fromtimestamp(time_ns / 1e9).astimezone().strftime(form)
 
 
+def _message(alert: Alert) -> Text:
+    """Lines stay lines only where no client has a hand in them."""
+    lines = alert.message.splitlines() if alert.kind == "health" else [alert.message]
+    return Text("\n").join(safe(line) for line in lines)
+
+
+def _action(alert: Alert) -> Text:
+    return safe("" if alert.action == "alert" else f"{alert.action}: {alert.action_outcome}")
+
+
 def _where(alert: Alert) -> Text:
+    if alert.kind == "health":
+        return Text(_time(alert.time_ns))
     token = "" if alert.token is None else f" {visible(alert.token)}"
     span = f"evidence from token {alert.first_position}"
     return Text(f"{_time(alert.time_ns)}, {alert.phase} token {alert.position}{token}, {span}")
@@ -116,17 +151,22 @@ def _seen(coverage: Coverage) -> Text:
 
 
 def _signal_row(signal: SignalReading, label: str | None) -> list[Text]:
-    comparison = COMPARISONS.get(signal.comparison, signal.comparison)
     feature = f"{signal.feature} ({label})" if label else signal.feature
     return [
         safe(signal.name),
         safe(feature),
         safe(signal.agg),
         Text("not observed" if isnan(signal.value) else f"{signal.value:.2f}"),
-        safe(f"{comparison} {signal.threshold:g}"),
+        safe(_wanted(signal)),
         Text("yes", style="bold") if signal.holds else Text("no", style="dim"),
         Text(str(signal.position)),
     ]
+
+
+def _wanted(signal: SignalReading) -> str:
+    if signal.upper is not None:
+        return f"between {signal.threshold:g} and {signal.upper:g}"
+    return f"{COMPARISONS.get(signal.comparison, signal.comparison)} {signal.threshold:g}"
 
 
 def _coverage_row(coverage: Coverage) -> list[Text]:

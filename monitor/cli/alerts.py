@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from saeguard.monitor import store
 from saeguard.monitor.alerts import Alert, RequestRecord, Severity, readable
@@ -64,9 +64,13 @@ def show(
     record = store.get_request(store_path, alert.req_id)
     if as_json:
         return _print_json({"alert": alert, "request": record and readable(record)})
-    tokens = _tokens(alert, record, feature, context)
-    console = _console()
-    console.print(views.header(alert), views.signals(alert), views.coverage(alert, record), tokens)
+    parts: list[RenderableType] = [views.header(alert)]
+    if alert.correlation is not None:
+        parts.append(views.correlation(alert.correlation))
+    if alert.kind != "health":
+        tokens = _tokens(alert, record, feature, context)
+        parts += [views.signals(alert), views.coverage(alert, record), tokens]
+    _console().print(*parts)
     return None
 
 

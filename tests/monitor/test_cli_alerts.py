@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from records import make_alert, make_request
+from records import make_alert, make_correlation, make_health_alert, make_request
 
+from saeguard.monitor.alerts import SignalReading
 from saeguard.monitor.cli import main
 from saeguard.monitor.store import Store
 
@@ -52,6 +53,36 @@ def test_the_listed_id_shows_the_alert(saeguard, tmp_path, monkeypatch):
     assert code == 0
     for shown in ("Deceit in the chain of thought", "≥ 4", "prefix_cache 1", ">>·pass[7.2]<<"):
         assert shown in out
+
+
+def test_an_alert_across_requests_shows_them_and_its_group(saeguard, tmp_path):
+    alert = make_correlation()
+    keep(tmp_path / "saeguard-alerts.sqlite", alert)
+    code, out, _ = saeguard("alerts", "show", alert.id)
+    assert code == 0
+    for shown in ("event_count: 2 within 600 s, of tenant acme", "chatcmpl-7", "completed it"):
+        assert shown in out
+
+
+def test_an_alert_about_the_monitor_itself_shows_no_request_and_no_token(saeguard, tmp_path):
+    alert = make_health_alert(rule_name="saeguard.rules_refused", message="a\nb.yaml:3:1: no")
+    keep(tmp_path / "saeguard-alerts.sqlite", alert)
+    for arguments in (["list"], ["show", alert.id]):
+        code, out, _ = saeguard("alerts", *arguments)
+        assert code == 0
+        assert "token -1" not in out
+        assert "engine:" not in out
+        assert "seen of the request" not in out
+    assert "b.yaml:3:1: no" in [line.strip() for line in out.splitlines()]
+
+
+def test_a_range_and_an_action_that_was_not_carried_out_are_shown(saeguard, tmp_path):
+    turn = SignalReading("turn", "angle(x, y)", "value", 90.0, "between", 80.0, True, 2, 100.0)
+    alert = make_alert(signals=[turn], action="stop", action_outcome="not carried out")
+    keep(tmp_path / "saeguard-alerts.sqlite", alert)
+    _, out, _ = saeguard("alerts", "show", alert.id)
+    assert "between 80 and 100" in out
+    assert "stop: not carried out" in out
 
 
 def test_an_alert_of_a_running_request_is_shown_without_tokens(saeguard, tmp_path):

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from saeguard.monitor.alerts import Alert, Coverage, RequestRecord, SignalReading, new_alert_id
+from saeguard.monitor.alerts import (
+    Alert,
+    CorrelationEvidence,
+    CountedMatch,
+    Coverage,
+    RequestRecord,
+    SignalReading,
+    new_alert_id,
+)
 
 PROMPT, REASONING, ANSWER = 1, 2, 3
 
@@ -46,6 +54,33 @@ def make_alert(**fields: Any) -> Alert:
         "coverage": Coverage(scheduled=3, observed=2, unseen={"prefix_cache": 1}),
     }
     return Alert(**defaults | fields)
+
+
+def make_correlation(**fields: Any) -> Alert:
+    """Two requests of one tenant."""
+    matches = [
+        CountedMatch("accepted", f"chatcmpl-{number}-abcd", f"chatcmpl-{number}", number * 10**9)
+        for number in (7, 1)
+    ]
+    evidence = CorrelationEvidence("event_count", 600.0, {"tenant": "acme"}, 2, matches)
+    return make_alert(kind="correlation", correlation=evidence, **fields)
+
+
+def make_health_alert(**fields: Any) -> Alert:
+    """About the monitor itself: of no request."""
+    of_no_request = {
+        "request_id": "",
+        "req_id": "",
+        "model": "",
+        "tenant": None,
+        "phase": "",
+        "first_position": -1,
+        "position": -1,
+        "token": None,
+        "signals": [],
+        "coverage": Coverage(),
+    }
+    return make_alert(kind="health", **of_no_request | fields)
 
 
 def make_request(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from records import make_alert
+from records import make_alert, make_correlation, make_health_alert
 
 from saeguard.integrations.otel import mapping
 from saeguard.monitor.alerts import SEVERITIES, SignalReading
@@ -43,3 +43,25 @@ def test_evidence_is_valid_json_even_where_a_signal_was_not_observed():
 def test_long_text_is_cut():
     attributes = mapping.attributes(make_alert(message="x" * 100_000))
     assert len(attributes["saeguard.message"]) == mapping.MAX_CHARS
+
+
+def test_an_alert_across_requests_names_them():
+    attributes = mapping.attributes(make_correlation())
+    assert attributes["saeguard.alert.kind"] == "correlation"
+    assert attributes["saeguard.correlation.count"] == 2
+    assert json.loads(attributes["saeguard.correlation.group"]) == {"tenant": "acme"}
+    assert attributes["saeguard.correlation.requests"] == ("chatcmpl-7", "chatcmpl-1")
+
+
+def test_an_alert_about_the_monitor_itself_speaks_of_no_request():
+    attributes = mapping.attributes(make_health_alert(rule_name="saeguard.rules_refused"))
+    assert attributes["saeguard.alert.kind"] == "health"
+    assert attributes["security_rule.name"] == "saeguard.rules_refused"
+    of_requests = ("gen_ai.", "saeguard.token.", "saeguard.coverage.", "saeguard.phase")
+    assert not [key for key in attributes if key.startswith(of_requests)]
+
+
+def test_what_became_of_a_stop_is_said():
+    attributes = mapping.attributes(make_alert(action="stop", action_outcome="not carried out"))
+    assert attributes["saeguard.action"] == "stop"
+    assert attributes["saeguard.action.outcome"] == "not carried out"
