@@ -8,6 +8,7 @@ from pathlib import Path
 
 from saeguard.rules import syntax
 from saeguard.rules.build import RuleBuilder, build_feature
+from saeguard.rules.build_signals import SignalBuilder
 from saeguard.rules.building_blocks import TooLarge
 from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import Location, RuleError, RuleErrors
@@ -15,7 +16,6 @@ from saeguard.rules.model import Feature, Rule, RuleSet, Signal
 from saeguard.rules.overlays import apply_overlays
 from saeguard.rules.references import reference_errors, unused_needs
 from saeguard.rules.shape import parse_shape
-from saeguard.rules.signals import SignalBuilder
 from saeguard.rules.sources import all_rule_files
 
 _File = tuple[Document, syntax.RuleFile]
