@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +21,7 @@ from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet, load_rules
 from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import RuleError, RuleErrors
+from saeguard.rules.sources import is_pack
 
 
 def _yaml_off(value: object) -> object:
@@ -48,12 +50,46 @@ class Metrics(_Strict):
     interval_s: float = Field(default=10.0, gt=0)
 
 
+def _visible(text: str) -> str:
+    if not text.strip():
+        raise ValueError("needs a visible character")
+    return text
+
+
+Visible = Annotated[str, AfterValidator(_visible)]
+
+
+class Delimited(_Strict):
+    """A phase lies between these two texts, as the model's tokenizer writes them."""
+
+    open: Visible
+    close: Visible | None = None
+    """None: it lasts until something else opens."""
+
+
+class SystemDelimited(Delimited):
+    """Of the prompt, which goes on after the system text."""
+
+    close: Visible
+
+
+class Phases(_Strict):
+    """What is told of the phases' delimiters instead of being read off the model's template."""
+
+    chat_template: Path | None = None
+    """The file given to the server's --chat-template, which the monitor cannot see."""
+    system: SystemDelimited | None = None
+    reasoning: Delimited | None = None
+    tool_call: Delimited | None = None
+
+
 class Config(_Strict):
     """The validated file; every path in it is relative to the file and comes back absolute."""
 
     path: Path
     version: Literal[1]
-    rules: Annotated[tuple[Path, ...], Field(min_length=1)]
+    rules: Annotated[tuple[str | Path, ...], Field(min_length=1)]
+    """Files, directories, and packs, which stay as they are: `pack:deception`."""
     watchlist: Path
     reload: bool = True
     """Take up changes of rules and watchlist while the monitor runs."""
@@ -62,6 +98,7 @@ class Config(_Strict):
     store: Path = Path("saeguard-alerts.sqlite")
     capture_text: Annotated[Literal["off", "window"], BeforeValidator(_yaml_off)] = "off"
     """`window`: keep the text of the recorded tokens of requests that raise an alert."""
+    phases: Phases = Phases()
     record_tokens: int = Field(default=1024, ge=1)
     """How many of a request's last tokens are kept with their scores."""
     log: Literal["json", "console"] = "console"
@@ -82,8 +119,20 @@ class Config(_Strict):
             return None
         base = info.data["path"].parent
         if isinstance(value, tuple):
-            return tuple(base / path for path in value)
+            return tuple(item if is_pack(item) else base / item for item in value)
         return base / value
+
+    @field_validator("phases")
+    @classmethod
+    def _with_absolute_template(cls, value: Phases, info: Any) -> Phases:
+        if value.chat_template is None:
+            return value
+        file = info.data["path"].parent / value.chat_template
+        try:
+            file.read_text()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"chat_template cannot be read: {error}") from error
+        return value.model_copy(update={"chat_template": file})
 
     @model_validator(mode="after")
     def _reachable(self) -> Config:
@@ -123,13 +172,13 @@ def _located(document: Document, fault: Any) -> RuleError:
     return document.key_at(place).error(f"{'.'.join(map(str, keys))}: {fault['msg']}")
 
 
-def read_rules(paths: Sequence[Path]) -> RuleSet:
+def read_rules(items: Sequence[Path | str]) -> RuleSet:
     """`load_rules` for commands whose business is not to list the faults.
 
     Raises:
         ConfigError: the rules are wrong; every fault as `file:line:column: message`.
     """
     try:
-        return load_rules(paths)
+        return load_rules(items)
     except RuleErrors as errors:
         raise ConfigError(str(errors), "mend the rules, or see saeguard check") from errors

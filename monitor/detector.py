@@ -16,7 +16,7 @@ import numpy.typing as npt
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
-from saeguard.monitor.phases import ReasoningTracker, phases_of
+from saeguard.monitor.phases import PhaseTracker, Starts, phases_of
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import TokenTexts
@@ -26,9 +26,6 @@ GRACE_S = 5.0
 """How long an announced end waits for rows, and rows wait for an announced start."""
 
 _MAX_PLACEHOLDERS = 1024  # no window of a rule is longer
-
-Starts = npt.NDArray[np.intp]
-"""[requests + 1]: request i has the rows `starts[i]` to `starts[i + 1]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,8 @@ class Detector:
         """A worker has said that it cannot be relied on."""
         self.num_nonfinite = 0
         """Rows in which the model gave no number: a broken model or SAE must not look safe."""
+        self.num_phase_unsure = 0
+        """Rows of ended requests that came after lost ones, in which the phase may have changed."""
         self.num_orphans = 0
         """Rows whose request was never announced: the monitor was restarted in between."""
 
@@ -86,9 +85,8 @@ class Detector:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
             return []
-        request = LiveRequest(message, texts, self._table)
-        if texts.delimiters is not None:
-            request.reasoning = ReasoningTracker(message.prompt_token_ids, texts.delimiters)
+        tracker = PhaseTracker(message.prompt_token_ids, texts.phases)
+        request = LiveRequest(message, texts, self._table, tracker)
         self._requests[message.req_id] = request
         waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
@@ -134,6 +132,7 @@ class Detector:
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
                 del self._ended[req_id], self._requests[req_id]
+                self.num_phase_unsure += request.phases.num_unsure
                 try:
                     self._engine.finish(req_id)
                     yield request
@@ -230,13 +229,9 @@ class Detector:
         """Run the rules over new rows, in place: masks what cannot be evaluated."""
         counts = np.diff(starts)
         lasts = rows.positions[starts[1:] - 1].tolist()
-        prompt_lens = np.array([request.prompt_len for request in requests])
-        phases = phases_of(rows.positions, np.repeat(prompt_lens, counts))
-        for i, (request, last) in enumerate(zip(requests, lasts, strict=True)):
+        phases = phases_of([request.phases for request in requests], starts, rows)
+        for request, last in zip(requests, lasts, strict=True):
             request.next_position = last + 1
-            if request.reasoning is not None:
-                part = slice(starts[i], starts[i + 1])
-                request.reasoning.mark(phases[part], rows.token_ids[part])
         self._mask(rows)
         slots = np.array([request.slot for request in requests])
         self._table.put(np.repeat(slots, counts), rows, phases)

@@ -1,76 +1,177 @@
 """Which part of a conversation each row belongs to.
 
-The row at position p is the state after reading token p, and takes that token's phase: prompt
-tokens are `prompt`, generated ones `answer`, and those between the model's reasoning delimiters
-`reasoning`. The last sampled token is never read, so it has no row.
+The row at position p is the state after reading token p, and takes that token's phase. Tokens of
+the prompt are `system` or `prompt`, earlier turns of the model included; generated ones are
+`answer`, `reasoning` or `tool_call`. The last sampled token is never read, so it has no row.
+
+A delimiter belongs to the phase that it delimits. A generated token is labelled once, when it
+comes: where several tokens make an opening, the phase changes with the one that completes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.monitor.messages import Ints
+from saeguard.monitor.delimiters import Delimiters, Ids
+from saeguard.monitor.messages import FrameArrays, Ints
 from saeguard.rules import Phase
 
 Codes = npt.NDArray[np.uint8]
+"""`Phase` codes, [tokens]."""
 
-# Opening and closing delimiters that are one token each where a model has them at all.
-_DELIMITERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningTokens:
-    """The token ids between which a model reasons."""
-
-    opening: int
-    closing: int
+Starts = npt.NDArray[np.intp]
+"""[requests + 1]: request i has the rows `starts[i]` to `starts[i + 1]`."""
 
 
-def reasoning_tokens(tokenizer: Any) -> ReasoningTokens | None:
-    """The reasoning delimiters of a `tokenizers.Tokenizer`, or None for a model that has none."""
-    for opening, closing in _DELIMITERS:
-        ids = tokenizer.token_to_id(opening), tokenizer.token_to_id(closing)
-        if None not in ids:
-            return ReasoningTokens(*ids)
-    return None
+class PhaseMatcher:
+    """Finds a model's delimiters among token ids; shared by all of its requests."""
 
-
-def phases_of(positions: Ints, prompt_lens: npt.NDArray[np.integer]) -> Codes:
-    """Phase code of each row, reasoning apart, [tokens].
-
-    Args:
-        positions: [tokens].
-        prompt_lens: [tokens], of each row's request.
-    """
-    return np.where(positions < prompt_lens, np.uint8(Phase.PROMPT), np.uint8(Phase.ANSWER))
-
-
-class ReasoningTracker:
-    """Follows one request's generated tokens, in order, each once."""
-
-    def __init__(self, prompt_token_ids: Sequence[int], delimiters: ReasoningTokens) -> None:
+    def __init__(self, delimiters: Delimiters) -> None:
         self._delimiters = delimiters
+        self.openings: dict[Ids, Phase] = {}
+        self.closings: dict[Ids, set[Phase]] = defaultdict(set)
+        generated = {Phase.REASONING: delimiters.reasoning, Phase.TOOL_CALL: delimiters.tool_call}
+        for phase, spans in generated.items():
+            for span in spans:
+                self.openings[span.opening] = phase
+                for closing in span.closings:
+                    self.closings[closing].add(phase)
+        delimiting = (*self.openings, *self.closings)
+        self.firsts = frozenset(ids[0] for ids in delimiting)
+        self._stop_ids = np.array([-1, *self.firsts], np.int32)
+        self.beginnings = frozenset(ids[:n] for ids in delimiting for n in range(1, len(ids)))
+        """What may yet become a delimiter."""
+
+    def stops(self, token_ids: Ints) -> list[int]:
+        """Where a delimiter may begin, or a token was lost."""
+        return np.flatnonzero(np.isin(token_ids, self._stop_ids)).tolist()
+
+    def prompt_phases(self, token_ids: Ints) -> Codes:
+        """Of a whole prompt. A system text that does not end is none."""
+        depth = np.zeros(len(token_ids) + 1, np.int32)
+        for span in self._delimiters.system:
+            starts = _find(token_ids, span.opening)
+            if not len(starts):
+                continue
+            ends = [_find(token_ids, closing) + len(closing) for closing in span.closings]
+            ends += [_find(token_ids, span.before)] if span.before else []
+            together = np.sort(np.concatenate(ends))
+            which = np.searchsorted(together, starts + len(span.opening))
+            is_closed = which < len(together)
+            np.add.at(depth, starts[is_closed], 1)
+            np.add.at(depth, together[which[is_closed]], -1)
+        is_system = np.cumsum(depth[:-1]) > 0
+        return np.where(is_system, np.uint8(Phase.SYSTEM), np.uint8(Phase.PROMPT))
+
+    def last_turn(self, token_ids: Ints) -> Ints:
+        """The prompt's end, from where the last turn ended or the model's began."""
+        starts = [_find(token_ids, ids)[-1:] for ids in self._delimiters.turns]
+        return token_ids[max((int(s) for found in starts for s in found), default=0) :]
+
+
+class PhaseTracker:
+    """Follows one request's tokens, in order, each once."""
+
+    def __init__(self, prompt_token_ids: Sequence[int], matcher: PhaseMatcher) -> None:
+        self._prompt_token_ids = prompt_token_ids
+        self.prompt_len = len(prompt_token_ids)
+        self.num_unsure = 0
+        """Tokens whose phase rests on what was before a gap, in which a delimiter may be lost."""
+        self._matcher = matcher
+        self._phase = Phase.ANSWER
+        self._recent: list[int] = []
+        """Tokens that may yet become a delimiter."""
+        self._is_unsure = False
+
+    def phases(self, position: int, token_ids: Ints) -> Codes:
+        """Of tokens from `position` on; -1 stands for one that was lost."""
+        num_prompt = min(max(self.prompt_len - position, 0), len(token_ids))
+        prompt = self._prompt_phases[position : position + num_prompt]
+        if num_prompt == len(token_ids):
+            return prompt
+        return np.concatenate([prompt, self._follow(token_ids[num_prompt:])])
+
+    def next_phase(self, token_id: int) -> Phase:
+        """Of one generated token."""
+        _ = self._prompt_phases  # which sets the phase that the prompt ends in
+        is_plain = token_id >= 0 and token_id not in self._matcher.firsts
+        return self._phase if is_plain and not self._is_alert else self._read(token_id)
+
+    @cached_property
+    def _prompt_phases(self) -> Codes:
+        token_ids = np.array(self._prompt_token_ids, np.int32)
         # A template may open the reasoning itself, at the end of the prompt.
-        self._is_open = _last(prompt_token_ids, delimiters.opening) > _last(
-            prompt_token_ids, delimiters.closing
-        )
+        self._follow(self._matcher.last_turn(token_ids))
+        return self._matcher.prompt_phases(token_ids)
 
-    def mark(self, phases: Codes, token_ids: Ints) -> None:
-        """Change `answer` to `reasoning`, in place, where the model is reasoning; both [tokens]."""
-        for i in np.flatnonzero(phases == Phase.ANSWER):
-            if token_ids[i] == self._delimiters.opening:
-                self._is_open = True
-            if self._is_open:
-                phases[i] = Phase.REASONING
-            if token_ids[i] == self._delimiters.closing:
-                self._is_open = False
+    @property
+    def _is_alert(self) -> bool:
+        """An ordinary token matters, too."""
+        return bool(self._recent) or self._is_unsure
+
+    def _follow(self, token_ids: Ints) -> Codes:
+        codes = np.empty(len(token_ids), np.uint8)
+        stops = [*self._matcher.stops(token_ids), len(token_ids)]
+        i = 0
+        while i < len(token_ids):
+            stop = stops[bisect_left(stops, i)]
+            if i < stop and not self._is_alert:
+                codes[i:stop] = self._phase
+                i = stop
+            else:
+                codes[i] = self._read(int(token_ids[i]))
+                i += 1
+        return codes
+
+    def _read(self, token_id: int) -> Phase:
+        """Take in one token, and return its phase."""
+        if token_id < 0:
+            self._recent.clear()
+            self._is_unsure = bool(self._matcher.firsts)
+            return self._phase
+        self._recent.append(token_id)
+        phase = self._delimited()
+        self.num_unsure += self._is_unsure
+        while self._recent and tuple(self._recent) not in self._matcher.beginnings:
+            del self._recent[0]
+        return phase
+
+    def _delimited(self) -> Phase:
+        """The phase of the newest token, which may complete a delimiter."""
+        before = self._phase
+        for start in range(len(self._recent)):
+            ids = tuple(self._recent[start:])
+            if before in self._matcher.closings.get(ids, ()):
+                self._phase, self._is_unsure = Phase.ANSWER, False
+                return before
+            if ids in self._matcher.openings:
+                self._phase, self._is_unsure = self._matcher.openings[ids], False
+                return self._phase
+        return before
 
 
-def _last(token_ids: Sequence[int], token_id: int) -> int:
-    """Index of the last occurrence, -1 without one."""
-    return next((i for i in range(len(token_ids) - 1, -1, -1) if token_ids[i] == token_id), -1)
+def phases_of(trackers: Iterable[PhaseTracker], starts: Starts, rows: FrameArrays) -> Codes:
+    """Of a step's rows; those of one request are at consecutive positions."""
+    codes = np.empty(len(rows.positions), np.uint8)
+    bounds = starts.tolist()
+    firsts = rows.positions[starts[:-1]].tolist()
+    for tracker, first, start, end in zip(trackers, firsts, bounds, bounds[1:], strict=False):
+        if end == start + 1 and first >= tracker.prompt_len:
+            codes[start] = tracker.next_phase(int(rows.token_ids[start]))
+        else:
+            codes[start:end] = tracker.phases(first, rows.token_ids[start:end])
+    return codes
+
+
+def _find(token_ids: Ints, part: Ids) -> npt.NDArray[np.intp]:
+    """Where `part` begins in `token_ids`."""
+    starts = np.flatnonzero(token_ids[: max(0, len(token_ids) - len(part) + 1)] == part[0])
+    for offset, token_id in enumerate(part[1:], start=1):
+        starts = starts[token_ids[starts + offset] == token_id]
+    return starts

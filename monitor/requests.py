@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from saeguard.monitor.alerts import Coverage, RequestRecord, RuleCounts
 from saeguard.monitor.messages import RequestEnd, RequestStart
-from saeguard.monitor.phases import ReasoningTracker
+from saeguard.monitor.phases import PhaseTracker
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
 from saeguard.rules import RequestContext
@@ -31,8 +31,7 @@ class LiveRequest:
     start: RequestStart
     texts: TokenTexts
     table: RowTable
-    reasoning: ReasoningTracker | None = None
-    """None for a model that has no reasoning delimiters."""
+    phases: PhaseTracker
     slot: int = -1
     """In `table`, from its first row on."""
     next_position: int = -1

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from saeguard.monitor.config import Phases
+from saeguard.monitor.delimiters import Delimiters, delimiters_of
 from saeguard.monitor.logging import logger
-from saeguard.monitor.phases import reasoning_tokens
+from saeguard.monitor.phases import PhaseMatcher
 
 log = logger(__name__)
 
@@ -16,21 +18,34 @@ NOT_CAPTURED = "[text not captured]"
 
 
 class TokenTexts:
-    """What is known of a served model's tokens: decodes them one at a time."""
+    """What is known of a served model's tokens: decodes them one at a time, tells their phases."""
 
-    def __init__(self, tokenizer_file: str | None, captured: bool) -> None:
-        self._tokenizer = None
-        if tokenizer_file is not None and Path(tokenizer_file).is_file():
-            try:
-                self._tokenizer = Tokenizer.from_file(tokenizer_file)
-            except Exception as error:  # the library raises nothing narrower
-                log.error("unreadable_tokenizer", file=tokenizer_file, error=str(error))
+    def __init__(
+        self, tokenizer_file: str | None, captured: bool, phases: Phases | None = None
+    ) -> None:
+        self._tokenizer = _read_tokenizer(tokenizer_file)
         self.captured = captured and self._tokenizer is not None
-        self.delimiters = None if self._tokenizer is None else reasoning_tokens(self._tokenizer)
-        """Between which tokens the model reasons: known even when no text is kept."""
+        delimiters = Delimiters()
+        if self._tokenizer is not None and tokenizer_file is not None:
+            directory = Path(tokenizer_file).parent
+            delimiters = delimiters_of(self._tokenizer, directory, phases or Phases())
+            log.info("phases", **delimiters.describe(self._tokenizer))
+        self.phases = PhaseMatcher(delimiters)
+        """Known even when no text is kept."""
         self.text = lru_cache(maxsize=65_536)(self._text)
 
     def _text(self, token_id: int) -> str:
         if token_id < 0 or not self.captured or self._tokenizer is None:
             return NOT_CAPTURED
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
+
+def _read_tokenizer(file: str | None) -> Tokenizer | None:
+    if file is None or not Path(file).is_file():
+        log.warning("no_tokenizer_json", effect="all that is generated counts as answer")
+        return None
+    try:
+        return Tokenizer.from_file(file)
+    except Exception as error:  # the library raises nothing narrower
+        log.error("unreadable_tokenizer", file=file, error=str(error))
+        return None
