@@ -55,7 +55,9 @@ def lint_rules(ruleset: RuleSet, files: Iterable[Path], today: date) -> list[Fin
         files: read once more, for the comments in them.
         today: the day, in UTC, on which exceptions have expired or not.
     """
-    ignores = Ignores({path: path.read_text("utf-8-sig", "replace") for path in files})
+    # A pipe has been read already, and has no comments to give a second time.
+    regular = (path for path in files if path.is_file())
+    ignores = Ignores({path: path.read_text("utf-8-sig", "replace") for path in regular})
     findings = []
     for lint in LINTS:
         for remark in lint.check(ruleset, today):

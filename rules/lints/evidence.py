@@ -18,10 +18,10 @@ def single_token(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     a second feature. Building blocks and sequences are not meant."""
     for rule in ruleset.rules:
         evidence = _evidence(rule)
-        is_lone = bool(evidence) and rule.emit and len(rule.features) == 1
+        sources = {ruleset.features[name].source for name in rule.features}
+        is_lone = bool(evidence) and rule.emit and len(sources) == 1
         if is_lone and all(_one_token_is_enough(signal, rule) for signal in evidence):
-            names = " or ".join(f"'{signal.name}'" for signal in evidence)
-            yield about(rule, f"one token is enough to fire: {names} asks for nothing more")
+            yield about(rule, f"one high score of '{rule.features[0]}' is enough to fire")
 
 
 def diluted_mean(ruleset: RuleSet, today: date) -> Iterator[Remark]:

@@ -32,15 +32,14 @@ def unused_block(ruleset: RuleSet, today: date) -> Iterator[Remark]:
 
 
 def unreachable_count(ruleset: RuleSet, today: date) -> Iterator[Remark]:
-    """A correlation that needs more than there can be: more distinct rules than it counts, or
-    different rules in a group that is one rule's own. It never matches; correct the number, or
-    `group_by`."""
+    """A correlation that asks for matches of more distinct rules than it counts. It never
+    matches; correct the number, or add rules."""
     for rule in ruleset.rules:
-        correlation = rule.detection
-        if not isinstance(correlation, Correlation):
-            continue
-        needed = correlation.threshold + (correlation.comparison == "gt")
-        if correlation.field == "rule" and needed > len(correlation.rules):
-            yield about(rule, f"{len(correlation.rules)} rules never make {needed} distinct ones")
-        if "rule" in correlation.group_by and correlation.type.startswith("temporal"):
-            yield about(rule, "each group holds the matches of one rule only, so they never meet")
+        match rule.detection:
+            case Correlation(field="rule") as correlation:
+                needed = correlation.threshold + (correlation.comparison == "gt")
+                known = len(correlation.rules)
+                if needed > known:
+                    yield about(
+                        rule, f"it asks for {needed} distinct rules, and counts matches of {known}"
+                    )

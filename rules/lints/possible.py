@@ -76,7 +76,7 @@ def truth_table(
     choices = []
     for rows in rows_of.values():
         possible = outcomes([signals[row] for row in rows], features)
-        if missing or not possible:
+        if missing:
             possible.add((False,) * len(rows))
         choices.append(np.array(sorted(possible)))
     shape = [len(choice) for choice in choices]
@@ -92,8 +92,6 @@ def truth_table(
 def _telling_values(signals: Sequence[Signal], features: Mapping[str, Feature]) -> Iterable[float]:
     """A value on, between and beyond all the thresholds, as far as the aggregate can have it."""
     aggregate = signals[0].aggregate
-    if aggregate.kind in ("topk_mean", "min_evidence") and aggregate.k > aggregate.tokens:
-        return []
     bounds = [signal.threshold for signal in signals]
     bounds += [signal.upper for signal in signals if signal.upper is not None]
     low, high = value_range(aggregate, features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
-from math import hypot
+from math import fsum, hypot
 
 from saeguard.rules.conditions import Condition, compile_condition, names_in
 from saeguard.rules.lints.finding import Remark, about, about_signal
@@ -18,9 +18,6 @@ from saeguard.rules.model import (
     Signal,
     StepSequence,
 )
-
-_SCORES = ("value", "max", "mean", "ema", "rolling_mean_max", "topk_mean", "min_evidence")
-"""Aggregates that are never larger than the largest score they read."""
 
 
 def never_true(ruleset: RuleSet, today: date) -> Iterator[Remark]:
@@ -55,21 +52,24 @@ def above_maximum(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     """A threshold that even the largest activation known of its feature (`max`) does not reach.
     Lower the threshold, or correct the feature's `max`."""
     for rule in ruleset.rules:
-        for signal in rule.signals:
+        for signal in _own_signals(rule):
             largest = _largest_known(signal.aggregate, ruleset.features)
-            if largest is not None and _asks_for_more(signal, largest):
+            if largest is not None and (asks := _asks_for_more(signal, largest)):
                 yield about_signal(
                     rule,
                     signal,
-                    f"signal '{signal.name}' asks for more than {largest:g}, "
+                    f"signal '{signal.name}' {asks} {largest:g}, "
                     f"the largest known of {signal.aggregate.source}",
                 )
 
 
+def _own_signals(rule: Rule) -> list[Signal]:
+    """Those of its building blocks are looked at there."""
+    return [signal for signal in rule.signals if "." not in signal.name]
+
+
 def _constant_signals(rule: Rule, features: Mapping[str, Feature]) -> Iterator[tuple[Signal, bool]]:
-    for signal in rule.signals:
-        if "." in signal.name:
-            continue  # a building block's, reported there
+    for signal in _own_signals(rule):
         values = outcomes([signal], features)
         if len(values) == 1:
             ((value,),) = values
@@ -115,30 +115,30 @@ def _values(
     return set() if table is None else set(compile_condition(condition, rows)(table).tolist())
 
 
-def _asks_for_more(signal: Signal, largest: float) -> bool:
-    match signal.comparison:
-        case "gt":
-            return signal.threshold >= largest
-        case "gte" | "between":
-            return signal.threshold > largest
-    return False
+def _asks_for_more(signal: Signal, largest: float) -> str:
+    """How the signal asks for more than the largest score known, or nothing if it does not."""
+    aggregate, threshold = signal.aggregate, signal.threshold
+    if aggregate.kind == "count":
+        return "counts scores over" if aggregate.over >= largest else ""
+    if aggregate.kind == "noisy_or" or signal.comparison in ("lt", "lte"):
+        return ""
+    if aggregate.kind == "sum":
+        threshold /= aggregate.tokens
+    beyond = threshold >= largest if signal.comparison == "gt" else threshold > largest
+    return "asks for more than" if beyond else ""
 
 
 def _largest_known(aggregate: Aggregate, features: Mapping[str, Feature]) -> float | None:
-    """The largest that the aggregate was ever known to be, where that can be told."""
-    known = [features[name].max_activation for name in aggregate.features]
-    maxima = [value for value in known if value is not None]
-    if len(maxima) < len(known) or aggregate.combine == "angle":
+    """The largest score of the feature or the group that was ever seen, if that is known."""
+    maxima = [features[name].max_activation for name in aggregate.features]
+    known = [maximum for maximum in maxima if maximum is not None]
+    if len(known) < len(maxima):
         return None
     match aggregate.combine:
+        case "angle":
+            return None
         case "sum":
-            largest = sum(maxima)
+            return fsum(known)
         case "l2":
-            largest = hypot(*maxima)
-        case _:
-            largest = max(maxima)
-    if aggregate.kind == "sum":
-        return largest * aggregate.tokens
-    if aggregate.kind == "count":
-        return None if aggregate.over < largest else 0.0
-    return largest if aggregate.kind in _SCORES else None
+            return hypot(*known)
+    return max(known)
