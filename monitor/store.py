@@ -239,6 +239,18 @@ def get_request(path: Path | str, req_id: str) -> RequestRecord | None:
     return decode_request(row[0]) if row else None
 
 
+def list_requests(
+    path: Path | str, limit: int = 1000, rule: str | None = None
+) -> list[RequestRecord]:
+    """The newest requests, in the order in which they were kept; of `rule`, those it alerted on."""
+    query = """SELECT body FROM requests
+        WHERE ? IS NULL OR req_id IN (SELECT req_id FROM alerts WHERE rule = ?)
+        ORDER BY row DESC LIMIT ?"""
+    with reading(path) as db:
+        rows = db.execute(query, (rule, rule, limit)).fetchall()
+    return [decode_request(body) for (body,) in reversed(rows)]
+
+
 def totals(path: Path | str) -> dict[str, int]:
     with reading(path) as db:
         return dict(db.execute("SELECT key, value FROM totals"))

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from saeguard.monitor import store
 from saeguard.monitor.alerts import Alert, RequestRecord, Severity, readable
 from saeguard.monitor.cli import alert_views as views
+from saeguard.monitor.cli.export import export
 from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption, moment_ns
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.strip import TokenStrip
@@ -19,6 +20,9 @@ from saeguard.monitor.strip import TokenStrip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at alerts.")
+
+
+app.command("export")(export)
 
 
 @app.command("list")

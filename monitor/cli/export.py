@@ -1,0 +1,44 @@
+"""`saeguard alerts export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saeguard.monitor import store
+from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption
+from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.logging import printable
+from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
+from saeguard.rules.offline import RecordingError
+from saeguard.rules.recording import write_recordings
+
+
+def export(
+    store_path: StoreOption = DEFAULT_STORE,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The file to write, *.safetensors or *.jsonl."),
+    ] = Path("recordings.safetensors"),
+    rule: Annotated[
+        str | None, typer.Option(help="Only requests on which the rule of this name alerted.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 1000,
+) -> None:
+    """Write the recorded scores of stored requests, for replay, diff and tests of rules."""
+    records = store.list_requests(store_path, limit, rule)
+    if not records:
+        which = "" if rule is None else f" on which {rule!r} alerted"
+        raise ConfigError(f"no request{which} is stored in {store_path}")
+    try:
+        write_recordings(output, [recorded_request(record) for record in records])
+    except RecordingError as error:
+        raise ConfigError(str(error)) from error
+    print(f"wrote {len(records)} request{'s' * (len(records) != 1)} to {output}")
+    for record in records:
+        recorded, evaluated = num_recorded(record), num_evaluated(record)
+        if recorded < evaluated:
+            name = printable(record.request_id)
+            print(f"  {name}: only {recorded} of its {evaluated} tokens were recorded")
