@@ -22,9 +22,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at alerts.")
 
 
-app.command("export")(export)
-
-
 @app.command("list")
 def list_(
     store_path: StoreOption = DEFAULT_STORE,
@@ -76,6 +73,9 @@ def show(
         parts += [views.signals(alert), views.coverage(alert, record), tokens]
     _console().print(*parts)
     return None
+
+
+app.command()(export)
 
 
 def _tokens(
