@@ -1,0 +1,68 @@
+"""Runs test files, and gathers what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from pathlib import Path
+
+from saeguard.rules.errors import RuleError, RuleErrors
+from saeguard.rules.testing.cases import Suite
+from saeguard.rules.testing.coverage import Coverage, measure_coverage
+from saeguard.rules.testing.load import load_suite
+from saeguard.rules.testing.mutate import MutationScore, mutate
+from saeguard.rules.testing.run import CaseResult, run_suite
+
+PATTERNS = ("*_test.yaml", "*_test.yml")
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What came of one test file: errors, or results of its tests."""
+
+    path: Path
+    suite: Suite | None = None
+    results: tuple[CaseResult, ...] = ()
+    errors: tuple[RuleError, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has errors, or a test of it failed."""
+        return bool(self.errors) or any(result.status == "failed" for result in self.results)
+
+
+def find_test_files(paths: Sequence[Path]) -> list[Path]:
+    """The paths, with the test files in and below a directory in its place; each file once."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            within = (each for pattern in PATTERNS for each in path.rglob(pattern))
+            found |= dict.fromkeys(sorted(each for each in within if each.is_file()))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def run_files(paths: Sequence[Path]) -> Iterator[FileResult]:
+    """Run test files one after the other. What is wrong with a file is in its result."""
+    for path in paths:
+        try:
+            suite = load_suite(path)
+        except RuleErrors as error:
+            yield FileResult(path, errors=error.errors)
+        else:
+            yield FileResult(path, suite, tuple(run_suite(suite)))
+
+
+def total_coverage(files: Sequence[FileResult]) -> Coverage:
+    """Of the rules that any of the files names; a rule may be tested in several."""
+    parts = (measure_coverage(file.suite, file.results) for file in files if file.suite)
+    return reduce(or_, parts, Coverage())
+
+
+def total_mutation_score(files: Sequence[FileResult]) -> MutationScore:
+    """Likewise; every test must have passed."""
+    parts = (mutate(file.suite, file.results) for file in files if file.suite)
+    return reduce(or_, parts, MutationScore())

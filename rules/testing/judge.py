@@ -1,0 +1,166 @@
+"""Compares what happened in a test with what was expected. An alert is claimed by one expectation.
+
+First choose those that say where, then those that say which request or severity, then the rest. An
+alert that is left over counts against an expectation about its rule, whether or not the test is
+strict; where there is none it fails a strict test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from saeguard.rules.errors import Location
+from saeguard.rules.matches import Outcome
+from saeguard.rules.model import Severity
+from saeguard.rules.phases import Phase
+from saeguard.rules.testing.cases import Case, Expectation, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """What became of a match, and where in the test that was."""
+
+    rule: str
+    severity: Severity
+    outcome: Outcome
+    exception: str | None
+    """That suppressed it."""
+    request: int
+    place: Place | None
+    """None for a correlation."""
+
+    def __str__(self) -> str:
+        return f"in request {self.request}" if self.place is None else f"at {self.place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that is not as expected."""
+
+    location: Location
+    message: str
+    expectation: Expectation | None = None
+    """None: an alert that nothing expects."""
+    is_todo: bool = False
+    """A known gap, which does not fail the test."""
+    lacks_alert: bool = False
+    """Too few alerts came, or not where they should."""
+
+
+def judge(case: Case, happenings: Sequence[Happening]) -> list[Failure]:
+    """Everything that is not as the test expects, in the order of the file."""
+    alerts = [each for each in happenings if each.outcome in ("alert", "building_block")]
+    claimed = _claim(case.expectations, alerts)
+    left_over = [each for each in alerts if not any(each in claims for claims in claimed)]
+    failures = []
+    for expectation, claims in zip(case.expectations, claimed, strict=True):
+        if expectation.kind in ("alert", "none"):
+            extra = [each for each in left_over if _concerns(expectation, each)]
+            left_over = [each for each in left_over if each not in extra]
+            failures += _judge_alerts(expectation, claims, extra)
+        else:
+            failures += _judge_others(expectation, happenings)
+    if case.strict:
+        failures += [
+            Failure(case.location, f"unexpected alert of {each.rule} {each}")
+            for each in left_over
+            if each.outcome == "alert"
+        ]
+    return sorted(failures, key=lambda failure: failure.location)
+
+
+def _claim(
+    expectations: Sequence[Expectation], alerts: Sequence[Happening]
+) -> list[list[Happening]]:
+    """For each expectation the alerts that it is about, at most as many as it counts."""
+    claimed: list[list[Happening]] = [[] for _ in expectations]
+    free = list(alerts)
+    for i in sorted(range(len(expectations)), key=lambda i: _vagueness(expectations[i])):
+        expectation = expectations[i]
+        if expectation.kind != "alert":
+            continue
+        for place in _wanted(expectation):
+            for alert in free:
+                if _fits(expectation, alert) and place in (None, alert.place):
+                    claimed[i].append(alert)
+                    free.remove(alert)
+                    break
+    return claimed
+
+
+def _vagueness(expectation: Expectation) -> tuple[bool, bool, bool]:
+    return not expectation.places, expectation.request is None, expectation.severity is None
+
+
+def _wanted(expectation: Expectation) -> list[Place | None]:
+    """One for each alert: its place, or None for anywhere."""
+    anywhere = (expectation.count or 0) - len(expectation.places)
+    return [*expectation.places, *[None] * anywhere]
+
+
+def _concerns(expectation: Expectation, happening: Happening) -> bool:
+    return expectation.rule == happening.rule and expectation.request in (None, happening.request)
+
+
+def _fits(expectation: Expectation, alert: Happening) -> bool:
+    return _concerns(expectation, alert) and expectation.severity in (None, alert.severity)
+
+
+def _judge_alerts(
+    expectation: Expectation, claims: Sequence[Happening], extra: Sequence[Happening]
+) -> list[Failure]:
+    too_few = len(claims) < (expectation.count or 0)
+    if not too_few and not extra:
+        return _holds(expectation)
+    got = sorted([*claims, *extra], key=lambda each: (each.request, each.place or _FIRST))
+    return [_failure(expectation, got, lacks_alert=too_few)]
+
+
+def _judge_others(expectation: Expectation, happenings: Iterable[Happening]) -> list[Failure]:
+    got = [
+        each
+        for each in happenings
+        if _concerns(expectation, each)
+        and each.outcome == expectation.kind
+        and each.exception == expectation.exception
+    ]
+    if len(got) == expectation.count or (got and expectation.count is None):
+        return _holds(expectation)
+    return [_failure(expectation, got)]
+
+
+_FIRST = Place(Phase.SYSTEM, 0)
+
+
+def _holds(expectation: Expectation) -> list[Failure]:
+    if not expectation.todo:
+        return []
+    message = f"{_words(expectation)} is no gap any more: remove `todo: true`"
+    return [Failure(expectation.location, message, expectation)]
+
+
+def _failure(
+    expectation: Expectation, got: Sequence[Happening], lacks_alert: bool = False
+) -> Failure:
+    what = ", ".join(map(str, got[:5])) + (", …" if len(got) > 5 else "")
+    message = f"expected {_words(expectation)}, got {f'{len(got)}: {what}' if got else 'none'}"
+    return Failure(expectation.location, message, expectation, expectation.todo, lacks_alert)
+
+
+def _words(expectation: Expectation) -> str:
+    """`2 alerts of lying at answer token 3, high, in request 1`."""
+    noun = {"alert": "alert", "none": "alert", "suppressed": "match", "limited": "limited match"}
+    count = expectation.count
+    number = "no" if expectation.kind == "none" else str(count) if count is not None else "some"
+    plural = "" if count == 1 else "s" if expectation.kind in ("none", "alert") else "es"
+    words = [f"{number} {noun[expectation.kind]}{plural} of {expectation.rule}"]
+    if expectation.exception is not None:
+        words.append(f" suppressed by {expectation.exception}")
+    if expectation.places:
+        words.append(f" at {' and '.join(map(str, expectation.places))}")
+    if expectation.severity is not None:
+        words.append(f" of severity {expectation.severity}")
+    if expectation.request is not None:
+        words.append(f" in request {expectation.request}")
+    return "".join(words)
