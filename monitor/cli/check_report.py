@@ -63,7 +63,8 @@ def check_rules(items: Sequence[str], today: date) -> Report:
     """Load and lint one rule set: files, directories and `pack:NAME`."""
     try:
         ruleset = load_rules(items)
-        findings = lint_rules(ruleset, all_rule_files(items), today)
+        files, _ = all_rule_files(items)
+        findings = lint_rules(ruleset, files, today)
     except RuleErrors as faults:
         return Report(
             [

@@ -26,7 +26,7 @@ def explain(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="RULE RULES...",
+            metavar="RULE RULES",
             help="The rule's name or id, then files, directories and pack:NAME that hold it.",
         ),
     ],

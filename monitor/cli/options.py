@@ -30,7 +30,7 @@ def existing_rules(items: list[str]) -> list[str]:
 RuleItems = Annotated[
     list[str],
     typer.Argument(
-        metavar="RULES...",
+        metavar="RULES",
         callback=existing_rules,
         help="Files, directories and pack:NAME, together one rule set.",
     ),

@@ -19,8 +19,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of rule files, with which editors complete and check them.
 
-    Write it next to the rules, and begin each rule file with this line, which the YAML language
-    server of VS Code, Neovim, Emacs and others reads:
+    Write it next to the rules, and begin each rule file with this line for the YAML server:
 
     # yaml-language-server: $schema=saeguard-rules.schema.json
     """

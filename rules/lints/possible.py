@@ -35,7 +35,7 @@ def value_range(aggregate: Aggregate, features: Mapping[str, Feature]) -> tuple[
 
 
 def holds(signal: Signal, value: float) -> bool:
-    """Whether the signal is true of a value; NaN is a value that is not there."""
+    """Whether the signal is true of a value."""
     match signal.comparison:
         case "gt":
             return value > signal.threshold
