@@ -16,6 +16,7 @@ from saeguard.monitor.chat_template import ChatTemplate
 from saeguard.monitor.delimiters import Delimiters, Ids, Span, special_ids
 
 _SYSTEM, _USER, _LATER = "Markersystem", "Markeruser", "Markerlater"
+_CALL_ID = "abcdefghi"
 _ANSWER, _THOUGHT, _TOOL, _VALUE = "Markeranswer", "Markerthought", "Markertool", "Markervalue"
 
 Message = dict[str, Any]
@@ -101,11 +102,11 @@ class _Turns:
 
     def delimiters(self) -> Delimiters:
         system = [span for role in ("system", "developer") for span in self._system(role)]
-        turns = [(token_id,) for token_id in sorted(self._closes)]
-        if self._answer and self._answer[0].is_special:
-            turns.append(_ids(self._answer))
+        turns = {(token_id,) for token_id in self._closes}
+        if opening := _told_apart(self._answer, [self._user]):
+            turns.add(opening)
         return Delimiters(
-            tuple(dict.fromkeys(system)), self._reasoning(), self._tool_call(), tuple(turns)
+            tuple(dict.fromkeys(system)), self._reasoning(), self._tool_call(), tuple(sorted(turns))
         )
 
     def _opening(self, tokens: Tokens) -> Tokens:
@@ -125,7 +126,7 @@ class _Turns:
         closing = _ids(_special(between[:user_at])[-1:])
         closes = self._closes | set(closing)
         closings, follows = ((closing,), ()) if closing else ((), _ids(self._user))
-        others = [self._user, self._answer]
+        others = [self._user, self._answer, self._tool_result()]
         if len(_split(self._start, closes)) == 1:  # no default system text comes before the user
             others.append(self._start)
         turns = _split(self._without_bos(before), closes)
@@ -151,15 +152,24 @@ class _Turns:
     def _tool_call(self) -> tuple[Span, ...]:
         for message in _tool_calls():
             parts = self._probe.parts([_user(), message], _USER, _TOOL, _VALUE)
+            if parts is None:
+                continue
+            opening = _told_apart(self._opening(parts[1]), [self._answer, self._last_answer])
+            closing = _ids(_special(parts[3]))
+            if len(closing) > 1 and closing[-1] in self._closes:
+                closing = closing[:-1]  # that was the end of the turn
+            if opening:
+                return (Span(opening, (closing[-1:],) if closing else ()),)
+        return ()
+
+    def _tool_result(self) -> Tokens:
+        """What opens it: it may look much like a system text."""
+        result = {"role": "tool", "content": _LATER, "tool_call_id": _CALL_ID, "name": _TOOL}
+        for message in _tool_calls():
+            parts = self._probe.parts([_user(), message, result], _USER, _VALUE, _LATER)
             if parts is not None:
-                break
-        else:
-            return ()
-        opening = _told_apart(self._opening(parts[1]), [self._answer, self._last_answer])
-        closing = _ids(_special(parts[3]))
-        if len(closing) > 1 and closing[-1] in self._closes:
-            closing = closing[:-1]  # that was the end of the turn
-        return (Span(opening, (closing[-1:],) if closing else ()),) if opening else ()
+                return self._opening(parts[2])
+        return []
 
 
 def _told_apart(opening: Tokens, others: Sequence[Tokens]) -> Ids | None:
@@ -231,5 +241,5 @@ def _tool_calls() -> Iterator[Message]:
     for content in (None, ""):
         for arguments in ({"key": _VALUE}, f'{{"key": "{_VALUE}"}}'):
             function = {"name": _TOOL, "arguments": arguments}
-            call = {"id": "abcdefghi", "type": "function", "function": function}
+            call = {"id": _CALL_ID, "type": "function", "function": function}
             yield {"role": "assistant", "content": content, "tool_calls": [call]}

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from saeguard.monitor.config import Phases
-from saeguard.monitor.delimiters import Delimiters, delimiters_of
+from saeguard.monitor.chat_template import read_chat_templates
+from saeguard.monitor.config import Delimited, Phases
+from saeguard.monitor.delimiters import Delimiters, Span
+from saeguard.monitor.known_delimiters import known_delimiters, written_spans
 from saeguard.monitor.logging import logger
 from saeguard.monitor.phases import PhaseMatcher
+from saeguard.monitor.template_delimiters import derive
 
 log = logger(__name__)
 
@@ -28,7 +31,7 @@ class TokenTexts:
         delimiters = Delimiters()
         if self._tokenizer is not None and tokenizer_file is not None:
             directory = Path(tokenizer_file).parent
-            delimiters = delimiters_of(self._tokenizer, directory, phases or Phases())
+            delimiters = _delimiters(self._tokenizer, directory, phases or Phases())
             log.info("phases", **delimiters.describe(self._tokenizer))
         self.phases = PhaseMatcher(delimiters)
         """Known even when no text is kept."""
@@ -49,3 +52,20 @@ def _read_tokenizer(file: str | None) -> Tokenizer | None:
     except Exception as error:  # the library raises nothing narrower
         log.error("unreadable_tokenizer", file=file, error=str(error))
         return None
+
+
+def _delimiters(tokenizer: Tokenizer, directory: Path, phases: Phases) -> Delimiters:
+    """Of the model whose tokenizer's files lie in `directory`. What is configured comes first."""
+    found = known_delimiters(tokenizer)
+    for template in read_chat_templates(directory, phases.chat_template):
+        found |= derive(template, tokenizer)
+
+    def written(pair: Delimited | None) -> tuple[Span, ...]:
+        return () if pair is None else tuple(written_spans(pair.open, pair.close, tokenizer))
+
+    return Delimiters(
+        system=written(phases.system) or found.system,
+        reasoning=written(phases.reasoning) or found.reasoning,
+        tool_call=written(phases.tool_call) or found.tool_call,
+        turns=found.turns,
+    )
