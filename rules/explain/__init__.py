@@ -99,25 +99,28 @@ def _mutes(rule: Rule, today: date) -> Iterator[Item]:
 
 
 def _limit(rule: Rule) -> str:
-    limit = rule.limit
-    per = {"request": "request", "rule": "rule, whatever the request", "group": "group"}[limit.per]
-    alerts = "1 alert" if limit.max == 1 else f"{limit.max} alerts"
+    limit, unit = rule.limit, "alert" if rule.emit else "match"
+    most = f"1 {unit}" if limit.max == 1 else f"{limit.max} {'alerts' if rule.emit else 'matches'}"
     every = f" in any {format_duration(limit.every_s)}" if limit.every_s else ""
-    return f"At most {alerts} per {per}{every}; further matches are counted as limited."
+    match limit.per, rule.detection:
+        case "group", Correlation(group_by=(_, *_) as keys):
+            per = f" for each {join(keys)}"
+        case "request", _:
+            per = " per request"
+        case _:
+            per = " from this rule"
+    return f"At most {most}{per}{every}; what is beyond that is counted as limited."
 
 
 def _exemption(exemption: Exemption, today: date) -> str:
     who = requests_in_words(exemption.models, exemption.loras, exemption.tenants, exemption.clients)
-    match exemption.expires:
-        case None:
-            until = "without an end"
-        case expires if expires < today:
-            until = f"until {expires}, so it no longer applies"
-        case expires:
-            until = f"until {expires}"
+    expires = exemption.expires
+    if expires is not None and expires < today:
+        return f"The exception {exemption.name}, for {who}, ended on {expires}: it mutes nothing."
+    until = f"until {expires}" if expires else "without an end"
     return (
-        f"For {who} it raises no alert ({exemption.name}, {until}), but counts what is suppressed. "
-        f"The reason: {sentence(exemption.reason)}"
+        f"The exception {exemption.name} lets off {who}, {until}; each use is counted as "
+        f"suppressed. The reason: {sentence(exemption.reason)}"
     )
 
 
@@ -133,7 +136,7 @@ def _needs(ruleset: RuleSet, rule: Rule) -> Iterator[Item]:
         block for signal in rule.signals if (block := signal.name.rpartition(".")[0])
     )
     if blocks:
-        yield Item(f"The building blocks {join(f'`{name}`' for name in blocks)}.")
+        yield Item(f"As building blocks: {join(f'`{name}`' for name in blocks)}.")
     if rule.min_coverage:
         yield Item(
             f"At least {rule.min_coverage * 100:g}% of a request's tokens must have been seen; "
@@ -148,7 +151,7 @@ def _described(rule: Rule) -> str:
 
 def _happens(ruleset: RuleSet, rule: Rule) -> Iterator[Item]:
     if rule.emit:
-        yield Item(f'An alert of {rule.severity} severity: "{rule.message.text}"')
+        yield Item(f'An alert of {rule.severity} severity with the message "{rule.message.text}".')
     else:
         yield Item("No alert: it is a building block.")
     if rule.action == "stop":

@@ -46,14 +46,17 @@ def _sequence(sequence: StepSequence, wording: Wording) -> Iterator[Item]:
         f"When these {len(sequence.steps)} steps come true in this order, each on a later token "
         f"than the one before, the last at most {sequence.within} tokens after the first:",
         tuple(
-            _lead(f"{number}. In {phases_in_words(step.phases)},", wording.condition(step.when))
-            for number, step in enumerate(sequence.steps, 1)
+            _lead(
+                f"{'then' if number else 'first'}, in {phases_in_words(step.phases, 'or')},",
+                wording.condition(step.when),
+            )
+            for number, step in enumerate(sequence.steps)
         ),
     )
     if unless := sequence.unless:
         yield _lead(
-            f"Unless, on a token in {phases_in_words(unless.phases)} after the first step's and "
-            "up to the last step's,",
+            f"Unless, in {phases_in_words(unless.phases, 'or')}, on a token after the first step's "
+            "and up to the last step's,",
             wording.condition(unless.when),
         )
     steps = sequence.steps if unless is None else (*sequence.steps, unless)

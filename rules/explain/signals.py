@@ -95,7 +95,7 @@ def _measured(aggregate: Aggregate, source: str) -> str:
         case "sum":
             return f"the sum of the scores of {source} over {last}"
         case "ema":
-            return f"the moving average of {source} (half-life {tokens(aggregate.tokens)})"
+            return f"the moving average of {source} with a half-life of {tokens(aggregate.tokens)}"
         case "rolling_mean_max":
             span = f"any {tokens(aggregate.rolling)} in a row"
             return f"the largest mean score of {source} over {span} that end in {last}"
@@ -104,8 +104,8 @@ def _measured(aggregate: Aggregate, source: str) -> str:
         case "min_evidence":
             return f"the largest score of {source} but for {aggregate.k - 1}, in {last},"
         case "noisy_or":
-            scale = f"a score of {aggregate.zero:g} counts as 0, one of {aggregate.one:g} as 1"
-            return f"the noisy-or of {source} over {last} ({scale})"
+            scale = f"a score of {aggregate.zero:g} counts as 0 and one of {aggregate.one:g} as 1"
+            return f"the noisy-or of {source} over {last}, where {scale},"
         case "count":
             raise AssertionError("a count is worded as a whole")
 

@@ -31,8 +31,8 @@ def join(words: Iterable[str], word: str = "and") -> str:
     return f"{', '.join(most)} {word} {last}" if most else last
 
 
-def phases_in_words(phases: Iterable[Phase]) -> str:
-    return join(_PHASES[phase] for phase in sorted(phases))
+def phases_in_words(phases: Iterable[Phase], word: str = "and") -> str:
+    return join((_PHASES[phase] for phase in sorted(phases)), word)
 
 
 def requests_in_words(

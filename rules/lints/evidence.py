@@ -19,7 +19,7 @@ def single_token(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     for rule in ruleset.rules:
         evidence = _evidence(rule)
         sources = {ruleset.features[name].source for name in rule.features}
-        is_lone = bool(evidence) and rule.emit and len(sources) == 1
+        is_lone = bool(evidence) and len(sources) == 1
         if is_lone and all(_one_token_is_enough(signal, rule) for signal in evidence):
             yield about(rule, f"one high score of '{rule.features[0]}' is enough to fire")
 
@@ -27,7 +27,7 @@ def single_token(ruleset: RuleSet, today: date) -> Iterator[Remark]:
 def diluted_mean(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     """A rule whose only evidence is a mean over 64 tokens or more. What is strong for a few
     tokens is averaged away: use `topk_mean`, `rolling_mean_max` or `count`, or a shorter
-    window."""
+    window. Building blocks and sequences are not meant."""
     for rule in ruleset.rules:
         evidence = _evidence(rule)
         if evidence and all(
@@ -39,8 +39,8 @@ def diluted_mean(ruleset: RuleSet, today: date) -> Iterator[Remark]:
 
 
 def _evidence(rule: Rule) -> list[Signal]:
-    """The signals of a condition that speak for a match by being high."""
-    if isinstance(rule.detection, StepSequence | Correlation):
+    """The signals of a condition that speak for an alert by being high."""
+    if not rule.emit or isinstance(rule.detection, StepSequence | Correlation):
         return []
     asked = dict(_asked(rule.detection))
     upward = {"gt": True, "gte": True, "between": True, "lt": False, "lte": False}

@@ -1,0 +1,95 @@
+"""Rules in plain language: every kind of rule as a person would explain it."""
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from saeguard.rules import load_rules
+from saeguard.rules.explain import explain
+from tests.rules.samples import one_rule
+
+FOLDER = Path(__file__).with_name("explained")
+TODAY = date(2026, 11, 21)
+
+
+def explained(ruleset, name="the_rule", today=TODAY, width=88):
+    rule = next(rule for rule in ruleset.rules if rule.name == name)
+    return explain(ruleset, rule, today, width)
+
+
+@pytest.mark.parametrize(
+    "name", ["deceptive_reasoning", "framed", "lie_then_claim", "campaign", "direction"]
+)
+def test_the_words_are_those_that_were_agreed_on(name, monkeypatch):
+    """Mend a golden text only after reading the new one aloud."""
+    monkeypatch.chdir(FOLDER)
+    text = explained(load_rules(["rules.yaml"]), name)
+    assert f"{text}\n" == Path(f"{name}.txt").read_text()
+
+
+SIGNALS = {
+    "the score of `a` is above 1": {"agg": "value", "gt": 1.0},
+    "the largest score of `a` in the last 8 tokens is at most 1": {
+        "agg": "max",
+        "window": "8 tokens",
+        "lte": 1.0,
+    },
+    "the mean score of `a` over the last 1 token is between 1 and 2": {
+        "agg": "mean",
+        "window": "1 token",
+        "between": [1.0, 2.0],
+    },
+    "the sum of the scores of `a` over the last 8 tokens is at least 1": {
+        "agg": "sum",
+        "window": "8 tokens",
+        "gte": 1.0,
+    },
+    "fewer than 3 of the last 8 tokens score above 1 on `a`": {
+        "agg": "count",
+        "over": 1.0,
+        "window": "8 tokens",
+        "lt": 3,
+    },
+    "at least 3 of the last 8 tokens score above 1 on `a`": {
+        "agg": "min_evidence",
+        "k": 3,
+        "window": "8 tokens",
+        "gt": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize(("words", "signal"), SIGNALS.items(), ids=SIGNALS)
+def test_each_signal_is_a_phrase(words, signal, tmp_path):
+    ruleset = one_rule(tmp_path, signals={"s": {"feature": "a"} | signal})
+    assert f"- s: {words}\n" in explained(ruleset, width=200)
+
+
+OPPOSITES = {"gt": "at most 1", "gte": "below 1", "lt": "at least 1", "lte": "above 1"}
+
+
+@pytest.mark.parametrize(("comparison", "words"), OPPOSITES.items())
+def test_a_negated_signal_is_its_opposite_and_missing_scores_are_spoken_of(
+    comparison, words, tmp_path
+):
+    signals = {"s": {"feature": "a", "agg": "value", comparison: 1.0}}
+    text = explained(one_rule(tmp_path, signals=signals, condition="not s"))
+    assert f"- not s: the score of `a` is {words}\n" in text
+    assert "also true where nothing of it was observed" in text
+
+
+def test_an_exception_that_has_expired_mutes_nothing():
+    ruleset = load_rules([FOLDER / "rules.yaml"])
+    text = " ".join(explained(ruleset, "deceptive_reasoning").split())
+    assert "ended on 2026-01-31: it mutes nothing" in text
+    text = " ".join(explained(ruleset, "deceptive_reasoning", date(2026, 1, 31)).split())
+    assert "mutes nothing" not in text
+
+
+def test_lines_are_as_wide_as_asked_unless_a_word_is_wider():
+    ruleset = load_rules([FOLDER / "rules.yaml"])
+    for rule in ruleset.rules:
+        lines = explain(ruleset, rule, TODAY, 60).splitlines()[1:]
+        assert all(len(line) <= 60 or len(re.findall(r"\S{40,}", line)) == 1 for line in lines)
