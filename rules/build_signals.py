@@ -63,7 +63,7 @@ class _Numbers:
             return self.at(key), None, value if isinstance(value, str) else ""
         low, high = self.at(key, 0), self.at(key, 1)
         if self.entry.combine == "angle":
-            if not all(-180 <= bound <= 180 for bound in (low, high)):
+            if not self.errors and not all(-180 <= bound <= 180 for bound in (low, high)):
                 self._report((key,), "an angle is between -180 and 180 degrees")
         elif low > high:
             self._report((key,), f"the lower bound {low:g} is above the upper bound {high:g}")

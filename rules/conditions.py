@@ -150,10 +150,11 @@ def _name(token: Any) -> Name:
 def _some(tokens: list[Any], signals: Collection[str]) -> Condition:
     """`any of`, `all of` and `2 of`: each name counts once, whatever stands for it."""
     quantity, *patterns = tokens
-    names = {
-        name.name: name for pattern in reversed(patterns) for name in _matching(pattern, signals)
-    }
-    operands = tuple(reversed(names.values()))
+    names: dict[str, Name] = {}
+    for pattern in patterns:
+        for name in _matching(pattern, signals):
+            names.setdefault(name.name, name)
+    operands = tuple(names.values())
     count = {"any": 1, "all": len(operands)}.get(quantity) or int(str(quantity)[:9])
     if not 1 <= count <= len(operands):
         raise ConditionError(
@@ -167,7 +168,6 @@ def _some(tokens: list[Any], signals: Collection[str]) -> Condition:
 
 
 def _matching(pattern: Any, signals: Collection[str]) -> list[Name]:
-    """In reverse order, so that of two mentions the first one stays."""
     if pattern.type == "NAME":
         return [_name(pattern)]
     if pattern.count("*") > MAX_STARS:
@@ -175,7 +175,7 @@ def _matching(pattern: Any, signals: Collection[str]) -> list[Name]:
     names = [Name(s, pattern.start_pos) for s in signals if fnmatchcase(s, str(pattern))]
     if not names:
         raise ConditionError(f"no signal matches {str(pattern)!r}", pattern.start_pos)
-    return names[::-1]
+    return names
 
 
 def operands_of(condition: Condition) -> tuple[Condition, ...]:

@@ -14,7 +14,7 @@ from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import Location, RuleError, RuleErrors
 from saeguard.rules.model import Feature, Rule, RuleSet, Signal
 from saeguard.rules.overlays import apply_overlays
-from saeguard.rules.references import reference_errors, unused_needs
+from saeguard.rules.references import needs_errors, reference_errors
 from saeguard.rules.shape import parse_shape
 from saeguard.rules.sources import all_rule_files
 
@@ -35,8 +35,7 @@ def load_rules(items: Sequence[Path | str]) -> RuleSet:
         raise ValueError("no rule files given")
     documents, errors = _read(items)
     complete = not errors
-    for document in documents:
-        errors += unused_needs(document)
+    errors += needs_errors(documents, complete)
     errors += apply_overlays(documents)
     files: list[_File] = []
     for document in documents:

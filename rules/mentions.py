@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from saeguard.rules.conditions import ConditionError, names_in, parse_condition
+from saeguard.rules.conditions import RESERVED, ConditionError, names_in, parse_condition
 from saeguard.rules.cycles import find_cycles
 from saeguard.rules.document import KeyPath
 from saeguard.rules.errors import Location, RuleError, did_you_mean
@@ -32,7 +31,7 @@ class Mention:
 
 
 class Mentions:
-    """What every rule's conditions name.
+    """What every rule's conditions name, and what is wrong with that in `errors`.
 
     Args:
         rules: all rules of the set.
@@ -41,48 +40,54 @@ class Mentions:
 
     def __init__(self, rules: Sequence[RawRule], complete: bool) -> None:
         self._rules = {rule.name: rule for rule in rules if rule.name}
+        self._block_names = [name for name, rule in self._rules.items() if rule.is_block]
         self._complete = complete
-        self._of: dict[str, list[Mention]] = {}
-        self._errors: list[RuleError] = []
+        self._blocks: dict[str | None, dict[str, Mention]] = {}
+        self._misread: set[str | None] = set()
+        self.errors: list[RuleError] = []
         for rule in rules:
-            mentions, errors = _read(rule)
-            self._errors += [*errors, *self._wrong(mentions)]
-            if not errors and mentions:
-                self._errors += _unused(rule, mentions)
-            self._of[rule.name or ""] = mentions
-        self._errors += _cycles({name: self.blocks(name) for name in self._block_names})
+            self._read(rule)
+        named = {name: self._blocks[name] for name in self._block_names}
+        for cycle in find_cycles({name: list(mentions) for name, mentions in named.items()}):
+            mention = named[cycle[0]][cycle[1]]
+            names = " -> ".join(cycle)
+            self.errors.append(mention.error(f"building blocks that stand for each other: {names}"))
 
-    def errors(self) -> list[RuleError]:
-        """Everything wrong with the conditions."""
-        return self._errors
+    def unknown_signals(self, rule: RawRule, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Those that are neither the rule's signals nor of its building blocks, and what to say.
 
-    def blocks(self, name: str) -> dict[str, Mention]:
-        """The building blocks that a rule's conditions name, and where each is named first."""
-        found: dict[str, Mention] = {}
-        for mention in self._of.get(name, ()):
-            if mention.name not in mention.rule.signals and mention.name in self._block_names:
-                found.setdefault(mention.name, mention)
-        return found
+        Where the condition could not be understood, `block.signal` may be anything.
+        """
+        known = self._signals(rule)
+        for name in names:
+            if name not in known and not ("." in name and rule.name in self._misread):
+                yield name, f"unknown signal '{name}'{did_you_mean(name, known)}"
 
-    def signals(self, rule: RawRule) -> list[str]:
-        """The rule's signals and those of its building blocks, and of theirs."""
-        signals, found, pending = list(rule.signals), set[str](), list(self.blocks(rule.name or ""))
+    def _signals(self, rule: RawRule) -> list[str]:
+        signals, found = list(rule.signals), set[str]()
+        pending = list(self._blocks.get(rule.name, ()))
         while pending:
             name = pending.pop()
             if name not in found:
                 found.add(name)
                 signals += [f"{name}.{signal}" for signal in self._rules[name].signals]
-                pending += self.blocks(name)
+                pending += self._blocks[name]
         return signals
 
-    @cached_property
-    def _block_names(self) -> list[str]:
-        return [name for name, rule in self._rules.items() if rule.is_block]
-
-    def _wrong(self, mentions: Sequence[Mention]) -> Iterator[RuleError]:
+    def _read(self, rule: RawRule) -> None:
+        mentions, errors = _read(rule)
         for mention in mentions:
             if problem := self._problem(mention):
-                yield mention.error(problem)
+                errors.append(mention.error(problem))
+        if errors:
+            self._misread.add(rule.name)
+        elif mentions:
+            errors += _unused(rule, mentions)
+        self.errors += errors
+        blocks = self._blocks[rule.name] = {}
+        for mention in mentions:
+            if mention.name in self._block_names and mention.name not in rule.signals:
+                blocks.setdefault(mention.name, mention)
 
     def _problem(self, mention: Mention) -> str | None:
         name, rule, block = mention.name, mention.rule, self._rules.get(mention.name)
@@ -124,11 +129,5 @@ def _read(rule: RawRule) -> tuple[list[Mention], list[RuleError]]:
 
 
 def _unused(rule: RawRule, mentions: Sequence[Mention]) -> Iterator[RuleError]:
-    for name in rule.signals.keys() - {mention.name for mention in mentions}:
+    for name in rule.signals.keys() - {mention.name for mention in mentions} - RESERVED:
         yield rule.key_at("signals", name).error(f"signal '{name}' is never used")
-
-
-def _cycles(named: Mapping[str, Mapping[str, Mention]]) -> Iterator[RuleError]:
-    for cycle in find_cycles({name: list(mentions) for name, mentions in named.items()}):
-        mention = named[cycle[0]][cycle[1]]
-        yield mention.error(f"building blocks that stand for each other: {' -> '.join(cycle)}")

@@ -6,12 +6,14 @@ overlay has it, so a mistake is reported there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from saeguard.rules.document import Document, KeyPath
 from saeguard.rules.errors import RuleError, did_you_mean
 from saeguard.rules.raw import RawRule, items, mapping, raw_rules, text_or_none
+from saeguard.rules.spelling import OVERLAY_PATH
 
 _OPTIONAL = ("scope", "limit")  # mappings that a path may reach into where the rule has none
 _FIXED = ("id", "name")
@@ -39,6 +41,8 @@ def _set(
     rule: RawRule, document: Document, at: KeyPath, changes: Mapping[str, Any]
 ) -> Iterator[RuleError]:
     for text in changes:
+        if not re.fullmatch(OVERLAY_PATH, text):
+            continue  # reported with the overlay's shape
         path = tuple(text.split("."))
         problem = _unreachable(rule, document, (*at, text), path)
         if problem:

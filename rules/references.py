@@ -27,7 +27,7 @@ def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[
     rules = raw_rules(documents)
     mentions = Mentions(rules, complete)
     yield from _repeated_rules(rules)
-    yield from mentions.errors()
+    yield from mentions.errors
     for rule in rules:
         yield from _wrong_signal_names(rule)
         yield from _wrong_message(rule, mentions)
@@ -40,22 +40,21 @@ def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[
         yield from _wrong_lists(documents, rules)
 
 
-def unused_needs(document: Document) -> Iterator[RuleError]:
-    """Entries of `needs` that no rule of the file uses."""
-    used = {name for rule in raw_rules([document]) for name, _ in _feature_names(rule)}
-    for name in mapping(document.data.get("needs")):
-        if name not in used:
-            yield document.key_at(("needs", name)).error(f"no rule here uses '{name}'")
+def needs_errors(documents: Sequence[Document], complete: bool) -> Iterator[RuleError]:
+    """Needed features that no rule of the file uses, or that no file defines.
 
-
-def missing_needs(documents: Sequence[Document]) -> Iterator[RuleError]:
-    """Needed features that no file defines."""
+    To be asked before overlays are applied: they may have a pack's rule read another feature.
+    """
     defined = {name for each in documents for name in mapping(each.data.get("features"))}
     for document in documents:
+        used = {name for rule in raw_rules([document]) for name, _ in _feature_names(rule)}
         owner = mapping(document.data.get("ruleset")).get("name")
         for name, meaning in mapping(document.data.get("needs")).items():
-            if name not in defined:
-                yield document.key_at(("needs", name)).error(
+            where = document.key_at(("needs", name))
+            if name not in used:
+                yield where.error(f"no rule here uses '{name}'")
+            elif name not in defined and complete:
+                yield where.error(
                     f"the rules of '{owner}' need the feature '{name}' ({meaning}), and no file "
                     f"defines it; add a mapping file with `features: {{{name}: ...}}`"
                 )
@@ -86,11 +85,11 @@ def _wrong_message(rule: RawRule, mentions: Mentions) -> Iterator[RuleError]:
     correlate = rule.data.get("correlate")
     group_by = texts(mapping(correlate).get("group_by")) if correlate is not None else None
     template, mistakes = parse_template(text, group_by)
-    known = mentions.signals(rule)
+    named = [each for each in template.placeholders() if each.path[0] == "signal"]
+    offsets = {each.path[1]: each.offset for each in named}
     unknown = [
-        Mistake(f"unknown signal '{name}'{did_you_mean(name, known)}", placeholder.offset)
-        for placeholder in template.placeholders()
-        if placeholder.path[0] == "signal" and (name := placeholder.path[1]) not in known
+        Mistake(problem, offsets[name])
+        for name, problem in mentions.unknown_signals(rule, list(offsets))
     ]
     for mistake in [*mistakes, *unknown]:
         yield rule.value_at("message", offset=mistake.offset).error(f"message: {mistake.message}")
@@ -164,7 +163,6 @@ def _unknown_features(
             if name not in known:
                 where = rule.value_at(*path)
                 yield where.error(f"unknown feature '{name}'{did_you_mean(name, known)}")
-    yield from missing_needs(documents)
 
 
 def _wrong_lists(documents: Sequence[Document], rules: Sequence[RawRule]) -> Iterator[RuleError]:

@@ -150,6 +150,12 @@ def _message(detail: ErrorDetails) -> str:
             return f"expected a list, got {describe(value)}"
         case "too_short" | "string_too_short" if context["min_length"] == 1:
             return "must not be empty"
+        case "too_short":
+            return f"must have at least {context['min_length']} items, not {len(value)}"
+        case "too_long":
+            return f"must have at most {context['max_length']} items, not {len(value)}"
+        case "bool_type":
+            return f"expected true or false, got {describe(value)}"
         case "literal_error":
             options = context["expected"]
             return f"expected {options}, got {describe(value)}{_closest(value, options)}"

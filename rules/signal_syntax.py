@@ -44,8 +44,8 @@ _ANGLE = {
 }
 _SOURCE = {
     "oneOf": [
-        {"required": ["feature"], "properties": {"combine": False}},
-        {"required": ["features", "combine"]},
+        {"required": ["feature"], "properties": {"features": False, "combine": False}},
+        {"required": ["features", "combine"], "properties": {"feature": False}},
     ]
 }
 

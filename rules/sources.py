@@ -10,6 +10,8 @@ from saeguard.rules.errors import Location, RuleError, RuleErrors, did_you_mean
 PACKS = Path(__file__).with_name("packs")
 _PACK = "pack:"
 _SUFFIXES = (".yaml", ".yml")
+TEST_SUFFIX = "_test"
+"""Ends the names of test files, which lie beside the rules that they test."""
 
 
 def is_pack(item: Path | str) -> bool:
@@ -25,8 +27,8 @@ def pack_names() -> list[str]:
 def rule_files(item: Path | str) -> list[Path]:
     """The files that one item stands for: a file, those of a directory, or a pack's.
 
-    Of a directory it is every `*.yaml` and `*.yml` directly in it, by name. Hidden entries are left
-    out, such as the `..data` of a mounted Kubernetes ConfigMap.
+    Of a directory it is every `*.yaml` and `*.yml` directly in it, by name. Left out are tests of
+    rules (`*_test.yaml`) and hidden entries, such as the `..data` of a Kubernetes ConfigMap.
 
     Raises:
         RuleErrors: there is no such pack, the directory has no rule files, or cannot be read.
@@ -50,14 +52,15 @@ def _pack(name: str) -> Path:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in _SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    )
+    files = sorted(path for path in folder.iterdir() if _is_rule_file(path))
     if not files:
         raise RuleErrors([Location(folder).error("no *.yaml or *.yml file in the directory")])
     return files
+
+
+def _is_rule_file(path: Path) -> bool:
+    is_visible = path.suffix in _SUFFIXES and not path.name.startswith(".")
+    return is_visible and not path.stem.endswith(TEST_SUFFIX) and not path.is_dir()
 
 
 def all_rule_files(items: Sequence[Path | str]) -> tuple[list[Path], list[RuleError]]:

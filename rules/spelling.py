@@ -136,4 +136,8 @@ Glob = Annotated[
         "a name or a glob of 1 to 200 characters with at most 8 stars",
     ),
 ]
+OVERLAY_PATH = r"[a-z_]+(\.[a-z0-9_]+){0,4}"
+OverlayPath = Annotated[
+    str, Spelled(OVERLAY_PATH, "a path to a key of the rule, such as signals.peak.gte")
+]
 PhaseName = Literal["system", "prompt", "reasoning", "answer", "tool_call"]

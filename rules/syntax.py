@@ -21,10 +21,10 @@ from saeguard.rules.spelling import (
     Index,
     Name,
     Number,
+    OverlayPath,
     Percentage,
     PhaseName,
     Reach,
-    Spelled,
     Text,
     Texts,
     Tokens,
@@ -293,11 +293,6 @@ AnyRule = ConditionRuleEntry | SequenceRuleEntry | CorrelationRuleEntry
 _RULES = (ConditionRuleEntry, SequenceRuleEntry, CorrelationRuleEntry)
 RULE_KEYS = {f.alias or name for rule in _RULES for name, f in rule.model_fields.items()}
 """Keys that some kind of rule has."""
-
-OverlayPath = Annotated[
-    str,
-    Spelled(r"[a-z_]+(\.[a-z0-9_]+){0,4}", "a path to a key of the rule, such as signals.peak.gte"),
-]
 
 
 class OverlayEntry(Entry):

@@ -87,10 +87,10 @@ def test_a_missing_file_hides_no_other_mistake_and_causes_none(tmp_path):
     path = edited(
         tmp_path,
         ("  deceit: {sae: *sae, index: 412", "  other: {sae: *sae, index: 1"),
-        ("lie and", "lye and"),
+        ("lie and (", "block_of_the_missing_file and andd ("),
     )
     found = findings(tmp_path / "missing.yaml", path)
-    assert [each.split(" ")[0] for each in found] == ["1:1:", "16:7:", "21:16:"]
+    assert [each.split(" ")[0] for each in found] == ["1:1:", "21:51:"]
 
 
 def test_ids_and_names_are_unique_across_files(tmp_path):
