@@ -17,8 +17,9 @@ import zmq
 from fake_engine import RULES, FakeEngine, write_rules
 from running_monitor import LIE, QUIET, Monitor, running_monitor, wait_for
 
-from saeguard.monitor.messages import SwapStatus, decode_control, encode
-from saeguard.monitor.store import get_request, totals
+from saeguard.monitor.messages import SwapStatus, decode_control
+from saeguard.monitor.store import get_request
+from saeguard.monitor.watchlist import load
 
 LOWER = RULES.replace("gte: 4.0", "gte: 3.0")
 NEARLY = [3.5, 0.0]
@@ -120,9 +121,8 @@ def test_a_file_that_is_written_again_with_the_same_contents_changes_nothing(mon
     rules = monitor.directory / "rules.yaml"
     replace(rules, RULES)
     rules.touch()
-    replace(rules, LOWER)  # something to wait for
-    wait_for(lambda: in_force(monitor, LOWER))
-    assert monitor.total("rules/reload/ok") == 1
+    assert not _happens(lambda: monitor.total("rules/reload/ok") > 0, within_s=2.0)
+    assert not refusals(monitor)
 
 
 def test_a_change_in_place_is_seen_too(monitor: Monitor):
@@ -175,6 +175,171 @@ def test_a_storm_of_changes_loses_no_row_and_ends_with_the_last_one(monitor: Mon
     assert (alert.ruleset_version, alert.ruleset_sha256) == ("1.0.199", sha256(last))
     assert monitor.total("tokens/observed") == 203
     assert monitor.total("messages/failed") == 0
+
+
+ANGER = RULES.replace(
+    "calm}\n", "calm}\n  anger: {probe: {path: probe.safetensors}, name: anger}\n"
+).replace("calm: {feature: calm, agg: value, gt: 1.0}", "mad: {feature: anger, agg: value, gt: 1.0}")
+ANGER = ANGER.replace("lie and not calm", "lie and mad").replace(
+    "  calm: {probe: {path: probe.safetensors}, name: calm}\n", ""
+)
+
+
+class FakeWorker(threading.Thread):
+    """Answers like a worker that can use any watchlist, or like one that can use none."""
+
+    def __init__(self, monitor: Monitor, refusal: str = "") -> None:
+        super().__init__(daemon=True)
+        self._socket = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.subscribe(b"")
+        self._socket.connect(f"ipc://{monitor.directory / 'run' / 'control'}")
+        self._engine = monitor.engine
+        self._refusal = refusal
+        self.watchlist = ""
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            swap = decode_control(self._socket.recv())
+            state = "refused" if self._refusal else "done" if swap.go else "ready"
+            if state == "done":
+                self.watchlist = swap.watchlist
+            self._engine.send(SwapStatus(0, 1, swap.watchlist, state, self._refusal))
+
+
+def recompile(monitor: Monitor) -> None:
+    """Run the command that the newest refusal asks for, as somebody who pastes it would."""
+    command = refusals(monitor)[-1].partition("(run: ")[2].rpartition(")")[0]
+    saeguard, *arguments = shlex.split(command)
+    assert saeguard == "saeguard"
+    subprocess.run(
+        [sys.executable, "-P", "-c", "from saeguard.monitor.cli import main; main()", *arguments],
+        check=True,
+        cwd="/",
+        capture_output=True,
+    )
+
+
+@pytest.fixture
+def with_anger(monitor: Monitor) -> Monitor:
+    """The rules have come to need a feature that the watchlist lacks."""
+    write_rules(monitor.directory, names=("deceit", "calm", "anger"))
+    replace(monitor.directory / "rules.yaml", ANGER)
+    wait_for(lambda: len(refusals(monitor)) == 1)
+    assert "it lacks anger" in refusals(monitor)[0]
+    return monitor
+
+
+def test_the_command_that_a_refusal_asks_for_brings_the_new_rules_into_force(with_anger: Monitor):
+    monitor = with_anger
+    worker = FakeWorker(monitor)
+    monitor.engine.start("a-1", [1, 2])
+    monitor.engine.step({"a-1": (0, [QUIET, QUIET, LIE])})  # a lie: what is known stays known
+    wait_for(lambda: len(monitor.alerts(kind="match")) == 1)
+    monitor.engine.start("b-1", [1, 2])
+    monitor.engine.step({"b-1": (0, [QUIET, QUIET])})
+    recompile(monitor)
+    wait_for(lambda: in_force(monitor, ANGER))
+    fresh = load(monitor.directory / "watch.safetensors")
+    assert worker.watchlist == fresh.digest
+    engine = FakeEngine(f"ipc://{monitor.directory / 'run' / 'inbox'}", fresh.digest, fresh.columns)
+    monitor.engine.step({"b-1": (2, [QUIET])})  # was on its way: of the watchlist before
+    engine.step({"b-1": (3, [[5.0, 0.0, 2.0]])}, tap_calls=[100])
+    engine.end("b-1", num_scheduled=4)
+    wait_for(lambda: monitor.total("requests/finished") == 1)
+    (alert,) = monitor.alerts(req_id="b-1")
+    assert (alert.watchlist, alert.position) == (fresh.digest, 3)
+    record = get_request(monitor.store, "b-1")
+    assert record is not None
+    assert record.coverage.complete
+    assert record.features == list(fresh.columns)
+
+
+def test_a_watchlist_that_the_workers_refuse_changes_nothing(with_anger: Monitor):
+    monitor = with_anger
+    FakeWorker(monitor, refusal="3 features, but room for 2")
+    recompile(monitor)
+    wait_for(lambda: "worker 0: 3 features, but room for 2" in refusals(monitor)[-1])
+    monitor.lie_once("a-1")
+    wait_for(lambda: len(monitor.alerts(kind="match")) == 1)
+    assert monitor.alerts(kind="match")[0].ruleset_sha256 == sha256(RULES)
+
+
+def test_a_feature_that_has_become_another_one_is_not_taken_for_the_old(monitor: Monitor):
+    replace(monitor.directory / "rules.yaml", RULES.replace("probe.safetensors", "p2.safetensors"))
+    wait_for(lambda: len(refusals(monitor)) == 1)
+    assert "its deceit is of the probe probe.safetensors" in refusals(monitor)[0]
+
+
+FEATURES, _, RULE = RULES.partition("rules:\n")
+
+
+def rule_file(name: str) -> str:
+    """A file with one more rule."""
+    number = hashlib.sha256(name.encode()).hexdigest()[:12]
+    rule = RULE.replace("1c1f6f0c9b11", number).replace("name: deception", f"name: {name}")
+    return f"version: 1\nruleset: {{name: {name}, version: 1.0.0}}\nrules:\n{rule}"
+
+
+def test_files_that_come_in_quick_succession_are_all_in_force_in_the_end(tmp_path: Path):
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    (folder / "00.yaml").write_text(RULES)
+    with running_monitor(tmp_path, rules=["rules.d"]) as monitor:
+        texts = [RULES, *(rule_file(name) for name in ("one", "two", "three", "four"))]
+        for number, text in enumerate(texts[1:], start=1):
+            (folder / f"{number:02}.yaml").write_text(text)
+        wait_for(lambda: in_force(monitor, *texts))
+        monitor.lie_once("a-1")
+        wait_for(lambda: len(monitor.alerts(kind="match")) == 5)
+        assert not refusals(monitor)
+
+
+def test_a_rule_whose_file_is_deleted_is_out_of_force(tmp_path: Path):
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    (folder / "00.yaml").write_text(RULES)
+    (folder / "01.yaml").write_text(rule_file("more"))
+    with running_monitor(tmp_path, rules=["rules.d"]) as monitor:
+        monitor.engine.start("a-1", [1, 2])
+        monitor.engine.step({"a-1": (0, [QUIET, QUIET])})
+        (folder / "01.yaml").unlink()
+        wait_for(lambda: in_force(monitor, RULES))
+        monitor.engine.step({"a-1": (2, [LIE])})
+        wait_for(lambda: len(monitor.alerts()) == 1)
+        assert monitor.alerts()[0].rule_name == "deception"
+        (folder / "00.yaml").unlink()
+        wait_for(lambda: len(refusals(monitor)) == 1)
+        assert "no *.yaml" in refusals(monitor)[0]
+
+
+REPEATED = """
+  - id: 7d1c0c1e-5a0a-4b7c-8a5f-1c1f6f0c9b12
+    name: repeated
+    title: Repeated deception
+    status: test
+    severity: critical
+    correlate: {type: event_count, rules: [deception], group_by: [tenant], timespan: 10m, gte: 2}
+    message: "{count} in {timespan} of {group.tenant}"
+"""
+
+
+def test_what_was_counted_across_requests_survives_a_change_of_other_rules(tmp_path: Path):
+    with running_monitor(tmp_path) as monitor:
+        rules = tmp_path / "rules.yaml"
+        replace(rules, RULES + REPEATED)
+        wait_for(lambda: in_force(monitor, RULES + REPEATED))
+        monitor.lie_once("a-1", tenant="acme")
+        wait_for(lambda: len(monitor.alerts()) == 1)
+        replace(rules, RULES + REPEATED.replace("Repeated", "More"))
+        changed = RULES.replace("1.0.0", "1.0.1") + REPEATED
+        replace(rules, changed)
+        wait_for(lambda: in_force(monitor, changed))
+        monitor.lie_once("b-1", tenant="acme")
+        wait_for(lambda: len(monitor.alerts(kind="correlation")) == 1)
+        (alert,) = monitor.alerts(kind="correlation")
+        assert alert.correlation is not None
+        assert [match.req_id for match in alert.correlation.matches] == ["a-1", "b-1"]
 
 
 def _happens(condition, within_s: float) -> bool:

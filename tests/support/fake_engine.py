@@ -37,12 +37,15 @@ rules:
 """
 
 
-def write_rules(directory: Path, d_model: int = 8) -> Path:
+PROBES = ("deceit", "calm")
+
+
+def write_rules(directory: Path, d_model: int = 8, names: tuple[str, ...] = PROBES) -> Path:
     """A rule file and the probe file that it names."""
-    header = {"hook_name": "blocks.1.hook_resid_post", "names": ["deceit", "calm"]}
+    header = {"hook_name": "blocks.1.hook_resid_post", "names": names}
     tensors = {
-        "weight": np.eye(2, d_model, dtype=np.float32),
-        "bias": np.zeros(2, np.float32),
+        "weight": np.eye(len(names), d_model, dtype=np.float32),
+        "bias": np.zeros(len(names), np.float32),
     }
     probe = {"saeguard_probe": json.dumps(header)}
     save_file(tensors, directory / "probe.safetensors", metadata=probe)
@@ -105,7 +108,7 @@ def frame_message(
 ) -> tuple[Frame, FrameArrays]:
     counts = [len(values) for _, values in rows.values()]
     scores = np.array([row for _, values in rows.values() for row in values], np.float32)
-    scores = scores[:, [("deceit", "calm").index(name) for name in columns]]
+    scores = scores[:, [(*PROBES, "anger").index(name) for name in columns]]
     positions = [first + i for first, values in rows.values() for i in range(len(values))]
     frame = Frame(
         worker=0,

@@ -53,9 +53,9 @@ class Monitor:
         ]
         return values[-1] if values else None
 
-    def lie_once(self, req_id: str) -> None:
+    def lie_once(self, req_id: str, **fields: object) -> None:
         """A request of two prompt tokens whose first answer token lies."""
-        self.engine.start(req_id, [1, 2])
+        self.engine.start(req_id, [1, 2], **fields)
         self.engine.step({req_id: (0, [QUIET, QUIET])})
         self.engine.step({req_id: (2, [LIE])})
         self.engine.end(req_id, num_scheduled=3)
