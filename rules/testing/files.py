@@ -9,13 +9,14 @@ from operator import or_
 from pathlib import Path
 
 from saeguard.rules.errors import RuleError, RuleErrors
+from saeguard.rules.sources import TEST_SUFFIX
 from saeguard.rules.testing.cases import Suite
 from saeguard.rules.testing.coverage import Coverage, measure_coverage
 from saeguard.rules.testing.load import load_suite
 from saeguard.rules.testing.mutate import MutationScore, mutate
 from saeguard.rules.testing.run import CaseResult, run_suite
 
-PATTERNS = ("*_test.yaml", "*_test.yml")
+PATTERNS = (f"*{TEST_SUFFIX}.yaml", f"*{TEST_SUFFIX}.yml")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from saeguard.rules.model import Severity
 from saeguard.rules.phases import Phase
 from saeguard.rules.testing.cases import Case, Expectation, Place
 
+_FIRST = Place(Phase.SYSTEM, 0)
+_MAX_LISTED = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Happening:
@@ -130,9 +133,6 @@ def _judge_others(expectation: Expectation, happenings: Iterable[Happening]) -> 
     return [_failure(expectation, got)]
 
 
-_FIRST = Place(Phase.SYSTEM, 0)
-
-
 def _holds(expectation: Expectation) -> list[Failure]:
     if not expectation.todo:
         return []
@@ -143,9 +143,15 @@ def _holds(expectation: Expectation) -> list[Failure]:
 def _failure(
     expectation: Expectation, got: Sequence[Happening], lacks_alert: bool = False
 ) -> Failure:
-    what = ", ".join(map(str, got[:5])) + (", …" if len(got) > 5 else "")
-    message = f"expected {_words(expectation)}, got {f'{len(got)}: {what}' if got else 'none'}"
+    message = f"expected {_words(expectation)}, got {_listed(got)}"
     return Failure(expectation.location, message, expectation, expectation.todo, lacks_alert)
+
+
+def _listed(got: Sequence[Happening]) -> str:
+    if len(got) <= 1:
+        return f"1 {got[0]}" if got else "none"
+    more = ", …" if len(got) > _MAX_LISTED else ""
+    return f"{len(got)}: {', '.join(map(str, got[:_MAX_LISTED]))}{more}"
 
 
 def _words(expectation: Expectation) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from saeguard.rules.document import Document, KeyPath, read_document
 from saeguard.rules.errors import RuleError, RuleErrors
 from saeguard.rules.load import load_rules
 from saeguard.rules.model import RuleSet
-from saeguard.rules.offline import RecordedRequest
+from saeguard.rules.offline import RecordedRequest, RecordingError
+from saeguard.rules.raw import items, texts
 from saeguard.rules.recording import read_recordings
 from saeguard.rules.scope import RequestContext
 from saeguard.rules.shape import check_shape
@@ -36,15 +40,25 @@ def load_suite(path: Path) -> Suite:
     document = read_document(path)
     entry, errors = check_shape(document, syntax.SuiteEntry, syntax.OWNERS)
     errors += _faults_of_yaml(document)
-    ruleset = _load_rules(document, entry.rules, errors) if entry is not None else None
-    if entry is None or ruleset is None:
+    ruleset = _load_rules(document, errors)
+    if ruleset is None:
         raise RuleErrors(errors)
-    errors += _repeated_names(document, entry)
+    entries = dict(enumerate(entry.tests)) if entry else _well_shaped(document)
+    errors += _repeated_names(document, entries)
     reader = _CaseReader(document, ruleset, errors)
-    cases = tuple(reader.read(("tests", i), case) for i, case in enumerate(entry.tests))
+    cases = tuple(reader.read(("tests", i), case) for i, case in entries.items())
     if errors:
         raise RuleErrors(errors)
     return Suite(path, ruleset, cases)
+
+
+def _well_shaped(document: Document) -> dict[int, syntax.CaseEntry]:
+    """Index -> test, where the shape is right: a mistake in one does not hide those in others."""
+    entries = {}
+    for i, test in enumerate(items(document.data.get("tests"))):
+        with suppress(ValidationError):
+            entries[i] = syntax.CaseEntry.model_validate(test)
+    return entries
 
 
 def _faults_of_yaml(document: Document) -> list[RuleError]:
@@ -62,17 +76,16 @@ def _faults_of_yaml(document: Document) -> list[RuleError]:
     ]
 
 
-def _load_rules(
-    document: Document, items: Sequence[str], errors: list[RuleError]
-) -> RuleSet | None:
+def _load_rules(document: Document, errors: list[RuleError]) -> RuleSet | None:
+    named = texts(document.data.get("rules"))
     found: list[str | Path] = []
-    for i, item in enumerate(items):
+    for i, item in enumerate(named):
         path = _tidy(document.path.parent / item)
         if is_pack(item) or path.exists():
             found.append(item if is_pack(item) else path)
         else:
             errors.append(document.value_at(("rules", i)).error(f"no such file: {path}"))
-    if len(found) < len(items):
+    if not found or len(found) < len(named):
         return None
     try:
         return load_rules(found)
@@ -87,9 +100,11 @@ def _tidy(path: Path) -> Path:
     return tidy if tidy.exists() and path.exists() and tidy.samefile(path) else path
 
 
-def _repeated_names(document: Document, entry: syntax.SuiteEntry) -> Iterator[RuleError]:
-    times = Counter(case.name for case in entry.tests)
-    for i, case in enumerate(entry.tests):
+def _repeated_names(
+    document: Document, entries: Mapping[int, syntax.CaseEntry]
+) -> Iterator[RuleError]:
+    times = Counter(case.name for case in entries.values())
+    for i, case in entries.items():
         if times[case.name] > 1:
             where = document.value_at(("tests", i, "name"))
             yield where.error(f"{times[case.name]} tests are called '{case.name}'")
@@ -150,8 +165,8 @@ class _CaseReader:
     def _recording(self, path: KeyPath, name: str) -> list[RecordedRequest]:
         try:
             requests = read_recordings(self._document.path.parent / name)
-        except (OSError, ValueError, RuleErrors) as error:
-            self._report(path, f"{name}: {error}")
+        except RecordingError as error:
+            self._report(path, str(error))
             return []
         for feature in self._columns:
             if any(feature not in request.columns for request in requests):

@@ -52,8 +52,8 @@ def _explain_correlation(
     for name in dict.fromkeys(correlation.rules):
         matched = [each for each in happenings if each.rule == name]
         requests = sorted({each.request for each in matched})
-        listed = f", in request {', '.join(map(str, requests))}" if requests else ""
-        yield f"{name} matched {len(matched)} times{listed}"
+        listed = f" (in request {', '.join(map(str, requests))})" if requests else ""
+        yield f"matches of {name}: {len(matched)}{listed}"
 
 
 def _who(requests: Sequence[RecordedRequest]) -> str:
@@ -83,12 +83,19 @@ def _explain_signals(
             yield f"signal {signal.name} was never true{watch.nearest(signal)}"
         elif truths == {False} and not watch.was(signal, False):
             blamed = True
-            yield f"signal {signal.name} was never false"
+            yield f"signal {signal.name} was never false, as it should be"
     if not blamed:
-        together = "long enough" if rule.for_tokens > 1 else "together"
-        if isinstance(rule.detection, StepSequence):
-            together = "in this order, or not soon enough"
-        yield f"each signal was as wanted at some token, but not {together}"
+        yield _blame_together(watch)
+
+
+def _blame_together(watch: _Watch) -> str:
+    rule = watch.rule
+    if isinstance(rule.detection, StepSequence):
+        return "each signal was as it should be, but not in this order or not soon enough"
+    longest = watch.longest()
+    if longest == 0:
+        return "each signal was as it should be, but never together"
+    return f"it held for {longest} tokens in a row at most, it needs {rule.for_tokens}"
 
 
 def _wanted(rule: Rule) -> dict[str, set[bool]]:
@@ -126,6 +133,14 @@ class _Watch:
 
     def was(self, signal: Signal, truth: bool) -> bool:
         return bool(self._matches([watching(self.rule, signal, truth, "watch")]))
+
+    def longest(self) -> int:
+        """For how many tokens in a row the rule's condition held, up to what it needs."""
+        rules = [
+            replace(self.rule, id=str(length), name=str(length), for_tokens=length)
+            for length in range(1, self.rule.for_tokens)
+        ]
+        return max((int(match.rule.name) for match in self._matches(rules)), default=0)
 
     def nearest(self, signal: Signal) -> str:
         """How near a signal that was never true came to its threshold."""

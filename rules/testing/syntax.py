@@ -68,13 +68,15 @@ class AlertEntry(ExpectationEntry):
 
 class SuppressedEntry(ExpectationEntry):
     by: Text
-    count: Positive | None = None
+    count: Index | None = None
 
 
 class LimitedEntry(ExpectationEntry):
-    count: Positive | None = None
+    count: Index | None = None
 
 
+# A rule's name alone is enough where nothing else is to be said.
+Alert = Annotated[AlertEntry, BeforeValidator(_as_rule)]
 Silence = Annotated[ExpectationEntry, BeforeValidator(_as_rule)]
 
 
@@ -88,7 +90,7 @@ class CaseEntry(Entry):
     recording: Text | None = None
     today: Day | None = None
     mode: Literal["strict", "loose"] = "strict"
-    expect: list[AlertEntry] = Field(default_factory=list)
+    expect: list[Alert] = Field(default_factory=list)
     expect_none: list[Silence] = Field(default_factory=list)
     expect_suppressed: list[SuppressedEntry] = Field(default_factory=list)
     expect_limited: list[LimitedEntry] = Field(default_factory=list)
