@@ -179,7 +179,9 @@ def test_a_storm_of_changes_loses_no_row_and_ends_with_the_last_one(monitor: Mon
 
 ANGER = RULES.replace(
     "calm}\n", "calm}\n  anger: {probe: {path: probe.safetensors}, name: anger}\n"
-).replace("calm: {feature: calm, agg: value, gt: 1.0}", "mad: {feature: anger, agg: value, gt: 1.0}")
+).replace(
+    "calm: {feature: calm, agg: value, gt: 1.0}", "mad: {feature: anger, agg: value, gt: 1.0}"
+)
 ANGER = ANGER.replace("lie and not calm", "lie and mad").replace(
     "  calm: {probe: {path: probe.safetensors}, name: calm}\n", ""
 )
