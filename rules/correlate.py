@@ -13,6 +13,7 @@ Matches at the same time are in the order in which they come.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from saeguard.rules.bounded import MAX_GROUPS, Groups
@@ -93,27 +94,21 @@ class _Distinct:
 
     def __init__(self, num_needed: int) -> None:
         self._num_needed = num_needed
-        self._newest: dict[Hashable, Event] = {}  # by value, in the order of the events
+        self._newest: OrderedDict[Hashable, Event] = OrderedDict()  # by value, oldest first
 
     def is_true(self, since_ns: int) -> bool:
-        while self._newest and self._oldest().time_ns < since_ns:
-            self._drop_oldest()
+        while self._newest and next(iter(self._newest.values())).time_ns < since_ns:
+            self._newest.popitem(last=False)
         return len(self._newest) >= self._num_needed
 
     def add(self, event: Event, value: Hashable) -> None:
-        self._newest.pop(value, None)
         self._newest[value] = event
+        self._newest.move_to_end(value)
         if len(self._newest) > self._num_needed:
-            self._drop_oldest()
+            self._newest.popitem(last=False)
 
     def events(self) -> tuple[Event, ...]:
         return tuple(self._newest.values())
-
-    def _oldest(self) -> Event:
-        return next(iter(self._newest.values()))
-
-    def _drop_oldest(self) -> None:
-        del self._newest[next(iter(self._newest))]
 
 
 class _Chain:
@@ -128,13 +123,10 @@ class _Chain:
         return bool(whole) and whole[0].time_ns >= since_ns
 
     def add(self, event: Event, _: Hashable) -> None:
-        # From the end, so that one event is not taken for two steps where a rule is named twice.
-        for step in reversed(range(len(self._rules))):
-            if self._rules[step] != event.rule:
-                continue
-            before = self._chains[step - 1] if step else ()
-            if step == 0 or before:
-                self._chains[step] = (*before, event)
+        step = self._rules.index(event.rule)
+        before = self._chains[step - 1] if step else ()
+        if step == 0 or before:
+            self._chains[step] = (*before, event)
 
     def events(self) -> tuple[Event, ...]:
         return self._chains[-1]

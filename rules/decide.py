@@ -49,7 +49,7 @@ class Decider:
         self._fed_by: dict[str, list[Correlator]] = {}
         for rule in ruleset.rules:
             if isinstance(rule.detection, Correlation):
-                for name in dict.fromkeys(rule.detection.rules):
+                for name in rule.detection.rules:
                     self._fed_by.setdefault(name, []).append(self._correlators[rule.id])
 
     @property

@@ -168,6 +168,14 @@ def test_a_correlation_alerts_once_in_a_request_by_default():
     assert decide(decider, rule, 180)[1] == ("c", "alert")
 
 
+def test_the_request_of_a_correlation_is_that_of_its_last_match():
+    rule = make_rule("a", emit=False)
+    decider = Decider(make_ruleset(rule, count_of(rule, gte=2, timespan_s=1)))
+    sent = [(0, "x"), (1, "y"), (60, "x"), (61, "z"), (120, "x"), (121, "z")]
+    found = [decide(decider, rule, time_s, key)[1:] for time_s, key in sent]
+    assert found == [[], [("c", "alert")], [], [("c", "alert")], [], [("c", "limited")]]
+
+
 def test_what_is_suppressed_does_not_use_up_a_limit():
     rule = make_rule(
         "a",
