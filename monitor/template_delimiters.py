@@ -181,7 +181,7 @@ def _told_apart(opening: Tokens, others: Sequence[Tokens]) -> Ids | None:
     opening = _stripped(opening)
     others = [_stripped(other) for other in others]
     end = max(_num_common(opening, other) for other in others)
-    is_text_possible = any(len(other) == end for other in others)
+    is_text_possible = _ids(opening[:end]) in map(_ids, others)
     while end < len(opening) and opening[end].is_space:
         end += 1
     if end == len(opening) or (is_text_possible and not opening[end].is_special):
