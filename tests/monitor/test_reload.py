@@ -177,14 +177,8 @@ def test_a_storm_of_changes_loses_no_row_and_ends_with_the_last_one(monitor: Mon
     assert monitor.total("messages/failed") == 0
 
 
-ANGER = RULES.replace(
-    "calm}\n", "calm}\n  anger: {probe: {path: probe.safetensors}, name: anger}\n"
-).replace(
-    "calm: {feature: calm, agg: value, gt: 1.0}", "mad: {feature: anger, agg: value, gt: 1.0}"
-)
-ANGER = ANGER.replace("lie and not calm", "lie and mad").replace(
-    "  calm: {probe: {path: probe.safetensors}, name: calm}\n", ""
-)
+ANGER = RULES.replace("name: calm", "name: anger").replace("calm", "anger")
+ANGER = ANGER.replace("lie and not anger", "lie and anger")
 
 
 class FakeWorker(threading.Thread):
