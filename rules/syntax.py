@@ -32,6 +32,7 @@ from saeguard.rules.spelling import (
 )
 
 DETECTIONS = ("condition", "sequence", "correlate")
+_MAX_COUNT = 10_000  # a group of a correlation remembers so many matches
 
 
 def _first_version(value: object) -> object:
@@ -229,8 +230,8 @@ class CorrelateEntry(Entry):
     ]
     group_by: _Keys = Field(default=[])
     timespan: Duration
-    gt: Annotated[int, Field(ge=0)] | None = None
-    gte: Annotated[int, Field(ge=1)] | None = None
+    gt: Annotated[int, Field(ge=0, lt=_MAX_COUNT)] | None = None
+    gte: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = None
     field: GroupKey | Literal["request"] | None = None
 
     @model_validator(mode="after")
