@@ -40,7 +40,7 @@ format: setup-test ## Mend what style can mend by itself
 bench-overhead: setup ## Throughput with and without saeguard, interleaved
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
-organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 40 minutes)
+organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism
 
 lock: setup-test ## Write what is installed now as CI's lock
