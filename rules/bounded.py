@@ -36,7 +36,7 @@ class Groups(Generic[State]):
     def use(self, key: Hashable, now_ns: int) -> State:
         """The group's state. Time must not run backwards."""
         self._forget_before(now_ns - self._span_ns)
-        _, state = self._groups.pop(key, None) or (now_ns, self._make())
+        state = self._groups.pop(key)[1] if key in self._groups else self._make()
         self._groups[key] = now_ns, state
         if len(self._groups) > self._max_groups:
             self._groups.popitem(last=False)

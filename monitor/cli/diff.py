@@ -91,7 +91,8 @@ def _change_table(found: Sequence[Change]) -> Table:
 
 def _tokens(change: Change) -> str:
     """`answer 3 → 8`"""
-    old, new = (alert and alert.place for alert in (change.old, change.new))
+    old = change.old.place if change.old else None
+    new = change.new.place if change.new else None
     if old is None or new is None:
         return shared.token(old or new)
     return f"{shared.token(old)} → {new.token if new.phase == old.phase else shared.token(new)}"
