@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
 import sys
 from urllib.parse import unquote, urlsplit
 
@@ -201,6 +203,26 @@ def test_a_line_break_in_a_message_does_not_start_a_new_command():
     line, _ = github_lines(Report([problem]), notes=False)
     assert "\n" not in line
     assert "\r" not in line
+
+
+def test_a_thousand_rules_are_checked_in_a_moment(tmp_path):
+    head, rule = GOOD.split("rules:\n")
+    numbered = [
+        rule.replace("000000000001", f"{i:012x}")
+        .replace("name: lie", f"name: lie_{i}")
+        .replace("gte: 4", f"gte: {4 + i / 1000}")
+        for i in range(1000)
+    ]
+    path = tmp_path / "rules.yaml"
+    path.write_text(f"{head}rules:\n{''.join(numbered)}")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = "from saeguard.monitor.cli import main; main()"
+    command = [sys.executable, "-Ic", code, "check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.startswith("1000 rules and 1 feature: no errors, no warnings")
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert cpu_s < 4  # it is 1.2 s on the machine this was written on
 
 
 def test_the_schema_is_printed_or_written(saeguard, tmp_path):

@@ -465,3 +465,8 @@ def test_a_comment_that_does_not_silence_is_itself_a_remark(comment, expected, t
 def test_the_demo_rules_are_warned_about_what_is_true_of_them():
     path = Path(__file__).parents[2] / "examples" / "organism" / "rules.yaml"
     assert {found.lint for found in lint(path)} <= {"single-token", "unused-feature"}
+
+
+def test_every_lint_is_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "checking-rules.md").read_text()
+    assert [name for name in HELP if f"`{name}`" not in text] == []
