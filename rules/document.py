@@ -25,6 +25,7 @@ MAX_NODES = 500_000  # counted after aliases are expanded: the bound that stops 
 KeyPath = tuple[str | int, ...]
 
 _PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|\d*\.\d+|\d+\.)([eE][-+]\d+)?|[-+]?\.(inf|nan)", re.I)
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what ends a line in YAML
 _COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
@@ -78,9 +79,8 @@ class Document:
         if offset is None or not isinstance(node, yaml.ScalarNode):
             return document._location(node.start_mark)
         text = document.content.decode("utf-8-sig")
-        index = _source_index(text, node, offset)
-        line_start = text.rfind("\n", 0, index) + 1
-        return Location(document.path, text.count("\n", 0, index) + 1, index - line_start + 1)
+        *lines, last = _BREAK.split(text[: _source_index(text, node, offset)])
+        return Location(document.path, len(lines) + 1, len(last) + 1)
 
     def key_at(self, path: KeyPath) -> Location:
         """Where the key at `path` is written; a list item has no key: its value's place."""
@@ -120,12 +120,21 @@ def read_document(path: Path) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         raise RuleErrors([Location(path, line).error("the file is not UTF-8 text")]) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
+        where = _within(content, path, error.problem_mark or error.context_mark)
         raise RuleErrors([where.error(f"not YAML: {error.problem}")]) from error
     except yaml.reader.ReaderError as error:
         line = content[: error.position].count(b"\n") + 1
         raise RuleErrors([Location(path, line).error(f"not YAML: {error.reason}")]) from error
+
+
+def _within(content: bytes, path: Path, mark: yaml.error.Mark | None) -> Location:
+    """The mark's place; the parser puts the end of a file one line too low."""
+    if mark is None:
+        return Location(path)
+    lines = _BREAK.split(content.decode("utf-8-sig"))
+    if mark.line >= len(lines):
+        return Location(path, len(lines), len(lines[-1]) + 1)
+    return Location(path, mark.line + 1, mark.column + 1)
 
 
 def _read_bytes(path: Path) -> bytes:
