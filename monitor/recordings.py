@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.monitor.alerts import RequestRecord
 from saeguard.rules import RequestContext
@@ -39,7 +38,7 @@ def num_evaluated(record: RequestRecord) -> int:
 
 def num_recorded(record: RequestRecord) -> int:
     """How many of them have a score. The first never has one, and counts where it was seen."""
-    is_observed: npt.NDArray[np.bool_] = ~np.isnan(record.score_array()).all(axis=1)
+    is_observed = np.asarray(~np.isnan(record.score_array()).all(axis=1))
     if record.first_recorded == 0:
         is_observed[:1] = True
     return int(is_observed.sum())
