@@ -75,15 +75,16 @@ def _vllm_command(model: str, vllm_args: list[str]) -> list[str]:
 
 
 def _write_config(rules: list[str], store: Path, otlp: str | None, capture_text: bool) -> Path:
-    """A configuration and a watchlist in the user's cache, named by what is in them."""
-    ruleset = read_rules(rules)
-    watchlist = compile_watchlist(ruleset)
-    directory = _cache() / f"{ruleset.sha256[:16]}-{watchlist.digest[:16]}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    save(watchlist, directory / "watch.safetensors")
+    """A configuration and a watchlist in the user's cache.
+
+    In a directory of their own for these rules and options: a server that runs takes up changes of
+    its watchlist, so those with other rules must not write over it.
+    """
+    watchlist = compile_watchlist(read_rules(rules))
     values: dict[str, Any] = {
         "version": 1,
-        "rules": [item if is_pack(item) else str(Path(item).resolve()) for item in rules],
+        # Links are not followed: where they lead may change while the server runs.
+        "rules": [item if is_pack(item) else str(Path(item).absolute()) for item in rules],
         "watchlist": "watch.safetensors",
         "store": str(store.resolve()),
         "capture_text": "window" if capture_text else "off",
@@ -92,8 +93,10 @@ def _write_config(rules: list[str], store: Path, otlp: str | None, capture_text:
         values["destinations"] = [{"kind": "otlp", "endpoint": otlp}]
         values["metrics"] = {"endpoint": otlp}
     text = yaml.safe_dump(values, sort_keys=False)
-    # Servers with other options must not write over each other's file.
-    path = directory / f"saeguard-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    directory = _cache() / hashlib.sha256(text.encode()).hexdigest()[:16]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    save(watchlist, directory / "watch.safetensors")
+    path = directory / "saeguard.yaml"
     path.write_text(text)
     return path
 
