@@ -11,6 +11,7 @@ from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+TOP = "version: 1\nrules: [a]\nwatchlist: w\n"
 
 
 def test_the_example_of_the_documentation_loads(tmp_path: Path):
@@ -31,6 +32,11 @@ def test_the_example_of_the_documentation_loads(tmp_path: Path):
         ("version: 1\nrules: [a]\nwatchlist: w\nfial: open\n", "saeguard.yaml:4:1: fial"),
         ("version: 2\nrules: [a]\nwatchlist: w\n", "saeguard.yaml:1:1: version"),
         ("version: 1\nrules: [a]\nwatchlist: w\nstart_monitor: false\n", "run_dir"),
+        (TOP + "phases:\n  thought: {open: a}\n", "saeguard.yaml:5:3: phases.thought"),
+        (TOP + "phases:\n  system: {open: <s>}\n", "saeguard.yaml:5:3: phases.system.close"),
+        (TOP + "phases:\n  reasoning: {open: ' '}\n", "5:15: phases.reasoning.open: Value error"),
+        (TOP + "phases:\n  tool_call: {open: 1}\n", "5:15: phases.tool_call.open"),
+        (TOP + "phases:\n  chat_template: no.jinja\n", "4:1: phases: Value error, chat_template"),
         ("- 1\n", "expected a mapping"),
         ("", "empty"),
     ],
@@ -39,3 +45,13 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, text: str, message: str
     (tmp_path / "saeguard.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(tmp_path / "saeguard.yaml")
+
+
+def test_a_chat_template_is_found_beside_the_configuration(tmp_path: Path):
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    file = tmp_path / "saeguard.yaml"
+    file.write_text(TOP + "phases: {chat_template: mine.jinja, reasoning: {open: <r>}}\n")
+    phases = load_config(file).phases
+    assert phases.chat_template == tmp_path / "mine.jinja"
+    assert phases.reasoning is not None
+    assert (phases.reasoning.open, phases.reasoning.close) == ("<r>", None)

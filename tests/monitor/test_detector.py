@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_models import QWEN_3
 from fake_engine import end_message, frame_message, start_message, write_rules
 
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.detector import GRACE_S, Detector
+from saeguard.monitor.messages import FrameArrays
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, Phase, load_rules
 
@@ -224,3 +226,49 @@ def test_a_failure_while_a_request_is_recorded_frees_its_slot(detector: Detector
         next(requests)
         requests.close()  # as when the store refuses the record
     assert len(detector._table._positions) == 64
+
+
+def read_conversation(detector: Detector, tmp_path: Path, lost: slice, scores: list[float]):
+    """One of Qwen 3: the prompt in one frame, then token by token, but for those that are lost."""
+    prompt, _ = QWEN_3.ids(*QWEN_3.prompt)
+    ids, phases = QWEN_3.ids(*QWEN_3.prompt, *QWEN_3.generated)
+    texts = TokenTexts(QWEN_3.save(tmp_path / "model"), captured=False)
+    detector.start(start_message("a", prompt.tolist()), texts)
+    steps = [range(len(prompt)), *([i] for i in range(len(prompt), len(ids)))]
+    found = []
+    for number, step in enumerate(steps, start=1):
+        if step[0] in range(len(ids))[lost]:
+            continue
+        frame, rows = frame_message({"a": (step[0], [scores] * len(step))}, number, "w")
+        rows = FrameArrays(rows.scores, ids[list(step)], rows.positions)
+        found += detector.observe(frame, rows, 0.0)
+    return found, phases
+
+
+def test_a_rule_on_the_answer_sees_neither_reasoning_nor_earlier_answers(
+    detector: Detector, tmp_path: Path
+):
+    found, phases = read_conversation(detector, tmp_path, slice(0), LIE)
+    assert found[0].match.position == phases.tolist().index(Phase.ANSWER)
+
+
+def test_the_record_names_the_phase_of_each_token(detector: Detector, tmp_path: Path):
+    _, phases = read_conversation(detector, tmp_path, slice(0), QUIET)
+    (request,) = finish(detector, "a", num_scheduled=len(phases))
+    record = request.record(("deceit", "calm"))
+    assert list(record.phases) == phases[-16:].tolist()
+    assert detector.num_phase_unsure == 0
+
+
+def test_rows_after_a_gap_are_counted_until_their_phase_is_sure_again(
+    detector: Detector, tmp_path: Path
+):
+    """What is lost are the end of the reasoning and what follows it."""
+    prompt_len = len(QWEN_3.ids(*QWEN_3.prompt)[0])
+    _, expected = QWEN_3.ids(*QWEN_3.prompt, *QWEN_3.generated)
+    answer = expected.tolist().index(Phase.ANSWER)
+    call = expected.tolist().index(Phase.TOOL_CALL)
+    assert prompt_len < answer - 1 < answer + 2 < call
+    _, phases = read_conversation(detector, tmp_path, slice(answer - 1, answer + 2), QUIET)
+    finish(detector, "a", num_scheduled=len(phases) - 3)
+    assert detector.num_phase_unsure == call - (answer + 2)
