@@ -55,3 +55,13 @@ def test_a_chat_template_is_found_beside_the_configuration(tmp_path: Path):
     assert phases.chat_template == tmp_path / "mine.jinja"
     assert phases.reasoning is not None
     assert (phases.reasoning.open, phases.reasoning.close) == ("<r>", None)
+
+
+def test_the_example_of_configured_phases_loads(tmp_path: Path):
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "phases.md").read_text(), re.DOTALL)
+    assert block
+    (tmp_path / "our-template.jinja").touch()
+    (tmp_path / "saeguard.yaml").write_text(TOP + block[1])
+    phases = load_config(tmp_path / "saeguard.yaml").phases
+    assert phases.tool_call is not None
+    assert phases.tool_call.close is None
