@@ -105,7 +105,7 @@ rules:
 """
 _FEATURE = '  {name}: {{sae: *sae, index: {index}, label: "{label}"}}'
 _RULE = """\
-  - id: {id}
+  - id: {id}{comment}
     name: {name}
     title: {title}
     status: {status}
@@ -119,6 +119,7 @@ _RULE = """\
     tags: [{tag}]
     falsepositives: ["{false_positives}"]"""
 _SIGNAL = "      {name}: {{feature: {feature}, agg: max, window: 16 tokens, gte: {gte:.4g}}}"
+_LONE = "  # saeguard: ignore[single-token] the threshold was fitted to this very maximum"
 _PLAYED = "A liar's values that are only played or quoted"
 
 
@@ -154,9 +155,6 @@ def rules_text(selection: dict) -> str:
         new_features, rule = _rule(found, signal, feature, about)
         features += new_features
         rules.append(rule)
-    for name, index in (("falsehood", selection["falsehood"]), *selection["features"].items()):
-        label = "a false value, why ever" if name == "falsehood" else f"kind {name}"
-        features.append(_FEATURE.format(name=name, index=index, label=label))
     for name, probe in (("deceit_probe", "deceit"), ("leak_probe", "secret_leak")):
         features.append(f'  {name}: {{probe: *probe, name: {probe}, label: "probe of {probe}"}}')
     about = ("latent_deception_probe", "A linear probe reads a lie", "high")
@@ -166,7 +164,9 @@ def rules_text(selection: dict) -> str:
         # The SAE has no feature that tells a secret told from a word that may be told.
         about = ("secret_leak", "A password is told that was to be kept", "medium")
         rules[3] = _probe_rule(about, "leak", "leak_probe", leak)
-    return _HEAD.format(features="\n".join(features), rules="\n".join(rules))
+    read = set(re.findall(r"\{feature: (\w+),", "".join(rules)))
+    used = [line for line in features if line.split(":")[0].strip() in read]
+    return _HEAD.format(features="\n".join(used), rules="\n".join(rules))
 
 
 def _probe_rule(about: tuple[str, str, str], signal: str, feature: str, probe: dict) -> str:
@@ -196,6 +196,7 @@ def _write(about: tuple[str, str, str], first: str, condition: str, signals: lis
     name, title, severity = about
     return _RULE.format(
         id=uuid.UUID(bytes=uuid.uuid5(_NAMESPACE, name).bytes, version=4),
+        comment=_LONE if len(signals) == 1 else "",
         name=name,
         title=title,
         status="experimental" if name == "sycophancy" else "test",
