@@ -1,21 +1,18 @@
-"""From the scores of a phase run to one number per token, for many features and requests at once.
+"""From the scores of a window to one number: the formulas of docs/rules.md.
 
-At token t of a run, over the observed scores x among the last `window` tokens (fewer at its start):
+Each takes many windows at once, [windows, tokens] with the newest token first, padded with NaN to
+the longest. A NaN score was not observed: it takes its place and is otherwise skipped, never a
+zero. Where nothing was observed the number is NaN.
 
-    value   x_t                          max    the largest x
-    mean    sum of x / number of x       count  number of x > over
-    ema     e_t = e_(t-1) + a (x_t - e_(t-1)),   a = 1 - 0.5 ** (1 / half_life),   e = 0 at first
-
-A NaN score was not observed. It takes its place in windows and is otherwise skipped; it is never a
-zero. Where nothing was observed at all the aggregate is NaN. Sums are float64, newest score first,
-so a result does not depend on how a stream was cut into blocks. The caller masks infinities.
+Scores are float32, sums are taken in float64. An aggregate is right to 1e-9 of the sizes summed and
+exact where the sums are, as for scores that are multiples of 1/64; max, count and min_evidence are
+exact always. How a stream was cut into calls can show in the last digit of an `ema` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -26,114 +23,145 @@ from saeguard.rules.model import Aggregate, Aggregation
 Scores = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Aggregates of one kind and window, computed together."""
+class Parameters:
+    """Of many aggregates, one in each entry; see `model.Aggregate`."""
 
-    kind: Aggregation
-    window: int
-    rows: Indices  # of the result
-    columns: Indices  # of the scores
-    over: Scores  # [rows, 1, 1]
+    tokens: Indices
+    rolling: Indices
+    k: Indices
+    over: Numbers
+    zero: Numbers
+    one: Numbers
 
+    @classmethod
+    def of(cls, aggregates: Sequence[Aggregate]) -> Parameters:
+        dtypes = {"tokens": np.int64, "rolling": np.int64, "k": np.int64}
+        return cls(
+            *(
+                np.array([getattr(a, f.name) for a in aggregates], dtypes.get(f.name, np.float64))
+                for f in fields(cls)
+            )
+        )
 
-class AggregateBank:
-    """A fixed list of aggregates over fixed columns of scores. Holds no state."""
-
-    def __init__(self, aggregates: Sequence[Aggregate], column_of: Mapping[str, int]) -> None:
-        columns = np.array([column_of[each.features[0]] for each in aggregates], np.int64)
-        windows = sorted({(each.kind, each.tokens) for each in aggregates if each.kind != "ema"})
-        self.num_rows = len(aggregates)
-        self.history = max((window for _, window in windows), default=1) - 1
-        """Scores before a block that its windows reach."""
-        self._groups = []
-        for kind, window in windows:
-            rows = _where([(each.kind, each.tokens) == (kind, window) for each in aggregates])
-            over = np.array([_float32_below(aggregates[row].over) for row in rows])
-            self._groups.append(_Group(kind, window, rows, columns[rows], over.reshape(-1, 1, 1)))
-        self.ema_rows = _where([each.kind == "ema" for each in aggregates])
-        self._ema_columns = columns[self.ema_rows]
-        weights = [1 - 0.5 ** (1 / aggregates[row].tokens) for row in self.ema_rows]
-        self._ema_weights = np.array(weights).reshape(-1, 1, 1)
-
-    def compute(self, scores: Scores, observed: Bools, ema_before: Numbers) -> Numbers:
-        """Every aggregate at every new token.
-
-        Args:
-            scores: [columns, history + tokens, slots]; NaN where unobserved or before the run.
-            observed: where the scores are not NaN.
-            ema_before: [emas, slots], the averages after the last token before; NaN if none.
-
-        Returns:
-            [rows, tokens, slots]
-        """
-        num_tokens = scores.shape[1] - self.history
-        values = np.empty((self.num_rows, num_tokens, scores.shape[2]))
-        filled = scores.copy()
-        np.copyto(filled, np.float32(0.0), where=~observed)
-        num_observed: dict[int, Counts] = {}
-        for group in self._groups:
-            reach = (group.columns, slice(self.history - group.window + 1, None))
-            if group.kind in ("value", "max"):
-                values[group.rows] = _fold(np.fmax, scores[reach], group.window, np.float32)
-                continue
-            if group.window not in num_observed:
-                num_observed[group.window] = _count(observed[:, reach[1]], group.window)
-            known = num_observed[group.window][group.columns]
-            if group.kind == "count":
-                count = _count(scores[reach] > group.over, group.window)
-                values[group.rows] = np.where(known > 0, count, np.nan)
-            else:
-                total = _fold(np.add, filled[reach], group.window, np.float64)
-                values[group.rows] = total / known  # 0 / 0, where nothing was observed, is NaN
-        if self.ema_rows.size:
-            new = (self._ema_columns, slice(self.history, None))
-            values[self.ema_rows] = _ema(filled[new], observed[new], ema_before, self._ema_weights)
-        return values
+    def take(self, chosen: Indices) -> Parameters:
+        return Parameters(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
 
-def _where(chosen: list[bool]) -> Indices:
-    return np.flatnonzero(np.array(chosen))
+def span(aggregate: Aggregate) -> int:
+    """Tokens that it looks at; an average has no window, and keeps what it needs elsewhere."""
+    if aggregate.kind == "ema":
+        return 1
+    return aggregate.tokens + aggregate.rolling - 1
 
 
-def _float32_below(over: float) -> np.float32:
-    """The largest float32 f <= over: for a float32 score, x > f exactly when x > over."""
-    with np.errstate(over="ignore"):
-        near = np.float32(over)
-    return near if float(near) <= over else np.nextafter(near, np.float32(-np.inf))
+def aggregate_windows(
+    kind: Aggregation, windows: Scores, lengths: Indices, parameters: Parameters
+) -> Numbers:
+    """The aggregates of one kind, except `ema`, each over its own window.
+
+    Args:
+        kind: of all of them.
+        windows: [windows, tokens], newest first; NaN where not observed or before the run.
+        lengths: [windows], how many tokens of each window are in the run.
+        parameters: of each window's aggregate.
+    """
+    return _FORMULAS[kind](windows, lengths, parameters)
 
 
-def _count(flags: Bools, window: int) -> Counts:
-    """How many flags of each window are set."""
-    return _fold(np.add, flags.view(np.uint8), window, np.uint8 if window < 256 else np.uint16)
+def _value(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    return windows[:, 0].astype(np.float64)
 
 
-def _fold(
-    operation: np.ufunc, recent: npt.NDArray[Any], window: int, dtype: type[np.generic]
-) -> npt.NDArray[Any]:
-    """`operation` over each window of axis 1, newest first."""
-    end = recent.shape[1]
-    result = recent[:, window - 1 :].astype(dtype)
-    for back in range(1, window):
-        operation(result, recent[:, window - 1 - back : end - back], out=result)
-    return result
+def _max(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    return np.fmax.reduce(windows, axis=1).astype(np.float64)
 
 
-def _ema(filled: Scores, observed: Bools, before: Numbers, weights: Numbers) -> Numbers:
-    """[emas, tokens, slots], token by token: rounding must not depend on how blocks are cut."""
-    started = ~np.isnan(before)
-    average = np.where(started, before, 0.0)
-    # Token first: iterating over an array's first axis is the cheapest loop there is over one.
-    new = filled.swapaxes(0, 1).astype(np.float64)
-    weight = np.ascontiguousarray((observed * weights).swapaxes(0, 1))
-    averages = np.empty_like(new)
-    for x, a, after in zip(new, weight, averages, strict=True):
-        np.subtract(x, average, out=after)
-        np.multiply(after, a, out=after)
-        np.add(after, average, out=after)
-        average = after
-    has_begun = np.logical_or.accumulate(observed, axis=1) | started[:, None]
-    return np.where(has_begun, averages.swapaxes(0, 1), np.nan)
+def _sum(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    total = np.nansum(windows, axis=1, dtype=np.float64)
+    return np.where(_num_observed(windows) > 0, total, np.nan)
+
+
+def _mean(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    return _sum(windows, lengths, parameters) / _num_observed(windows)
+
+
+def _count(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    count = np.count_nonzero(windows > parameters.over[:, None], axis=1)
+    return np.where(_num_observed(windows) > 0, count, np.nan)
+
+
+def _min_evidence(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    kth = _at(_largest_first(windows), parameters.k - 1)
+    return np.where(_num_observed(windows) >= parameters.k, kth, np.nan)
+
+
+def _topk_mean(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    totals = _largest_first(windows).cumsum(axis=1, dtype=np.float64)
+    mean = _at(totals, parameters.k - 1) / parameters.k
+    return np.where(_num_observed(windows) >= parameters.k, mean, np.nan)
+
+
+def _noisy_or(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    zero, one = parameters.zero[:, None], parameters.one[:, None]
+    absent = 1.0 - np.clip((windows - zero) / (one - zero), 0.0, 1.0)
+    absent[np.isnan(windows)] = 1.0
+    return np.where(_num_observed(windows) > 0, 1.0 - absent.prod(axis=1), np.nan)
+
+
+def _rolling_mean_max(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+    """The mean over `rolling` tokens from each on, where they are in the run; then the largest."""
+    observed = ~np.isnan(windows)
+    totals = _before_each(np.where(observed, windows, np.float32(0.0)).astype(np.float64))
+    counts = _before_each(observed)
+    begin = np.arange(int(parameters.tokens.max()))
+    end = begin + parameters.rolling[:, None]
+    inside = end <= lengths[:, None]
+    end = np.where(inside, end, 0)
+    begin = np.minimum(begin, end)
+    means = (_at(totals, end) - _at(totals, begin)) / (_at(counts, end) - _at(counts, begin))
+    return np.fmax.reduce(means, axis=1)  # 0 / 0, where nothing was observed, is NaN
+
+
+def _num_observed(windows: Scores) -> Indices:
+    return np.count_nonzero(~np.isnan(windows), axis=1)
+
+
+def _largest_first(windows: Scores) -> Scores:
+    """Sorted, with -inf for what was not observed."""
+    down = np.where(np.isnan(windows), np.float32(np.inf), -windows)
+    down.sort(axis=1)
+    return -down
+
+
+def _before_each(x: npt.NDArray[np.generic]) -> Numbers:
+    """Sums of what precedes each entry, and last the sum of all."""
+    sums = np.zeros((x.shape[0], x.shape[1] + 1))
+    np.cumsum(x, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
+    """The entry of each row at its own index, or at each of its own indices."""
+    index = np.minimum(index, x.shape[1] - 1)
+    if index.ndim == 1:
+        return x[np.arange(len(x)), index].astype(np.float64)
+    return np.take_along_axis(x, index, axis=1).astype(np.float64)
+
+
+_Formula = Callable[[Scores, Indices, Parameters], Numbers]
+_FORMULAS: Mapping[Aggregation, _Formula] = {
+    "value": _value,
+    "max": _max,
+    "sum": _sum,
+    "mean": _mean,
+    "count": _count,
+    "min_evidence": _min_evidence,
+    "topk_mean": _topk_mean,
+    "noisy_or": _noisy_or,
+    "rolling_mean_max": _rolling_mean_max,
+}
+
+__all__ = ["Bools", "Indices", "Numbers", "Parameters", "Scores", "aggregate_windows", "span"]

@@ -2,14 +2,15 @@
 
 Semantics, written down once:
 
-* A *phase run* is a maximal stretch of a request's tokens in one phase. Windows, averages and `for`
-  live within one run; a new run starts from nothing.
+* A *phase run* is a maximal stretch of a request's tokens in one phase. Windows, averages, `for` and
+  `keep_firing_for` live within one run; a new run starts from nothing. Sequences span the runs.
 * A rule looks only at runs of phases in its scope, of requests that its scope admits.
 * NaN means "not observed", never zero: see `aggregates.py` and, for whole rules, `program.py`. A
   token that is not passed at all does not exist for the engine; pass NaN to hold its place.
 * A rule *matches* on the token on which it begins to fire; while it goes on, that is one match.
-* Matches beyond a rule's limit are returned too, marked `limited`.
+* Matches beyond a rule's limit per request are returned too, marked `limited`.
 * How a stream is cut into calls of `observe` changes nothing.
+* Correlations are not looked at: they are about matches, not tokens.
 """
 
 from __future__ import annotations
@@ -21,33 +22,37 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices, Scores
+from saeguard.rules.blocks import Block, expand, extended
 from saeguard.rules.matches import Match, RuleCount
-from saeguard.rules.model import RuleSet
+from saeguard.rules.model import Correlation, RuleSet
 from saeguard.rules.phases import Phase
 from saeguard.rules.program import Hit, Program
 from saeguard.rules.scope import RequestContext
 
 IntArray = npt.NDArray[np.integer]
 _NO_PHASE = -1
+_FEW_SLOTS = 64
 
 
 @dataclass(slots=True)
 class _Request:
     slot: int
     matches: dict[int, int] = field(default_factory=dict)  # index of the rule -> matches so far
-    phase: int = _NO_PHASE
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Phase runs of equal length, of different requests, that one program evaluates together."""
+@dataclass(frozen=True, slots=True)
+class _Stretches:
+    """Parts of a call, each of one request and one phase."""
 
-    program: int
-    length: int
-    rows: list[int] = field(default_factory=list)  # where each run begins
-    keys: list[str] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    fresh_slots: list[int] = field(default_factory=list)  # those whose phase has just changed
+    slots: Indices
+    begins: Indices  # rows
+    lengths: Indices
+    phases: Indices
+
+    def take(self, chosen: npt.NDArray[np.generic]) -> _Stretches:
+        return _Stretches(
+            self.slots[chosen], self.begins[chosen], self.lengths[chosen], self.phases[chosen]
+        )
 
 
 class Engine:
@@ -59,6 +64,7 @@ class Engine:
             ruleset: the rules.
             columns: name of the feature in each column of the scores.
             max_requests: live requests; `start` refuses more and counts them in `num_refused`.
+                Memory is taken as they come.
 
         Raises:
             ValueError: a rule reads a feature that no column has.
@@ -70,38 +76,49 @@ class Engine:
         self.num_ignored_tokens = 0
         """Tokens of requests that were never started, or refused."""
         self._rules = ruleset.rules
+        self._about_tokens = [
+            index
+            for index, rule in enumerate(ruleset.rules)
+            if not isinstance(rule.detection, Correlation)
+        ]
+        self._program = Program([self._rules[index] for index in self._about_tokens], columns)
+        self._is_watched = np.zeros(len(Phase), np.bool_)
+        for rule in ruleset.rules:
+            self._is_watched[list(rule.phases)] = True
         self._requests: dict[str, _Request] = {}
-        self._free_slots = list(reversed(range(max_requests)))
-        self._compile(columns, max_requests)
+        self._max_requests = max_requests
+        self._free_slots: list[int] = []
+        self._num_tokens = np.empty(0, np.int64)  # of each slot's request so far
+        self._run_begin = np.empty(0, np.int64)  # the token with which its phase run began
+        self._phase = np.empty(0, np.int64)
+        self._known: tuple[Sequence[str], Indices] = ((), np.empty(0, np.int64))
         _keep_freed_memory()
-
-    def _compile(self, columns: Sequence[str], max_requests: int) -> None:
-        """One program for each set of rules that some phase has; a phase without rules has none."""
-        self._programs: list[tuple[Program, Indices, tuple[int, ...]]] = []
-        self._program_of_phase: dict[int, int] = {}
-        known: dict[tuple[int, ...], int] = {}
-        for phase in Phase:
-            members = tuple(i for i, rule in enumerate(self._rules) if phase in rule.scope.phases)
-            if not members:
-                continue
-            if members not in known:
-                program = Program([self._rules[i] for i in members], max_requests)
-                chosen = np.array([list(columns).index(name) for name in program.features])
-                known[members] = len(self._programs)
-                self._programs.append((program, chosen, members))
-            self._program_of_phase[phase] = known[members]
 
     def start(self, key: str, context: RequestContext) -> None:
         """Begin to follow a request. A key that is already followed stays as it is."""
         if key in self._requests:
             return
+        if not self._free_slots and len(self._phase) < self._max_requests:
+            self._grow()
         if not self._free_slots:
             self.num_refused += 1
             return
         slot = self._free_slots.pop()
         self._requests[key] = _Request(slot)
-        for program, _, _ in self._programs:
-            program.admit(slot, context)
+        self._num_tokens[slot] = 0
+        self._phase[slot] = _NO_PHASE
+        self._program.admit(slot, context)
+        self._known = ((), self._known[1])
+
+    def _grow(self) -> None:
+        """Make room for as many requests again."""
+        before = len(self._phase)
+        after = min(max(_FEW_SLOTS, 2 * before), self._max_requests)
+        self._num_tokens = extended(self._num_tokens, after)
+        self._run_begin = extended(self._run_begin, after)
+        self._phase = extended(self._phase, after)
+        self._program.grow(after)
+        self._free_slots = list(reversed(range(before, after)))
 
     def resume(self, key: str, matches: Mapping[str, int]) -> None:
         """Go on with a request that was under other rules, after its tokens were played again.
@@ -118,11 +135,8 @@ class Engine:
         request.matches = {
             index: matches[rule.id] for index, rule in enumerate(self._rules) if rule.id in matches
         }
-        for program, _, members in self._programs:
-            program.rearm(
-                request.slot,
-                [row for row, index in enumerate(members) if index not in request.matches],
-            )
+        rules = [n for n, index in enumerate(self._about_tokens) if index not in request.matches]
+        self._program.rearm(request.slot, rules)
 
     def finish(self, key: str) -> list[RuleCount]:
         """Forget a request; what matched in it. Nothing for an unknown key."""
@@ -130,6 +144,7 @@ class Engine:
         if request is None:
             return []
         self._free_slots.append(request.slot)
+        self._known = ((), self._known[1])
         counts = []
         for index, matches in sorted(request.matches.items()):
             rule = self._rules[index]
@@ -161,81 +176,110 @@ class Engine:
             raise ValueError("row_starts must begin at 0 and have one entry more than keys")
         if not len(scores) == len(positions) == len(phases) == row_starts[-1]:
             raise ValueError("scores, positions and phases must have row_starts[-1] rows each")
-        found: list[tuple[int, int, str, Hit]] = []
-        with np.errstate(invalid="ignore", over="ignore"):
-            for batch in self._batches(keys, row_starts, phases):
-                found += self._run(batch, scores, positions)
-        found.sort()  # a rule fires once on a row at most, so this never compares hits
-        return [
-            self._match(key, rule, hit, int(positions[row]), Phase(int(phases[row])))
-            for row, rule, key, hit in found
-        ]
+        stretches = _stretches(self._slots_of(keys), np.asarray(row_starts), phases)
+        is_known = stretches.slots >= 0
+        if not is_known.all():
+            self.num_ignored_tokens += int(stretches.lengths[~is_known].sum())
+            stretches = stretches.take(is_known)
+        hits: list[tuple[int, int, Hit]] = []
+        with np.errstate(all="ignore"):
+            for turn in _turns(stretches):
+                hits += self._run(turn, scores, positions)
+        return self._matches(hits, keys, np.asarray(row_starts), positions, phases)
 
-    def _batches(
-        self, keys: Sequence[str], row_starts: IntArray, phases: npt.NDArray[np.uint8]
-    ) -> list[_Batch]:
-        """Phase runs that can be evaluated together; runs of one request stay in their order."""
-        batches: dict[tuple[int, int, int], _Batch] = {}
-        num_runs: dict[str, int] = {}
-        for key, row, length in _runs(keys, row_starts, phases):
-            request = self._requests.get(key)
-            if request is None:
-                self.num_ignored_tokens += length
-                continue
-            phase = int(phases[row])
-            is_fresh, request.phase = phase != request.phase, phase
-            number = self._program_of_phase.get(phase)
-            if number is None:
-                continue
-            turn = num_runs[key] = num_runs.get(key, 0) + 1
-            batch = batches.setdefault((turn, number, length), _Batch(number, length))
-            batch.rows.append(row)
-            batch.keys.append(key)
-            batch.slots.append(request.slot)
-            if is_fresh:
-                batch.fresh_slots.append(request.slot)
-        return [batch for _, batch in sorted(batches.items(), key=lambda item: item[0])]
+    def _slots_of(self, keys: Sequence[str]) -> Indices:
+        """-1 for those that are not followed. While decoding, the keys are those of last time."""
+        if self._known[0] != keys:
+            get = self._requests.get
+            slots = [-1 if (request := get(key)) is None else request.slot for key in keys]
+            self._known = (list(keys), np.array(slots, np.int64))
+        return self._known[1]
 
     def _run(
-        self, batch: _Batch, scores: Scores, positions: IntArray
-    ) -> Iterator[tuple[int, int, str, Hit]]:
-        program, columns, rules = self._programs[batch.program]
-        if batch.fresh_slots:
-            program.reset(np.array(batch.fresh_slots))
-        rows = np.array(batch.rows) + np.arange(batch.length)[:, None]
-        hits = program.observe(
-            np.array(batch.slots), scores[rows.T[:, None], columns[:, None]], positions[rows]
+        self, stretches: _Stretches, scores: Scores, positions: IntArray
+    ) -> Iterator[tuple[int, int, Hit]]:
+        """Go on with requests by a stretch each: (row, index of the rule, hit)."""
+        slots = stretches.slots
+        first = self._num_tokens[slots]
+        self._num_tokens[slots] += stretches.lengths
+        is_fresh = stretches.phases != self._phase[slots]
+        if is_fresh.any():
+            fresh = slots[is_fresh]
+            self._phase[fresh] = stretches.phases[is_fresh]
+            self._run_begin[fresh] = first[is_fresh]
+            self._program.begin_runs(fresh)
+        is_watched = self._is_watched[stretches.phases]
+        if not is_watched.all():
+            stretches, first = stretches.take(is_watched), first[is_watched]
+            slots = stretches.slots
+        if not slots.size:
+            return
+        rows = None
+        if stretches.lengths.sum() < len(scores):
+            rows = _rows(stretches)
+            scores, positions = scores[rows], positions[rows]
+        block = Block.of(
+            slots, self._run_begin[slots], first, stretches.lengths, scores, positions
         )
-        for hit in hits:
-            yield int(rows[hit.token, hit.lane]), rules[hit.rule], batch.keys[hit.lane], hit
+        for hit in self._program.observe(block, stretches.phases):
+            row = hit.row if rows is None else int(rows[hit.row])
+            yield row, self._about_tokens[hit.rule], hit
 
-    def _match(self, key: str, index: int, hit: Hit, position: int, phase: Phase) -> Match:
-        rule, matches = self._rules[index], self._requests[key].matches
-        matches[index] = matches.get(index, 0) + 1
-        return Match(
-            rule=rule,
-            key=key,
-            position=position,
-            first_position=hit.first_position,
-            phase=phase,
-            readings=hit.readings,
-            limited=matches[index] > (rule.max_per_request or matches[index]),
-        )
+    def _matches(
+        self,
+        hits: list[tuple[int, int, Hit]],
+        keys: Sequence[str],
+        row_starts: IntArray,
+        positions: IntArray,
+        phases: npt.NDArray[np.uint8],
+    ) -> list[Match]:
+        hits.sort(key=lambda each: each[:2])
+        matches = []
+        for row, index, hit in hits:
+            key = keys[int(np.searchsorted(row_starts, row, side="right")) - 1]
+            rule, counts = self._rules[index], self._requests[key].matches
+            counts[index] = counts.get(index, 0) + 1
+            matches.append(
+                Match(
+                    rule=rule,
+                    key=key,
+                    position=int(positions[row]),
+                    first_position=hit.first_position,
+                    phase=Phase(int(phases[row])),
+                    readings=hit.readings,
+                    limited=counts[index] > (rule.max_per_request or counts[index]),
+                )
+            )
+        return matches
 
 
-def _runs(
-    keys: Sequence[str], row_starts: IntArray, phases: npt.NDArray[np.uint8]
-) -> Iterator[tuple[str, int, int]]:
-    """Cut rows into runs of one request and one phase: (key, first row, length)."""
-    num_rows = len(phases)
-    begins = np.zeros(num_rows + 1, np.bool_)
-    begins[row_starts] = True  # the end of the last request among them
-    begins[1:-1] |= phases[1:] != phases[:-1]
-    bounds = np.flatnonzero(begins)
-    owners = np.searchsorted(row_starts, bounds[:-1], side="right") - 1
-    lengths = np.diff(bounds)
-    for owner, row, length in zip(owners.tolist(), bounds.tolist(), lengths.tolist(), strict=False):
-        yield keys[owner], row, length
+def _stretches(
+    slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]
+) -> _Stretches:
+    """Cut rows into stretches of one request and one phase."""
+    begins_here = np.zeros(len(phases) + 1, np.bool_)
+    begins_here[row_starts] = True  # the end of the last request among them
+    begins_here[1:-1] |= phases[1:] != phases[:-1]
+    bounds = np.flatnonzero(begins_here)
+    begins = bounds[:-1]
+    owners = np.searchsorted(row_starts, begins, side="right") - 1
+    return _Stretches(slots[owners], begins, np.diff(bounds), phases[begins].astype(np.int64))
+
+
+def _turns(stretches: _Stretches) -> Iterator[_Stretches]:
+    """Sets of stretches of different requests; those of one request stay in their order."""
+    while stretches.slots.size:
+        _, firsts = np.unique(stretches.slots, return_index=True)
+        if len(firsts) == len(stretches.slots):
+            yield stretches
+            return
+        yield stretches.take(np.sort(firsts))
+        stretches = stretches.take(np.delete(np.arange(len(stretches.slots)), firsts))
+
+
+def _rows(stretches: _Stretches) -> Indices:
+    owners, offsets = expand(stretches.lengths)
+    return stretches.begins[owners] + offsets
 
 
 def _keep_freed_memory() -> None:

@@ -1,251 +1,191 @@
-"""The rules that look at one phase, compiled to array operations, and their state in every slot.
+"""All rules compiled to array operations, with the state of every slot.
 
-A slot is the place of one live request in the state arrays. State belongs to one phase run: the
-engine resets a slot whenever its phase changes, so no window, average or `for` reaches across.
+What happens to a block of tokens:
 
-A rule skips a token on which none of its features was observed: it cannot fire there, and `for`
-neither grows nor ends. Any other token on which the condition is false ends the `for` run.
+1. `signals` takes it in and says where each test, an aggregate compared with a threshold, can
+   possibly hold: a table [tests, rows].
+2. `predicates` finds the pairs of a condition and a row for which the table leaves it possible.
+3. For those only, the tests that the table leaves open are computed from their windows.
+4. What is then true goes to `runs` or `sequences`, which tell on which rows a match begins.
+
+A token on which nothing is possible costs no more than a comparison of its scores, so the price of
+a rule is that of the tokens that come near to it.
+
+A rule skips a token on which none of its features was observed: nothing is true there, and it is
+not one of the rule's tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 
-from saeguard.rules.aggregates import AggregateBank, Indices, Numbers, Scores
-from saeguard.rules.conditions import Bools, Condition, compile_condition
+from saeguard.rules.aggregates import Indices
+from saeguard.rules.blocks import Block, extended
 from saeguard.rules.matches import Reading
-from saeguard.rules.model import Aggregate, Comparison, Correlation, Rule, Signal, StepSequence
+from saeguard.rules.model import Correlation, Rule, StepSequence
+from saeguard.rules.predicates import Predicate, Predicates, runs_of
+from saeguard.rules.runs import Runs
 from saeguard.rules.scope import RequestContext
-
-_COMPARE: dict[Comparison, np.ufunc] = {
-    "gt": np.greater,
-    "gte": np.greater_equal,
-    "lt": np.less,
-    "lte": np.less_equal,
-}
-_Test = tuple[Aggregate, Comparison, float]
+from saeguard.rules.sequences import UNLESS, Sequences
+from saeguard.rules.signal_tests import Signals, View
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Rule `rule` of the program began to fire on token `token` of the block's slot `lane`."""
+    """Rule `rule` began to match on row `row` of the block."""
 
+    row: int
     rule: int
-    token: int
-    lane: int
     first_position: int
     readings: dict[str, Reading]
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """What one call works on. In two arrays `history` older tokens precede the block's own."""
-
-    slots: Indices  # [lanes]
-    scores: Scores  # [features, history + tokens, lanes]
-    positions: Indices  # [history + tokens, lanes]
-    begin: Indices  # [lanes], where in those the run begins; negative when further back
-    values: Numbers  # [aggregates, tokens, lanes]
-    holds: Bools  # [tests, tokens, lanes]
-    rules: Indices  # [active]: the other rules have no `for` run in any lane
-    grows: Bools  # [active, tokens, lanes], tokens on which the `for` run grows
-    counts: npt.NDArray[np.int32]  # [active, tokens, lanes], its length after each token
-
-
 class Program:
-    """Compiled rules with state for `num_slots` requests."""
+    """Rules about tokens, over scores with the given columns."""
 
-    def __init__(self, rules: Sequence[Rule], num_slots: int) -> None:
+    def __init__(self, rules: Sequence[Rule], columns: Sequence[str]) -> None:
         self.rules = tuple(rules)
-        self.features = tuple(dict.fromkeys(name for rule in rules for name in rule.features))
-        self._column_of = {name: column for column, name in enumerate(self.features)}
-        self._compile_tests()
-        self._compile_rules()
-        self._allocate(num_slots)
+        self._signals = Signals((signal for rule in rules for signal in rule.signals), columns)
+        predicates = [each for number in range(len(rules)) for each in self._compile(number)]
+        self._predicates = Predicates(predicates, self._signals.bounded, self._signals.exact)
+        self._rule_of = np.array([each.rule for each in predicates], np.int64)
+        self._step_of = np.array([each.step for each in predicates], np.int64)
+        sequences = {i: d for i, r in enumerate(rules) if isinstance(d := r.detection, StepSequence)}
+        self._is_sequence = np.array([i in sequences for i in range(len(rules))], np.bool_)
+        self._sequences = Sequences(sequences)
+        self._runs = Runs([r.for_tokens for r in rules], [r.keep_firing_for for r in rules])
+        self._reads = np.zeros((len(columns), len(rules)), np.float32)
+        for number, rule in enumerate(rules):
+            self._reads[[self._signals.columns.of_feature(f) for f in rule.features], number] = 1
+        self._admitted = np.empty((0, len(rules)), np.bool_)
+        self._num_skipped = np.empty((0, len(rules)), np.int32)  # tokens of the run
 
-    def _compile_tests(self) -> None:
-        """Rules share aggregates, and tests (an aggregate compared with a threshold)."""
-        tests = dict.fromkeys(_test(signal) for rule in self.rules for signal in rule.signals)
-        aggregates = dict.fromkeys(aggregate for aggregate, _, _ in tests)
-        self._test_row = {test: row for row, test in enumerate(tests)}
-        self._aggregate_row = {aggregate: row for row, aggregate in enumerate(aggregates)}
-        self._bank = AggregateBank(list(aggregates), self._column_of)
-        self._comparisons = []
-        for comparison, compare in _COMPARE.items():
-            chosen = [test for test in tests if test[1] == comparison]
-            rows = np.array([self._test_row[test] for test in chosen], np.int64)
-            sources = np.array([self._aggregate_row[test[0]] for test in chosen], np.int64)
-            thresholds = np.array([test[2] for test in chosen])[:, None, None]
-            if chosen:
-                self._comparisons.append((compare, rows, sources, thresholds))
+    def _compile(self, number: int) -> Iterator[Predicate]:
+        rule = self.rules[number]
+        rows = {signal.name: self._signals.row_of(signal) for signal in rule.signals}
+        match rule.detection:
+            case StepSequence(steps, _, unless):
+                for step, each in enumerate(steps):
+                    yield Predicate(number, step, each.when, each.phases, rows)
+                if unless is not None:
+                    yield Predicate(number, UNLESS, unless.when, unless.phases, rows)
+            case Correlation():
+                raise ValueError(f"rule {rule.name} is not about tokens")
+            case condition:
+                yield Predicate(number, 0, condition, rule.scope.phases, rows)
 
-    def _compile_rules(self) -> None:
-        self._conditions = [
-            compile_condition(
-                _condition(rule),
-                {signal.name: self._test_row[_test(signal)] for signal in rule.signals},
-            )
-            for rule in self.rules
-        ]
-        self._for_tokens = np.array([rule.for_tokens for rule in self.rules])[:, None, None]
-        self._columns_of_rule = [
-            [self._column_of[name] for name in rule.features] for rule in self.rules
-        ]
-
-    def _allocate(self, num_slots: int) -> None:
-        num_rules, history = len(self.rules), self._bank.history
-        self._scores = np.empty((num_slots, len(self.features), history), np.float32)
-        self._positions = np.empty((history, num_slots), np.int64)
-        self._ages = np.zeros(num_slots, np.int64)  # tokens of the run so far
-        self._emas = np.empty((len(self._bank.ema_rows), num_slots))
-        self._counts = np.zeros((num_rules, num_slots), np.int32)
-        self._began = np.zeros((num_rules, num_slots), np.int64)  # position where a `for` run began
-        self._admitted = np.zeros((num_rules, num_slots), np.bool_)
+    def grow(self, num_slots: int) -> None:
+        """Make room for so many slots."""
+        self._signals.grow(num_slots)
+        self._runs.grow(num_slots)
+        self._admitted = extended(self._admitted, num_slots)
+        self._num_skipped = extended(self._num_skipped, num_slots)
 
     def admit(self, slot: int, request: RequestContext) -> None:
         """Give the slot to a request."""
-        self._admitted[:, slot] = [rule.scope.admits(request) for rule in self.rules]
+        self._admitted[slot] = [rule.scope.admits(request) for rule in self.rules]
+        self._sequences.forget(slot)
 
-    def reset(self, slots: Indices) -> None:
-        """Forget what these slots have seen: a new phase run begins in them."""
-        self._scores[slots] = np.nan
-        self._ages[slots] = 0
-        self._emas[:, slots] = np.nan
-        self._counts[:, slots] = 0
+    def begin_runs(self, slots: Indices) -> None:
+        """New phase runs begin in these slots: of the old ones only sequences know."""
+        self._signals.begin_runs(slots)
+        self._runs.reset(slots)
+        self._num_skipped[slots] = 0
 
     def rearm(self, slot: int, rules: Sequence[int]) -> None:
         """Let rules that are firing in a slot fire again, on the next token on which they hold."""
-        firing = self._counts[rules, slot] >= self._for_tokens[rules, 0, 0]
-        rows = np.array(rules, np.int64)[firing]
-        self._counts[rows, slot] = self._for_tokens[rows, 0, 0] - 1
+        self._runs.rearm(slot, rules)
 
-    def observe(self, slots: Indices, scores: Scores, positions: Indices) -> list[Hit]:
-        """Take the next tokens of some slots, equally many of each, and tell what begins to fire.
+    def observe(self, block: Block, phases: Indices) -> list[Hit]:
+        """Take the next tokens of some slots, and tell what begins to match.
 
         Args:
-            slots: [lanes], each slot once.
-            scores: [lanes, features, tokens], features as in `features`.
-            positions: [tokens, lanes].
+            block: the tokens, with scores as the columns were given.
+            phases: [lanes], the phase of each lane.
         """
-        block = self._evaluate(slots, scores, positions)
-        firing = block.grows & (block.counts == self._for_tokens[block.rules])
-        hits = [self._hit(block, *place) for place in np.argwhere(firing).tolist()]
-        self._remember(block)
+        view = self._signals.look(block)
+        predicates, rows = self._predicates.possible(view.holds, block.lanes, phases)
+        admitted = self._admitted[block.slots[block.lanes[rows]], self._rule_of[predicates]]
+        predicates, rows = predicates[admitted], rows[admitted]
+        self._settle(view, predicates, rows)
+        true = self._predicates.decide(view.holds, predicates, rows)
+        hits = self._matches(view, predicates[true], rows[true])
+        self._signals.remember(view)
         return hits
 
-    def _evaluate(self, slots: Indices, scores: Scores, positions: Indices) -> _Block:
-        before = self._bank.history
-        joined = np.empty((len(self.features), before + len(positions), len(slots)), np.float32)
-        joined[:, :before] = self._scores[slots].transpose(1, 2, 0)
-        joined[:, before:] = scores.transpose(1, 2, 0)
-        observed = ~np.isnan(joined)
-        values = self._bank.compute(joined, observed, self._emas[:, slots])
-        holds = np.empty((len(self._test_row), *values.shape[1:]), np.bool_)
-        for compare, rows, sources, thresholds in self._comparisons:
-            holds[rows] = compare(values[sources], thresholds)
-        rules, grows, counts = self._for_runs(slots, holds, observed[:, before:])
-        return _Block(
-            slots=slots,
-            scores=joined,
-            positions=np.concatenate((self._positions[:, slots], positions)),
-            begin=before - self._ages[slots],
-            values=values,
-            holds=holds,
-            rules=rules,
-            grows=grows,
-            counts=counts,
-        )
+    def _settle(self, view: View, predicates: Indices, rows: Indices) -> None:
+        """Decide the open tests of these pairs."""
+        open_ = np.zeros_like(view.holds)
+        for number, here in runs_of(predicates):
+            open_[self._predicates.inexact_tests[number][:, None], rows[here]] = True
+        tests, at = np.nonzero(open_ & view.holds)
+        if tests.size:
+            self._signals.settle(view, tests, at)
 
-    def _for_runs(
-        self, slots: Indices, holds: Bools, observed: Bools
-    ) -> tuple[Indices, Bools, npt.NDArray[np.int32]]:
-        """The rules that are true somewhere or were before, and their `for` runs: see `_Block`."""
-        true = np.empty((len(self.rules), *holds.shape[1:]), np.bool_)
-        for row, condition in enumerate(self._conditions):
-            true[row] = condition(holds)
-        true &= self._admitted[:, slots][:, None]
-        before = self._counts[:, slots]
-        rules = np.flatnonzero(true.any(axis=(1, 2)) | before.any(axis=1))
-        known = np.empty((len(rules), *holds.shape[1:]), np.bool_)
-        for row, rule in enumerate(rules):
-            observed[self._columns_of_rule[rule]].any(axis=0, out=known[row])
-        grows = known & true[rules]
-        return rules, grows, _run_lengths(before[rules], grows, known & ~grows)
+    def _matches(self, view: View, predicates: Indices, rows: Indices) -> list[Hit]:
+        """What begins to match, from all true pairs."""
+        block, rules = view.block, self._rule_of[predicates]
+        numbers = block.tokens[rows] - self._num_skipped[block.slots[block.lanes[rows]], rules]
+        if view.has_holes:
+            skipped = self._skipped(view)
+            known = ~skipped[rows, rules]
+            predicates, rows, rules = predicates[known], rows[known], rules[known]
+            numbers = numbers[known] - self._count_skipped(block, skipped)[rows, rules]
+        is_step = self._is_sequence[rules]
+        plain, step = np.flatnonzero(~is_step), np.flatnonzero(is_step)
+        begun = [
+            *self._begun_runs(block, rules[plain], rows[plain], numbers[plain]),
+            *self._begun_sequences(block, predicates[step], rows[step]),
+        ]
+        return [self._hit(view, *each) for each in begun]
 
-    def _remember(self, block: _Block) -> None:
-        slots, before = block.slots, self._bank.history
-        num_tokens = block.values.shape[1]
-        self._scores[slots] = block.scores[:, num_tokens:].transpose(2, 0, 1)
-        self._positions[:, slots] = block.positions[num_tokens:]
-        self._ages[slots] += num_tokens
-        self._emas[:, slots] = block.values[self._bank.ema_rows, -1]
-        self._counts[block.rules[:, None], slots] = block.counts[:, -1]
-        # Ordered by token within a rule: of several runs that begin in a block, the last one stays.
-        rows, tokens, lanes = np.nonzero(block.grows & (block.counts == 1))
-        self._began[block.rules[rows], slots[lanes]] = block.positions[before + tokens, lanes]
+    def _skipped(self, view: View) -> np.ndarray:
+        """[rows, rules]: none of the rule's features was observed."""
+        observed = ~np.isnan(view.block.scores[:, : len(self._reads)])
+        return observed.astype(np.float32) @ self._reads == 0
 
-    def _hit(self, block: _Block, row: int, token: int, lane: int) -> Hit:
-        rule = int(block.rules[row])
-        here = (row, slice(token + 1), lane)
-        begins = np.flatnonzero(block.grows[here] & (block.counts[here] == 1))
-        if begins.size:
-            first = int(block.positions[self._bank.history + begins[-1], lane])
-        else:
-            first = int(self._began[rule, block.slots[lane]])
-        readings = {}
-        for signal in self.rules[rule].signals:
-            window = self._window(block, signal.aggregate, token, lane)
-            reading = readings[signal.name] = self._reading(block, signal, token, lane, window)
-            if reading.holds:
-                first = min(first, int(block.positions[window.start, lane]))
-        return Hit(rule, token, lane, first, readings)
+    def _count_skipped(self, block: Block, skipped: np.ndarray) -> np.ndarray:
+        """[rows, rules], those of the lane up to each row; they are added to the slots' own."""
+        counts = np.zeros((len(skipped) + 1, skipped.shape[1]), np.int32)
+        np.cumsum(skipped, axis=0, out=counts[1:])
+        before = counts[block.starts[:-1]]
+        self._num_skipped[block.slots] += counts[block.starts[1:]] - before
+        return counts[1:] - before[block.lanes]
 
-    def _window(self, block: _Block, aggregate: Aggregate, token: int, lane: int) -> slice:
-        """The tokens an aggregate looks back on; an average never ends, so there only the last."""
-        end = self._bank.history + token + 1
-        length = 1 if aggregate.kind == "ema" else aggregate.tokens
-        return slice(max(end - length, int(block.begin[lane])), end)
+    def _begun_runs(
+        self, block: Block, rules: Indices, rows: Indices, numbers: Indices
+    ) -> Iterator[tuple[int, int, int]]:
+        if not rules.size:
+            return
+        slots = block.slots[block.lanes[rows]]
+        which, began = self._runs.observe(slots, rules, numbers, block.positions[rows])
+        yield from zip(rows[which].tolist(), rules[which].tolist(), began.tolist(), strict=True)
 
-    def _reading(
-        self, block: _Block, signal: Signal, token: int, lane: int, window: slice
-    ) -> Reading:
-        aggregate = signal.aggregate
-        value = float(block.values[self._aggregate_row[aggregate], token, lane])
-        at = window.stop - 1
-        if aggregate.kind == "max":
-            column = self._column_of[aggregate.features[0]]
-            peaks = np.flatnonzero(block.scores[column, window, lane] == value)
-            at = window.start + int(peaks[0]) if peaks.size else at
-        return Reading(
-            signal=signal.name,
-            source=aggregate.source,
-            features=aggregate.features,
-            agg=aggregate.kind,
-            value=value,
-            comparison=signal.comparison,
-            threshold=signal.threshold,
-            upper=signal.upper,
-            holds=bool(block.holds[self._test_row[_test(signal)], token, lane]),
-            position=int(block.positions[at, lane]),
-        )
+    def _begun_sequences(
+        self, block: Block, predicates: Indices, rows: Indices
+    ) -> Iterator[tuple[int, int, int]]:
+        rules, steps = self._rule_of[predicates].tolist(), self._step_of[predicates].tolist()
+        events = sorted(zip(rules, rows.tolist(), steps, strict=True))
+        for (rule, row), group in groupby(events, key=lambda event: event[:2]):
+            first = self._sequences.observe(
+                slot=int(block.slots[block.lanes[row]]),
+                rule=rule,
+                position=int(block.positions[row]),
+                steps={step for _, _, step in group},
+            )
+            if first is not None:
+                yield row, rule, first
 
-
-def _condition(rule: Rule) -> Condition:
-    assert not isinstance(rule.detection, StepSequence | Correlation)
-    return rule.detection
-
-
-def _test(signal: Signal) -> _Test:
-    return signal.aggregate, signal.comparison, signal.threshold
-
-
-def _run_lengths(before: npt.NDArray[np.int32], grows: Bools, ends: Bools) -> npt.NDArray[np.int32]:
-    """Lengths of the current runs [rules, tokens, lanes], continuing runs of length `before`."""
-    total = before[:, None] + grows.cumsum(axis=1, dtype=np.int32)
-    at_last_end = np.maximum.accumulate(np.where(ends, total, np.int32(0)), axis=1)
-    lengths: npt.NDArray[np.int32] = total - at_last_end
-    return lengths
+    def _hit(self, view: View, row: int, rule: int, began: int) -> Hit:
+        signals = self.rules[rule].signals
+        readings = self._signals.readings(view, signals, row)
+        begins = [
+            self._signals.window_begins(view.block, signal, row)
+            for signal in signals
+            if readings[signal.name].holds
+        ]
+        return Hit(row, rule, min([began, *begins]), readings)

@@ -3,19 +3,32 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.aggregates import AggregateBank
+from saeguard.rules.averages import Averages
+from saeguard.rules.aggregates import Parameters, aggregate_windows
+from saeguard.rules.blocks import Block
 from saeguard.rules.model import Aggregate
 
 
 def compute(aggregate, scores):
-    """One aggregate over one stream: the number at every token."""
-    bank = AggregateBank([aggregate], {"a": 0})
-    before = np.full((1, bank.history, 1), np.nan, np.float32)
-    stream = np.array(scores, np.float32)[None, :, None]
-    joined = np.concatenate((before, stream), axis=1)
-    emas = np.full((len(bank.ema_rows), 1), np.nan)
-    with np.errstate(invalid="ignore"):
-        return bank.compute(joined, ~np.isnan(joined), emas)[0, :, 0]
+    """One aggregate over the first one, two, ... scores of a stream."""
+    values = []
+    for end in range(1, len(scores) + 1):
+        window = np.array([scores[:end][-aggregate.tokens :][::-1]], np.float32)
+        lengths, parameters = np.array([window.shape[1]]), Parameters.of([aggregate])
+        with np.errstate(all="ignore"):
+            values += aggregate_windows(aggregate.kind, window, lengths, parameters).tolist()
+    return values
+
+
+def averages(half_life, scores):
+    """The average at every token of one block."""
+    bank = Averages([0], [half_life])
+    bank.grow(1)
+    bank.reset(np.array([0]))
+    stream, zero = np.array(scores, np.float32)[:, None], np.array([0])
+    positions = np.arange(len(scores))
+    block = Block.of(zero, zero, zero, np.array([len(scores)]), stream, positions)
+    return bank.observe(block)[:, 0].tolist()
 
 
 @pytest.mark.parametrize("over", [0.1, 0.3, 1e-300, -1e-300])
@@ -24,25 +37,44 @@ def test_count_compares_scores_with_the_exact_threshold(over):
     near = np.float32(over)
     scores = [float(np.nextafter(near, np.float32(way))) for way in (-np.inf, near, np.inf)]
     expected = [float(score > over) for score in scores]
-    assert compute(Aggregate(("a",), "count", tokens=1, over=over), scores).tolist() == expected
+    assert compute(Aggregate(("a",), "count", tokens=1, over=over), scores) == expected
 
 
 def test_nothing_finite_is_over_a_threshold_beyond_float32():
-    scores = [np.finfo(np.float32).max, np.inf]
-    assert compute(Aggregate(("a",), "count", tokens=1, over=1e300), scores).tolist() == [0.0, 1.0]
+    scores = [float(np.finfo(np.float32).max), np.inf]
+    assert compute(Aggregate(("a",), "count", tokens=1, over=1e300), scores) == [0.0, 1.0]
 
 
-def test_count_over_a_long_window_does_not_wrap_round():
-    counts = compute(Aggregate(("a",), "count", tokens=300, over=0.0), [1.0] * 400)
-    assert counts.tolist() == [*range(1, 300), *[300] * 101]
-
-
-@pytest.mark.parametrize("kind", ["value", "max", "mean", "count", "ema"])
+@pytest.mark.parametrize(
+    "kind",
+    ["value", "max", "mean", "sum", "count", "rolling_mean_max", "topk_mean", "min_evidence"]
+    + ["noisy_or"],
+)
 def test_nothing_observed_is_not_a_number(kind):
-    aggregate = Aggregate(("a",), kind, tokens=1 if kind == "value" else 3, over=0.0)
+    aggregate = Aggregate(("a",), kind, tokens=1 if kind == "value" else 3)
     assert np.isnan(compute(aggregate, [np.nan, np.nan])).all()
 
 
-def test_an_average_halves_its_distance_in_one_half_life():
-    averages = compute(Aggregate(("a",), "ema", tokens=4), [8.0] * 8)
-    assert averages[[3, 7]] == pytest.approx([4.0, 6.0])
+@pytest.mark.parametrize("half_life", [1, 8, 999])
+def test_an_average_halves_its_distance_in_one_half_life(half_life):
+    values = averages(half_life, [8.0] * (2 * half_life))
+    assert values[half_life - 1] == pytest.approx(4.0)
+    assert values[2 * half_life - 1] == pytest.approx(6.0)
+
+
+def test_an_average_begins_with_the_first_observed_score():
+    assert np.isnan(averages(4, [np.nan, np.nan])).all()
+    assert averages(1, [np.nan, 4.0, np.nan])[1:] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("half_life", [1, 3, 100])
+def test_a_long_block_rounds_like_token_by_token(half_life):
+    """Scores from huge to tiny: no term may drown in the scaling of another."""
+    scores = np.random.default_rng(0).normal(size=500) * 10.0 ** np.linspace(20, -20, 500)
+    weight, average, expected = 1 - 0.5 ** (1 / half_life), 0.0, []
+    for x in scores.astype(np.float32).tolist():
+        average += weight * (x - average)
+        expected.append(average)
+    sizes = averages(half_life, np.abs(scores))
+    error = np.abs(np.array(averages(half_life, scores)) - expected)
+    assert (error <= 1e-9 * np.array(sizes)).all()

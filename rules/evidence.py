@@ -1,0 +1,250 @@
+"""Where a signal can possibly hold: a cheap bound that lets the engine skip nearly everything.
+
+Most scores are far below what any signal asks for. A token is *evidence* for a signal when its
+score x is above a level l, and it weighs w(x) >= 0: one, or x - l. For each kind of signal there is
+a need, such that the signal can only hold on a token if the weights of the tokens in its span add
+up to the need. With low the least value for which the comparison is true:
+
+    value, max                x >= low                                    one such token
+    count, min_evidence       x > over; x >= low                          low; k of them
+    sum                       Σ (x - l)⁺ >= Σ x - span·l                  >= low - span·l
+    mean of n observed        Σ (x - l)⁺ >= n (mean - l)                  >= n (low - l)
+    topk_mean                 likewise over the k largest                 >= k (low - l)
+    rolling_mean_max          likewise over the n of a rolling span       >= n (low - l)
+    noisy_or                  1 - Π (1 - p) <= Σ p: a sum, of min(x, one) - zero
+
+any l will do; half of what an even spread would need keeps small scores out. Signals that can hold
+without any score above zero (`lt`, `gte: -1`) have no such bound: they are possible everywhere.
+
+The weights are kept in two buckets per signal and slot, each as long as the span. The span of a
+token lies within its own bucket and the one before, so those two together bound its weight, and
+between pieces of evidence the bound only falls. A signal is therefore *possible* from a piece of
+evidence that fulfils the need until the span has left the last one, and nowhere else. For `value`
+and `max` this is not a bound but the truth. `n` above is the length of the span unless some of it
+was not observed, so a token with a hole makes those signals possible for one span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeguard.rules.aggregates import Indices, Numbers, span
+from saeguard.rules.blocks import Block, expand, extended
+from saeguard.rules.conditions import Bools
+from saeguard.rules.model import Aggregate
+from saeguard.rules.thresholds import Test, float32_below
+
+_SLACK = 1 - 1e-6  # for rounding in sums of weights
+_NEVER = -(2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a test must have seen before it can hold."""
+
+    level: float
+    """Scores above it are evidence; a float32."""
+    need: float
+    """For each of `per` tokens, where `per` is not 0."""
+    per: int = 0
+    weighs: bool = True
+    """Evidence weighs what it is above the level; False: one."""
+    cap: float = np.inf
+    """Scores count as no more than this."""
+    is_exact: bool = False
+    """The test holds exactly where it is possible."""
+
+
+def bound_of(test: Test) -> Bound | None:
+    """None if the test can hold without any score above zero."""
+    aggregate, low = test.aggregate, test.low
+    if test.wraps or low <= 0 or aggregate.kind == "ema":
+        return None
+    tokens, half = aggregate.tokens, float32_below(low / 2)
+    match aggregate.kind:
+        case "value" | "max":
+            return Bound(_strictly_below(low), 1, weighs=False, is_exact=test.high == np.inf)
+        case "count":
+            return Bound(float32_below(aggregate.over), low, weighs=False)
+        case "min_evidence":
+            return Bound(_strictly_below(low), aggregate.k, weighs=False)
+        case "sum":
+            level = float32_below(low / (2 * tokens))
+            return Bound(level, low - tokens * level)
+        case "mean":
+            return Bound(half, low - half, per=tokens)
+        case "topk_mean":
+            return Bound(half, aggregate.k * (low - half))
+        case "rolling_mean_max":
+            return Bound(half, low - half, per=aggregate.rolling)
+    return _noisy_or_bound(aggregate, low)
+
+
+def _noisy_or_bound(aggregate: Aggregate, low: float) -> Bound | None:
+    rise = aggregate.one - aggregate.zero
+    if rise <= 0 or aggregate.zero < 0:
+        return None
+    level = float32_below(aggregate.zero + rise * low / (2 * aggregate.tokens))
+    need = low * rise - aggregate.tokens * (level - aggregate.zero)
+    return Bound(level, need, cap=aggregate.one)
+
+
+def _strictly_below(low: float) -> float:
+    near = float32_below(low)
+    return near if near < low else float(np.nextafter(np.float32(near), np.float32(-np.inf)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Evidence of a lane for a test within one bucket. Those of a lane and test are neighbours."""
+
+    lanes: Indices
+    tests: Indices
+    buckets: Indices
+    first: Indices  # token number of the first piece
+    last: Indices
+    weights: Numbers
+    opens: Bools  # first group of its lane and test
+
+
+class Evidence:
+    """The state of tests that have a bound. Test t reads the column `columns[t]`, in order."""
+
+    def __init__(
+        self, tests: Sequence[tuple[Test, Bound]], columns: Indices, num_columns: int
+    ) -> None:
+        """
+        Args:
+            tests: ordered by column.
+            columns: which score each reads.
+            num_columns: how many scores a token has.
+        """
+        bounds = [bound for _, bound in tests]
+        self._spans = np.array([span(test.aggregate) for test, _ in tests], np.int64)
+        self._levels = np.array([bound.level for bound in bounds], np.float32)
+        self._needs = np.array([bound.need for bound in bounds]) * _SLACK
+        self._per = np.array([bound.per for bound in bounds], np.int64)
+        self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
+        self._caps = np.array([bound.cap for bound in bounds])
+        self._hole_tests = np.flatnonzero(self._per)
+        self._hole_columns = columns[self._hole_tests]
+        self._num_tests_of = np.bincount(columns, minlength=num_columns)
+        self._first_test_of = np.cumsum(self._num_tests_of) - self._num_tests_of
+        self._lowest = np.full(num_columns, np.inf, np.float32)
+        np.minimum.at(self._lowest, columns, self._levels)
+        self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
+        self._bucket = np.empty((0, len(tests)), np.int32)
+        self._current = np.empty((0, len(tests)))  # weight in that bucket
+        self._previous = np.empty((0, len(tests)))  # and in the one before
+
+    def grow(self, num_slots: int) -> None:
+        self._until = extended(self._until, num_slots)
+        self._bucket = extended(self._bucket, num_slots)
+        self._current = extended(self._current, num_slots)
+        self._previous = extended(self._previous, num_slots)
+
+    def reset(self, slots: Indices) -> None:
+        self._until[slots] = _NEVER
+        self._bucket[slots] = _NEVER
+
+    def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
+        """Take in the block, and set what is possible in [tests, rows], which comes all False."""
+        lanes, tests = np.nonzero(self._until[block.slots] >= block.first[:, None])
+        until = self._until[block.slots[lanes], tests]
+        _fill(possible, block, lanes, tests, block.first[lanes], until)
+        if has_holes:
+            self._take_holes(block, possible)
+        groups = self._groups(block)
+        if groups is not None:
+            self._take(block, groups, possible)
+
+    def _take_holes(self, block: Block, possible: Bools) -> None:
+        holes = np.isnan(block.scores[:, self._hole_columns])
+        rows, which = np.nonzero(holes)
+        tests = self._hole_tests[which]
+        until = block.tokens[rows] + self._spans[tests] - 1
+        slots = block.slots[block.lanes[rows]]
+        np.maximum.at(self._until, (slots, tests), until)
+        _fill(possible, block, block.lanes[rows], tests, block.tokens[rows], until)
+
+    def _groups(self, block: Block) -> _Groups | None:
+        scores = block.scores
+        cells = np.flatnonzero(scores > self._lowest)
+        rows = cells // scores.shape[1]
+        columns = cells - rows * scores.shape[1]
+        cell, number = expand(self._num_tests_of[columns])
+        tests = self._first_test_of[columns][cell] + number
+        x = scores.reshape(-1)[cells][cell]
+        is_evidence = x > self._levels[tests]
+        if not is_evidence.any():
+            return None
+        tests, rows, x = tests[is_evidence], rows[cell[is_evidence]], x[is_evidence]
+        lanes = block.lanes[rows]
+        if not block.is_one_each:
+            order = np.lexsort((rows, tests, lanes))
+            tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
+        above = np.minimum(x, self._caps[tests]) - self._levels[tests]
+        weights = np.where(self._weighs[tests], above, 1.0)
+        tokens = block.tokens[rows]
+        return _grouped(lanes, tests, tokens, tokens // self._spans[tests], weights)
+
+    def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
+        lanes, tests = groups.lanes, groups.tests
+        slots = block.slots[lanes]
+        known, current = self._bucket[slots, tests], self._current[slots, tests]
+        goes_on = groups.opens & (known == groups.buckets)
+        follows = groups.opens & (known == groups.buckets - 1)
+        weights = groups.weights + np.where(goes_on, current, 0.0)
+        before = np.where(goes_on, self._previous[slots, tests], np.where(follows, current, 0.0))
+        within = ~groups.opens[1:] & (groups.buckets[1:] == groups.buckets[:-1] + 1)
+        before[1:][within] = weights[:-1][within]
+        length = np.minimum(groups.first - block.run_begins[lanes] + 1, self._per[tests])
+        is_possible = weights + before >= self._needs[tests] * np.maximum(length, 1)
+        until = groups.last + self._spans[tests] - 1
+        closes = np.append(groups.opens[1:], True)
+        last = slots[closes], tests[closes]
+        self._bucket[last] = groups.buckets[closes]
+        self._current[last] = weights[closes]
+        self._previous[last] = before[closes]
+        if is_possible.any():
+            found = np.flatnonzero(is_possible)
+            lanes, tests, until = lanes[found], tests[found], until[found]
+            np.maximum.at(self._until, (slots[found], tests), until)
+            _fill(possible, block, lanes, tests, groups.first[found], until)
+
+
+def _grouped(
+    lanes: Indices, tests: Indices, tokens: Indices, buckets: Indices, weights: Numbers
+) -> _Groups:
+    """Evidence that is ordered by lane, test and token, joined by bucket."""
+    opens = np.ones(len(lanes), np.bool_)
+    opens[1:] = (lanes[1:] != lanes[:-1]) | (tests[1:] != tests[:-1])
+    begins_here = opens.copy()
+    begins_here[1:] |= buckets[1:] != buckets[:-1]
+    begins = np.flatnonzero(begins_here)
+    ends = np.append(begins[1:], len(lanes)) - 1
+    return _Groups(
+        lanes=lanes[begins],
+        tests=tests[begins],
+        buckets=buckets[begins],
+        first=tokens[begins],
+        last=tokens[ends],
+        weights=np.add.reduceat(weights, begins),
+        opens=opens[begins],
+    )
+
+
+def _fill(
+    possible: Bools, block: Block, lanes: Indices, tests: Indices, first: Indices, last: Indices
+) -> None:
+    """Set [test, rows] from one token number to another, or to the end of the lane."""
+    rows = block.starts[lanes] + (first - block.first[lanes])
+    counts = np.minimum(last + 1 - first, block.starts[lanes + 1] - rows)
+    if block.is_one_each:
+        possible[tests, rows] = True
+        return
+    which, offset = expand(counts)
+    possible[tests[which], rows[which] + offset] = True

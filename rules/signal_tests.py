@@ -1,0 +1,187 @@
+"""The signals of all rules: where each can possibly hold, where it does, and what it read.
+
+Signals of different rules that ask the same are one *test*; tests on one aggregate share its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeguard.rules.aggregates import Indices, Numbers, Parameters, aggregate_windows, span
+from saeguard.rules.averages import Averages
+from saeguard.rules.blocks import Block
+from saeguard.rules.conditions import Bools
+from saeguard.rules.evidence import Evidence, bound_of
+from saeguard.rules.columns import Columns
+from saeguard.rules.history import History
+from saeguard.rules.matches import Reading
+from saeguard.rules.model import Signal
+from saeguard.rules.thresholds import Test, as_test
+
+_MAX_CELLS = 2**20  # of windows at a time
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A block as the signals see it."""
+
+    block: Block
+    averages: Numbers
+    """[rows, averages]"""
+    holds: Bools
+    """[tests, rows]: the truth of `exact` tests, what is possible of the others until settled."""
+    has_holes: bool
+    """Some score was not observed."""
+
+
+class Signals:
+    """The tests of some signals over the given columns, with their state in every slot."""
+
+    def __init__(self, signals: Iterable[Signal], columns: Sequence[str]) -> None:
+        tests = list(dict.fromkeys(map(as_test, signals)))
+        self.columns = Columns((test.aggregate for test in tests), columns)
+        bounds = {test: bound_of(test) for test in tests}
+        averaged = [test for test in tests if test.aggregate.kind == "ema"]
+        bounded = sorted(
+            (test for test in tests if bounds[test]), key=lambda t: self.columns.of(t.aggregate)
+        )
+        free = [test for test in tests if test not in averaged and not bounds[test]]
+        self._tests = (*bounded, *averaged, *free)
+        self._row_of = {test: row for row, test in enumerate(self._tests)}
+        self._averaged = np.arange(len(averaged)) + len(bounded)
+        self._free = slice(len(bounded) + len(averaged), None)
+        self.bounded = frozenset(range(len(bounded) + len(averaged)))
+        """Tests that are not possible everywhere."""
+        self.exact = frozenset(
+            row for row in self.bounded if (b := bounds[self._tests[row]]) is None or b.is_exact
+        )
+        """Tests that hold exactly where they are possible."""
+        self._tabulate()
+        self._evidence = Evidence(
+            [(test, bound) for test in bounded if (bound := bounds[test])],
+            self._column_of[: len(bounded)],
+            len(self.columns),
+        )
+        self._history = History(int(self._spans.max(initial=1)), len(self.columns))
+        self._averages = self._share_averages(averaged)
+
+    def _tabulate(self) -> None:
+        """What the tests are, as arrays."""
+        aggregates = [test.aggregate for test in self._tests]
+        self._kinds = sorted({each.kind for each in aggregates})
+        self._kind_of = np.array([self._kinds.index(each.kind) for each in aggregates], np.int64)
+        self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
+        self._spans = np.array([span(each) for each in aggregates], np.int64)
+        self._low = np.array([test.low for test in self._tests])
+        self._high = np.array([test.high for test in self._tests])
+        self._parameters = Parameters.of(aggregates)
+
+    def _share_averages(self, tests: Sequence[Test]) -> Averages:
+        aggregates = list(dict.fromkeys(test.aggregate for test in tests))
+        self._average_of = np.zeros(len(self._tests), np.int64)
+        self._average_of[self._averaged] = [aggregates.index(test.aggregate) for test in tests]
+        return Averages([self.columns.of(a) for a in aggregates], [a.tokens for a in aggregates])
+
+    @property
+    def num_tests(self) -> int:
+        return len(self._tests)
+
+    def row_of(self, signal: Signal) -> int:
+        """Its test."""
+        return self._row_of[as_test(signal)]
+
+    def grow(self, num_slots: int) -> None:
+        for part in (self._evidence, self._history, self._averages):
+            part.grow(num_slots)
+
+    def begin_runs(self, slots: Indices) -> None:
+        """New phase runs begin in these slots."""
+        self._evidence.reset(slots)
+        self._averages.reset(slots)
+
+    def look(self, block: Block) -> View:
+        """Take in a block, whose scores are as the columns were given."""
+        block = block.with_scores(self.columns.extend(block.scores))
+        has_holes = bool(np.isnan(block.scores.min(initial=0)))
+        averages = self._averages.observe(block)
+        holds = np.zeros((self.num_tests, block.num_rows), np.bool_)
+        holds[self._free] = True
+        self._evidence.mark_possible(block, has_holes, holds)
+        if self._averaged.size:
+            values = averages[:, self._average_of[self._averaged]]
+            holds[self._averaged] = self._hold(self._averaged, values).T
+        return View(block, averages, holds, has_holes)
+
+    def remember(self, view: View) -> None:
+        """Keep the end of a block for the windows of the next, when it has been dealt with."""
+        self._history.remember(view.block)
+
+    def settle(self, view: View, tests: Indices, rows: Indices) -> None:
+        """Put the truth in the place of what is possible."""
+        view.holds[tests, rows] = self._hold(tests, self.values(view, tests, rows))
+
+    def _hold(self, tests: Indices, values: Numbers) -> Bools:
+        low, high = self._low[tests], self._high[tests]
+        above, below = values >= low, values <= high
+        return np.where(low <= high, above & below, above | below)
+
+    def values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
+        """The aggregates of some tests, each at a row."""
+        values = np.empty(len(tests))
+        kinds = self._kind_of[tests]
+        for number in np.unique(kinds).tolist():
+            chosen = np.flatnonzero(kinds == number)
+            if self._kinds[number] == "ema":
+                values[chosen] = view.averages[rows[chosen], self._average_of[tests[chosen]]]
+                continue
+            at_once = max(1, _MAX_CELLS // int(self._spans[tests[chosen]].max()))
+            for begin in range(0, len(chosen), at_once):
+                part = chosen[begin : begin + at_once]
+                values[part] = self._windowed(view.block, number, tests[part], rows[part])
+        return values
+
+    def _windowed(self, block: Block, kind: int, tests: Indices, rows: Indices) -> Numbers:
+        windows, lengths = self._history.windows(
+            block, rows, self._column_of[tests], self._spans[tests]
+        )
+        return aggregate_windows(self._kinds[kind], windows, lengths, self._parameters.take(tests))
+
+    def readings(self, view: View, signals: Sequence[Signal], row: int) -> dict[str, Reading]:
+        """What the signals of a rule read on a row."""
+        tests = np.array([self.row_of(signal) for signal in signals])
+        values = self.values(view, tests, np.full(len(tests), row))
+        holds = self._hold(tests, values)
+        return {
+            signal.name: Reading(
+                signal=signal.name,
+                source=signal.aggregate.source,
+                features=signal.aggregate.features,
+                agg=signal.aggregate.kind,
+                value=value,
+                comparison=signal.comparison,
+                threshold=signal.threshold,
+                upper=signal.upper,
+                holds=truth,
+                position=self._read_at(view.block, test, row, value),
+            )
+            for signal, test, value, truth in zip(
+                signals, tests.tolist(), values.tolist(), holds.tolist(), strict=True
+            )
+        }
+
+    def _read_at(self, block: Block, test: int, row: int, value: float) -> int:
+        back = 0
+        if self._tests[test].aggregate.kind == "max" and value == value:
+            at, column = np.array([row]), self._column_of[[test]]
+            window, _ = self._history.windows(block, at, column, self._spans[[test]])
+            back = int(np.flatnonzero(window[0] == value)[-1])
+        return self._history.position(block, row, back)
+
+    def window_begins(self, block: Block, signal: Signal, row: int) -> int:
+        """The position of the first token of the run that the signal looks at on a row."""
+        age = int(block.tokens[row] - block.run_begins[block.lanes[row]])
+        back = min(age, span(signal.aggregate) - 1)
+        return self._history.position(block, row, back)
