@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,13 @@ def test_a_line_is_written_by_hand_as_the_module_describes(tmp_path):
     assert request.positions.tolist() == [0, 1, 2]
     assert request.time_ns == 1_500_000_000
     assert request.source == f"{tmp_path}/runs.jsonl:2"
+
+
+def test_the_example_in_the_documentation_is_read(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "replaying-rules.md"
+    (example,) = re.findall(r"```json\n(.*?)\n```", page.read_text())
+    (request,) = read_lines(tmp_path, example)
+    assert (request.context.id, request.columns) == ("r1", ("deceit",))
 
 
 def test_phases_may_be_a_list(tmp_path):
