@@ -8,13 +8,25 @@ import numpy as np
 
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.requests import LiveRequest
-from saeguard.rules import Engine
+from saeguard.rules import Engine, Rule, RuleSet
+from saeguard.rules.model import Aggregate, StepSequence
 
 _ROWS_AT_ONCE = 65_536
 """Enough for the engine to take many requests together, few enough to be held twice."""
 
 
-def carry_over(requests: Iterable[LiveRequest], engine: Engine, order: Order | None) -> None:
+_HALF_LIVES = 24
+"""After so many, what an average had before is below the precision of a float32."""
+
+
+def lookback(ruleset: RuleSet) -> int:
+    """How many tokens bring the state of these rules to what it would be after all of them."""
+    return max(map(_lookback, ruleset.rules))
+
+
+def carry_over(
+    requests: Iterable[LiveRequest], engine: Engine, num_rows: int, order: Order | None
+) -> None:
     """Start requests in an engine as if it had seen the rows that are kept of them.
 
     What matches on those rows is no news. Afterwards each rule counts as having matched as often
@@ -23,10 +35,11 @@ def carry_over(requests: Iterable[LiveRequest], engine: Engine, order: Order | N
     Args:
         requests: those that the engine until now has room for.
         engine: one that knows none of them.
+        num_rows: at most so many of each.
         order: where each of its columns is in the kept rows; None: in the same place.
     """
-    for group in _groups(requests):
-        kept = [request.table.kept(request.slot) for request in group]
+    for group in _groups(requests, num_rows):
+        kept = [request.table.kept(request.slot, num_rows) for request in group]
         keys = [request.start.req_id for request in group]
         for request in group:
             engine.start(request.start.req_id, request.context)
@@ -42,13 +55,26 @@ def carry_over(requests: Iterable[LiveRequest], engine: Engine, order: Order | N
             engine.resume(request.start.req_id, request.matches_by_id())
 
 
-def _groups(requests: Iterable[LiveRequest]) -> Iterator[list[LiveRequest]]:
-    """Requests whose kept rows are together not too many."""
+def _groups(requests: Iterable[LiveRequest], num_rows: int) -> Iterator[list[LiveRequest]]:
+    """Requests whose rows are together not too many."""
     group: list[LiveRequest] = []
     for request in requests:
         group.append(request)
-        if len(group) * request.table.num_kept >= _ROWS_AT_ONCE:
+        if len(group) * min(num_rows, request.table.num_kept) >= _ROWS_AT_ONCE:
             yield group
             group = []
     if group:
         yield group
+
+
+def _lookback(rule: Rule) -> int:
+    window = max((_reach(signal.aggregate) for signal in rule.signals), default=0)
+    if isinstance(rule.detection, StepSequence):
+        return window + rule.detection.within
+    return window + rule.for_tokens + rule.keep_firing_for
+
+
+def _reach(aggregate: Aggregate) -> int:
+    if aggregate.kind == "ema":
+        return _HALF_LIVES * aggregate.tokens
+    return aggregate.tokens + aggregate.rolling

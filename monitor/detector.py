@@ -149,18 +149,19 @@ class Detector:
         """Take frames with this digest, too: workers change from one watchlist to the next."""
         self._orders[watchlist] = order
 
-    def adopt(self, engine: Engine, watchlist: str, order: Order | None) -> None:
+    def adopt(self, engine: Engine, lookback: int, watchlist: str, order: Order | None) -> None:
         """Run other rules from the next row on, over live requests as well. When it fails,
         everything stays as it was.
 
         Args:
             engine: a new one, with the new rules.
+            lookback: how many tokens bring it to the state that it would have.
             watchlist: digest of the one whose columns it reads.
             order: where each of those columns is in the watchlist until now; None: in the same
                 place.
         """
         live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
-        carry_over(live, engine, order)
+        carry_over(live, engine, lookback, order)
         if order is not None:
             self._table.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}

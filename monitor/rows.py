@@ -73,10 +73,10 @@ class RowTable:
         phases = np.where(observed, self._phases[slot, cells], 0).astype(np.uint8)
         return FrameArrays(scores, token_ids, positions), phases
 
-    def kept(self, slot: int) -> tuple[FrameArrays, Codes]:
-        """The rows that are kept of a request, in the order of their positions, as copies."""
+    def kept(self, slot: int, num_rows: int) -> tuple[FrameArrays, Codes]:
+        """The rows that are kept of a request's last `num_rows` positions, in order, as copies."""
         positions = self._positions[slot]
-        oldest = max(0, int(positions.max()) + 1 - self.num_kept)
+        oldest = max(0, int(positions.max()) + 1 - min(num_rows, self.num_kept))
         cells = np.flatnonzero(positions >= oldest)
         cells = cells[positions[cells].argsort()]
         rows = FrameArrays(

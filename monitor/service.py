@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import zmq
 
+from saeguard.monitor.carry_over import lookback
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.config import Config
 from saeguard.monitor.control import ControlChannel
@@ -209,7 +210,7 @@ class Service:
         started_s, before = time.monotonic(), self._book.watchlist
         is_same = book.watchlist.digest == before.digest
         order = None if is_same else order_of(book.watchlist.identities, before.identities)
-        self._detector.adopt(book.engine, book.watchlist.digest, order)
+        self._detector.adopt(book.engine, lookback(book.ruleset), book.watchlist.digest, order)
         book.decider.carry_over(self._book.decider)
         self._book = book
         self._reporter.introduce(book)
