@@ -65,7 +65,9 @@ class Change:
     @property
     def either(self) -> Replayed:
         """The new alert, or the old one where it is gone."""
-        return self.new or self.old  # type: ignore[return-value]  # one of them there is
+        alert = self.new or self.old
+        assert alert is not None
+        return alert
 
     @property
     def kind(self) -> str:
