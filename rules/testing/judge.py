@@ -1,8 +1,8 @@
 """Compares what happened in a test with what was expected. An alert is claimed by one expectation.
 
 First choose those that say where, then those that say which request or severity, then the rest. An
-alert that is left over counts against an expectation about its rule, whether or not the test is
-strict; where there is none it fails a strict test.
+alert that is left over counts against an expectation about its rule, rather one that lacks an
+alert, whether or not the test is strict; where there is none it fails a strict test.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def judge(case: Case, happenings: Sequence[Happening]) -> list[Failure]:
     claimed = _claim(case.expectations, alerts)
     left_over = [each for each in alerts if not any(each in claims for claims in claimed)]
     failures = []
-    for expectation, claims in zip(case.expectations, claimed, strict=True):
+    pairs = zip(case.expectations, claimed, strict=True)
+    for expectation, claims in sorted(pairs, key=lambda pair: not _lacks(*pair)):
         if expectation.kind in ("alert", "none"):
             extra = [each for each in left_over if _concerns(expectation, each)]
             left_over = [each for each in left_over if each not in extra]
@@ -110,10 +111,14 @@ def _fits(expectation: Expectation, alert: Happening) -> bool:
     return _concerns(expectation, alert) and expectation.severity in (None, alert.severity)
 
 
+def _lacks(expectation: Expectation, claims: Sequence[Happening]) -> bool:
+    return expectation.kind == "alert" and len(claims) < (expectation.count or 0)
+
+
 def _judge_alerts(
     expectation: Expectation, claims: Sequence[Happening], extra: Sequence[Happening]
 ) -> list[Failure]:
-    too_few = len(claims) < (expectation.count or 0)
+    too_few = _lacks(expectation, claims)
     if not too_few and not extra:
         return _holds(expectation)
     got = sorted([*claims, *extra], key=lambda each: (each.request, each.place or _FIRST))
