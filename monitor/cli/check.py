@@ -58,5 +58,4 @@ def _print(report: Report, format_: Format, notes: bool) -> None:
             json.dump(sarif_log(report, notes), sys.stdout, indent=1)
             print()
         case Format.GITHUB:
-            for line in github_lines(report, notes):
-                print(line)
+            print(*github_lines(report, notes), sep="\n")

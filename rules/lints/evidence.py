@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 from saeguard.rules.conditions import Condition, Name, Not, operands_of
@@ -38,15 +38,17 @@ def diluted_mean(ruleset: RuleSet, today: date) -> Iterator[Remark]:
             yield about(rule, f"its only evidence is a mean, and {tokens} tokens dilute a burst")
 
 
+def speaking_for(condition: Condition, signals: Sequence[Signal]) -> list[Signal]:
+    """The signals that help to make the condition true by being high."""
+    asked = dict(_asked(condition))
+    upward = {"gt": True, "gte": True, "between": True, "lt": False, "lte": False}
+    return [signal for signal in signals if asked.get(signal.name) is upward[signal.comparison]]
+
+
 def _evidence(rule: Rule) -> list[Signal]:
-    """The signals of a condition that speak for an alert by being high."""
     if not rule.emit or isinstance(rule.detection, StepSequence | Correlation):
         return []
-    asked = dict(_asked(rule.detection))
-    upward = {"gt": True, "gte": True, "between": True, "lt": False, "lte": False}
-    return [
-        signal for signal in rule.signals if asked.get(signal.name) is upward[signal.comparison]
-    ]
+    return speaking_for(rule.detection, rule.signals)
 
 
 def _asked(condition: Condition, wanted: bool = True) -> Iterator[tuple[str, bool]]:

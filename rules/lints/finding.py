@@ -14,7 +14,7 @@ from saeguard.rules.model import Rule, RuleSet, Signal
 Level = Literal["warning", "note"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Remark:
     """What a check has to say about one place."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
-from itertools import pairwise
+from itertools import combinations
 
-from saeguard.rules.conditions import names_in
+from saeguard.rules.lints.evidence import speaking_for
 from saeguard.rules.lints.finding import Remark, about, about_signal
 from saeguard.rules.model import Rule, RuleSet, StepSequence
 from saeguard.rules.phases import Phase
@@ -20,13 +20,14 @@ def impossible_order(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     with more steps than `within` has room for. It can never be completed; reorder the steps, or
     give them more tokens."""
     for rule, sequence in _sequences(ruleset):
-        for number, (before, after) in enumerate(pairwise(sequence.steps), 1):
-            if before.phases <= _GENERATED and after.phases <= _READ:
+        for (before, earlier), (after, later) in combinations(enumerate(sequence.steps, 1), 2):
+            if earlier.phases <= _GENERATED and later.phases <= _READ:
                 yield about(
                     rule,
-                    f"step {number} is in the {_names(before.phases)} and step {number + 1} in "
-                    f"the {_names(after.phases)}, which comes before it in every request",
+                    f"step {before} is in the {_names(earlier.phases)} and step {after} in the "
+                    f"{_names(later.phases)}, which comes first in every request",
                 )
+                break
         if sequence.within < len(sequence.steps) - 1:
             yield about(
                 rule,
@@ -40,20 +41,17 @@ def window_beyond_within(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     earlier step shares: what it sees may lie before the first step, so the order is not asked
     for. Shorten the window, or lengthen `within`."""
     for rule, sequence in _sequences(ruleset):
-        signals = {signal.name: signal for signal in rule.signals}
         phases = sequence.steps[0].phases
         for step in sequence.steps[1:]:
-            names = (
-                {mention.name for mention in names_in(step.when)} if step.phases & phases else ()
-            )
-            for name in sorted(names):
-                aggregate = signals[name].aggregate
+            shares_phase = bool(step.phases & phases)
+            for signal in speaking_for(step.when, rule.signals) if shares_phase else ():
+                aggregate = signal.aggregate
                 if aggregate.kind != "ema" and aggregate.tokens > sequence.within:
                     yield about_signal(
                         rule,
-                        signals[name],
-                        f"the window of '{name}' ({aggregate.tokens} tokens) reaches back beyond "
-                        f"the first step, which is at most {sequence.within} tokens before",
+                        signal,
+                        f"the window of '{signal.name}' ({aggregate.tokens} tokens) reaches beyond "
+                        f"the first step, which is at most {sequence.within} tokens back",
                     )
             phases |= step.phases
 

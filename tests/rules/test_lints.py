@@ -52,8 +52,8 @@ def correlation(name="campaign", **keys):
 
 
 def sequence(*steps, within="100 tokens", window="8 tokens", **keys):
-    """The keys of a rule whose steps are (signal, phase)."""
-    when = [{"when": name, "phase": [phase]} for name, phase in steps]
+    """The keys of a rule whose steps are (signal, phase, ...)."""
+    when = [{"when": name, "phase": phases} for name, *phases in steps]
     signals = {
         "lie": signal(agg="max", window=window, gte=4.0),
         "claim": signal("roleplay", agg="max", window=window, gte=3.0),
@@ -157,6 +157,9 @@ GOOD = {
         "message": "{signal.turn.value}",
     },
     "later phases of a sequence": (sequence(("lie", "prompt"), ("claim", "answer"))),
+    "a window beyond within in which something must not have been": (
+        sequence(("lie", "answer"), ("not claim", "answer"), within="8 tokens", window="64 tokens")
+    ),
     "a window beyond within that no earlier step shares a phase with": (
         sequence(("lie", "reasoning"), ("claim", "answer"), within="8 tokens", window="64 tokens")
     ),
@@ -249,8 +252,13 @@ BAD = {
     ),
     "a step of the prompt after one of the answer": (
         sequence(("claim", "answer"), ("lie", "system")),
-        "impossible-order: step 1 is in the answer and step 2 in the system, which comes before "
-        "it in every request",
+        "impossible-order: step 1 is in the answer and step 2 in the system, which comes first "
+        "in every request",
+    ),
+    "a step of the prompt after one of the answer, with one between": (
+        sequence(("claim", "answer"), ("lie", "prompt", "answer"), ("lie", "prompt")),
+        "impossible-order: step 1 is in the answer and step 3 in the prompt, which comes first "
+        "in every request",
     ),
     "more steps than tokens": (
         sequence(
@@ -264,8 +272,8 @@ BAD = {
     ),
     "a step that sees beyond the first": (
         sequence(("lie", "answer"), ("claim", "answer"), within="20 tokens", window="32 tokens"),
-        "window-beyond-within: the window of 'claim' (32 tokens) reaches back beyond the first "
-        "step, which is at most 20 tokens before",
+        "window-beyond-within: the window of 'claim' (32 tokens) reaches beyond the first "
+        "step, which is at most 20 tokens back",
     ),
     "a deprecated rule": (
         {"status": "deprecated"},
