@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from saeguard.monitor.alerts import (
     Alert,
@@ -115,7 +116,7 @@ class AlertMaker:
         """The record of a request that has ended."""
         return request.record(self.watchlist.columns)
 
-    def _versions(self) -> dict[str, str]:
+    def _versions(self) -> dict[str, Any]:
         return {
             "ruleset_name": self.ruleset.name,
             "ruleset_version": self.ruleset.version,

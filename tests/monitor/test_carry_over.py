@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def run(ruleset: RuleSet, scores: np.ndarray, cuts: list[int], swap_at: int | No
     for number in range(len(scores)):
         detector.start(start_message(f"r{number}", [0] * 40), NO_TEXTS)
     found: list[tuple] = []
-    for step, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for step, (begin, end) in enumerate(pairwise(cuts)):
         if begin == swap_at:
             detector.adopt(Engine(ruleset, COLUMNS), lookback(ruleset), "w", None)
         rows = {f"r{i}": (begin, part[begin:end].tolist()) for i, part in enumerate(scores)}
