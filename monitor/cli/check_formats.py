@@ -22,12 +22,13 @@ _COMMANDS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "
 def text_lines(report: Report, notes: bool) -> Iterator[Text]:
     """`file:line:column: level: message [lint]`, and a summary."""
     for problem in report.shown(notes):
-        line = Text(f"{printable(str(problem.location))}: ", style="bold")
-        line.append(f"{problem.level}: ", style=_STYLES[problem.level])
-        line.append(printable(problem.message), style="not bold")
-        if problem.level != "error":
-            line.append(f" [{problem.id}]", style="dim")
-        yield line
+        lint = "" if problem.level == "error" else f" [{problem.id}]"
+        yield Text.assemble(
+            (f"{printable(str(problem.location))}: ", "bold"),
+            (f"{problem.level}: ", _STYLES[problem.level]),
+            printable(problem.message),
+            (lint, "dim"),
+        )
     yield Text(summary(report, notes))
 
 

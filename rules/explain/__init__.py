@@ -12,7 +12,6 @@ from saeguard.rules.explain.words import (
     Item,
     join,
     lines,
-    paragraph,
     phases_in_words,
     requests_in_words,
     sentence,
@@ -46,8 +45,7 @@ def explain(ruleset: RuleSet, rule: Rule, today: date, width: int = 88) -> str:
         "What it needs": _needs,
         "What happens then": _happens,
     }
-    text = [f"{rule.name}: {rule.title}", ""]
-    text += paragraph(_about(rule), width)
+    text = [f"{rule.name}: {rule.title}", *lines(_about(rule), width)]
     for heading, section in sections.items():
         text += ["", heading]
         for item in section(ruleset, rule):
@@ -55,11 +53,11 @@ def explain(ruleset: RuleSet, rule: Rule, today: date, width: int = 88) -> str:
     return "\n".join(text)
 
 
-def _about(rule: Rule) -> str:
+def _about(rule: Rule) -> Item:
     description = f" {sentence(rule.description)}" if rule.description else ""
     kind = "A building block" if not rule.emit else f"A rule of {rule.severity} severity"
     where = f"{rule.location.path}:{rule.location.line}"
-    return f"{kind}, status {rule.status}, from {where}.{description}"
+    return Item(f"{kind}, status {rule.status}, from {where}.{description}")
 
 
 def _watches(ruleset: RuleSet, rule: Rule) -> Iterator[Item]:

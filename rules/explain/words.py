@@ -64,11 +64,8 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
 
 
-def paragraph(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
 def lines(item: Item, width: int, depth: int = 0) -> Iterator[str]:
+    """The item and what is below it, indented."""
     indent = "  " * (depth + 1)
     bullet = "- " if depth else ""
     yield from textwrap.wrap(
