@@ -26,7 +26,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_templat
 class _GenerationBlocks(Extension):
     """`{% generation %}` marks what is trained on; rendering ignores it."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 (as the base class has it)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

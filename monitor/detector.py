@@ -220,6 +220,8 @@ class Detector:
         """
         request.slot = self._table.open()
         request.first_position = request.next_position = first_position
+        if first_position > request.prompt_len:
+            request.phases.lose()
         num_refused = self._engine.num_refused
         self._engine.start(request.start.req_id, request.context)
         request.is_evaluated = self._engine.num_refused == num_refused

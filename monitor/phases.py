@@ -29,6 +29,10 @@ Starts = npt.NDArray[np.intp]
 """[requests + 1]: request i has the rows `starts[i]` to `starts[i + 1]`."""
 
 
+_LOST = -1
+"""Stands for a token whose row did not come."""
+
+
 class PhaseMatcher:
     """Finds a model's delimiters among token ids; shared by all of its requests."""
 
@@ -43,14 +47,15 @@ class PhaseMatcher:
                 for closing in span.closings:
                     self.closings[closing].add(phase)
         delimiting = (*self.openings, *self.closings)
-        self.firsts = frozenset(ids[0] for ids in delimiting)
-        self._stop_ids = np.array([-1, *self.firsts], np.int32)
+        self.stops = frozenset([_LOST, *(ids[0] for ids in delimiting)])
+        """Tokens with which a delimiter may begin, or that were lost."""
+        self._stop_ids = np.array(sorted(self.stops), np.int32)
         self.beginnings = frozenset(ids[:n] for ids in delimiting for n in range(1, len(ids)))
         """What may yet become a delimiter."""
 
-    def stops(self, token_ids: Ints) -> list[int]:
-        """Where a delimiter may begin, or a token was lost."""
-        return np.flatnonzero(np.isin(token_ids, self._stop_ids)).tolist()
+    def find_stops(self, token_ids: Ints) -> npt.NDArray[np.intp]:
+        """Where they are."""
+        return np.flatnonzero(np.isin(token_ids, self._stop_ids))
 
     def prompt_phases(self, token_ids: Ints) -> Codes:
         """Of a whole prompt. A system text that does not end is none."""
@@ -99,9 +104,16 @@ class PhaseTracker:
 
     def next_phase(self, token_id: int) -> Phase:
         """Of one generated token."""
-        _ = self._prompt_phases  # which sets the phase that the prompt ends in
-        is_plain = token_id >= 0 and token_id not in self._matcher.firsts
-        return self._phase if is_plain and not self._is_alert else self._read(token_id)
+        _ = self._prompt_phases  # which finds the phase that the prompt ends in
+        if token_id in self._matcher.stops or self._recent or self._is_unsure:
+            return self._read(token_id)
+        return self._phase
+
+    def lose(self) -> None:
+        """Tokens were not seen, and with them perhaps a delimiter."""
+        _ = self._prompt_phases
+        self._recent.clear()
+        self._is_unsure = len(self._matcher.stops) > 1
 
     @cached_property
     def _prompt_phases(self) -> Codes:
@@ -110,30 +122,24 @@ class PhaseTracker:
         self._follow(self._matcher.last_turn(token_ids))
         return self._matcher.prompt_phases(token_ids)
 
-    @property
-    def _is_alert(self) -> bool:
-        """An ordinary token matters, too."""
-        return bool(self._recent) or self._is_unsure
-
     def _follow(self, token_ids: Ints) -> Codes:
         codes = np.empty(len(token_ids), np.uint8)
-        stops = [*self._matcher.stops(token_ids), len(token_ids)]
+        stops = [*self._matcher.find_stops(token_ids).tolist(), len(token_ids)]
         i = 0
         while i < len(token_ids):
             stop = stops[bisect_left(stops, i)]
-            if i < stop and not self._is_alert:
-                codes[i:stop] = self._phase
-                i = stop
-            else:
+            if i == stop or self._recent or self._is_unsure:
                 codes[i] = self._read(int(token_ids[i]))
                 i += 1
+            else:
+                codes[i:stop] = self._phase
+                i = stop
         return codes
 
     def _read(self, token_id: int) -> Phase:
         """Take in one token, and return its phase."""
-        if token_id < 0:
-            self._recent.clear()
-            self._is_unsure = bool(self._matcher.firsts)
+        if token_id == _LOST:
+            self.lose()
             return self._phase
         self._recent.append(token_id)
         phase = self._delimited()

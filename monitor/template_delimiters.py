@@ -102,7 +102,7 @@ class _Turns:
 
     def delimiters(self) -> Delimiters:
         system = [span for role in ("system", "developer") for span in self._system(role)]
-        turns = {(token_id,) for token_id in self._closes}
+        turns: set[Ids] = {(token_id,) for token_id in self._closes}
         if opening := _told_apart(self._answer, [self._user]):
             turns.add(opening)
         return Delimiters(

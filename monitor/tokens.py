@@ -28,14 +28,20 @@ class TokenTexts:
     ) -> None:
         self._tokenizer = _read_tokenizer(tokenizer_file)
         self.captured = captured and self._tokenizer is not None
-        delimiters = Delimiters()
-        if self._tokenizer is not None and tokenizer_file is not None:
-            directory = Path(tokenizer_file).parent
-            delimiters = _delimiters(self._tokenizer, directory, phases or Phases())
-            log.info("phases", **delimiters.describe(self._tokenizer))
-        self.phases = PhaseMatcher(delimiters)
+        self.phases = PhaseMatcher(self._delimiters(tokenizer_file, phases or Phases()))
         """Known even when no text is kept."""
         self.text = lru_cache(maxsize=65_536)(self._text)
+
+    def _delimiters(self, tokenizer_file: str | None, phases: Phases) -> Delimiters:
+        if self._tokenizer is None or tokenizer_file is None:
+            return Delimiters()
+        try:
+            found = _find_delimiters(self._tokenizer, Path(tokenizer_file).parent, phases)
+        except Exception as error:  # a tokenizer and its template are programs of others
+            log.error("no_phases", file=tokenizer_file, error=repr(error))
+            return Delimiters()
+        log.info("phases", **found.describe(self._tokenizer))
+        return found
 
     def _text(self, token_id: int) -> str:
         if token_id < 0 or not self.captured or self._tokenizer is None:
@@ -54,7 +60,7 @@ def _read_tokenizer(file: str | None) -> Tokenizer | None:
         return None
 
 
-def _delimiters(tokenizer: Tokenizer, directory: Path, phases: Phases) -> Delimiters:
+def _find_delimiters(tokenizer: Tokenizer, directory: Path, phases: Phases) -> Delimiters:
     """Of the model whose tokenizer's files lie in `directory`. What is configured comes first."""
     found = known_delimiters(tokenizer)
     for template in read_chat_templates(directory, phases.chat_template):

@@ -190,3 +190,11 @@ def test_the_template_that_the_server_uses_instead_can_be_named(tmp_path: Path, 
 def test_a_model_without_a_tokenizer_json_is_said_to_have_two_phases(tmp_path: Path, capsys):
     TokenTexts(None, captured=False)
     assert "counts as answer" in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_leave_two_phases_and_say_so(tmp_path: Path, capsys):
+    file = QWEN_3.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    texts = TokenTexts(file, captured=True)
+    assert "no_phases" in capsys.readouterr().err
+    assert texts.text(0) != "[text not captured]"

@@ -272,3 +272,11 @@ def test_rows_after_a_gap_are_counted_until_their_phase_is_sure_again(
     _, phases = read_conversation(detector, tmp_path, slice(answer - 1, answer + 2), QUIET)
     finish(detector, "a", num_scheduled=len(phases) - 3)
     assert detector.num_phase_unsure == call - (answer + 2)
+
+
+def test_a_request_whose_first_rows_are_lost_starts_unsure(detector: Detector, tmp_path: Path):
+    texts = TokenTexts(QWEN_3.save(tmp_path / "model"), captured=False)
+    detector.start(start_message("a", [1]), texts)
+    observe(detector, 1, a=(4, [QUIET] * 3))
+    finish(detector, "a", num_scheduled=3)
+    assert detector.num_phase_unsure == 3
