@@ -27,6 +27,7 @@ KeyPath = tuple[str | int, ...]
 _PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|\d*\.\d+|\d+\.)([eE][-+]\d+)?|[-+]?\.(inf|nan)", re.I)
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what ends a line in YAML
 _COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_TEXT_TAG = "tag:yaml.org,2002:str"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
@@ -36,6 +37,7 @@ class Document:
 
     path: Path
     content: bytes
+    text: str
     data: dict[str, Any] = field(default_factory=dict)
     errors: list[RuleError] = field(default_factory=list)
     values: dict[KeyPath, yaml.Node] = field(default_factory=dict)
@@ -47,18 +49,22 @@ class Document:
     ) -> None:
         """Put what `source` has at `source_path` (or `value`) at `path`, in place of what is there.
 
-        From now on what is said about that part is located in `source`. The mapping or list above
-        `path` must exist; in a list, `path` may be the place after its end.
+        From now on what is said about that part is located in `source`. The mapping above `path`
+        must exist, or else the list, and `path` is the place after its end.
         """
-        value = source.lookup(source_path) if value is None else value
+        value = copy.deepcopy(source.lookup(source_path) if value is None else value)
         owner: Any = self.lookup(path[:-1])
-        if isinstance(owner, list) and path[-1] == len(owner):
-            owner.append(copy.deepcopy(value))
+        if isinstance(owner, list):
+            owner.append(value)
         else:
-            owner[path[-1]] = copy.deepcopy(value)
+            if isinstance(owner.get(path[-1]), dict | list):
+                self._forget_grafts_in(path)
+            owner[path[-1]] = value
+        self.grafts[path] = source, source_path
+
+    def _forget_grafts_in(self, path: KeyPath) -> None:
         for below in [each for each in self.grafts if each[: len(path)] == path]:
             del self.grafts[below]
-        self.grafts[path] = source, source_path
 
     def lookup(self, path: KeyPath) -> Any:
         """The data at `path`."""
@@ -76,11 +82,13 @@ class Document:
         """Where the value at `path` starts, or the character `offset` of it when it is a text."""
         document, path = self._origin(path)
         node = document._nearest(path)
+        start = document._location(node.start_mark)
         if offset is None or not isinstance(node, yaml.ScalarNode):
-            return document._location(node.start_mark)
-        text = document.content.decode("utf-8-sig")
-        *lines, last = _BREAK.split(text[: _source_index(text, node, offset)])
-        return Location(document.path, len(lines) + 1, len(last) + 1)
+            return start
+        end = _source_index(document.text, node, offset)
+        *lines, last = _BREAK.split(document.text[node.start_mark.index : end])
+        column = len(last) + (1 if lines else start.column)
+        return Location(document.path, start.line + len(lines), column)
 
     def key_at(self, path: KeyPath) -> Location:
         """Where the key at `path` is written; a list item has no key: its value's place."""
@@ -113,7 +121,7 @@ def read_document(path: Path) -> Document:
     """
     try:
         content = _read_bytes(path)
-        return _Walk(path, content).run(content.decode("utf-8-sig"))
+        return _Walk(Document(path, content, content.decode("utf-8-sig"))).run()
     except OSError as error:
         raise RuleErrors([Location(path).error(error.strerror or str(error))]) from error
     except UnicodeDecodeError as error:
@@ -148,12 +156,12 @@ def _read_bytes(path: Path) -> bytes:
 class _Walk:
     """From nodes to data."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
-        self.document = Document(path, content)
+    def __init__(self, document: Document) -> None:
+        self.document = document
 
-    def run(self, text: str) -> Document:
-        self._refuse_deep(text)
-        self.loader = yaml.CSafeLoader(text)
+    def run(self) -> Document:
+        self._refuse_deep(self.document.text)
+        self.loader = yaml.CSafeLoader(self.document.text)
         root = self.loader.get_single_node()
         if root is None:
             raise RuleErrors([Location(self.document.path).error("the file is empty")])
@@ -215,6 +223,8 @@ class _Walk:
         return key
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag == _TEXT_TAG:
+            return node.value
         try:
             value = self.loader.construct_object(node)
         except ValueError as error:

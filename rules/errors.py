@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+_MANY = 100  # options that are compared in full: it is slow, and there may be many words
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
     """A place in a file; lines and columns count from 1."""
@@ -54,5 +57,8 @@ class RuleErrors(Exception):
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """`, did you mean 'x'?` when an option resembles the word, else nothing."""
-    close = difflib.get_close_matches(word, list(options), n=1)
+    known = list(options)
+    if len(known) > _MANY:
+        known = [option for option in known if option[:1] == word[:1]]
+    close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean '{close[0]}'?" if close else ""

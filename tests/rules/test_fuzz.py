@@ -121,5 +121,6 @@ def test_a_mutated_file_loads_or_is_refused_with_findings_inside_it(seed, tmp_pa
                 assert error.path == path
                 assert 1 <= error.line <= len(lines), (error, content)
                 assert 1 <= error.column <= len(lines[error.line - 1]) + 1, (error, content)
-                assert error.message and "\n" not in error.message
+                assert error.message
+                assert "\n" not in error.message
     assert CHUNK // 2 < num_refused < CHUNK

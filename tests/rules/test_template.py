@@ -1,14 +1,24 @@
 """Messages can show what is on the list, formatted, and can reach nothing else."""
 
-import pytest
+from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
+
+from saeguard.rules import RequestContext, Rule, load_rules, render_message
+from saeguard.rules.matches import CorrelationMatch
 from saeguard.rules.template import parse_template
+from saeguard.rules.units import format_duration, parse_duration
+from tests.rules.samples import one_rule
 
 VALUES = {
     ("rule", "title"): "Lie",
     ("signal", "s", "value"): 4.25,
     ("signal", "s", "position"): 7,
     ("signal", "s", "token"): "a\n",
+    ("signal", "block.s", "value"): 3.0,
+    ("request", "client"): "cli",
 }
 
 
@@ -22,6 +32,7 @@ VALUES = {
         ("{signal.s.token!r:>6}", r" 'a\n'"),
         ("{{{rule.title}}}", "{Lie}"),
         ("{signal.s.position:03d}", "007"),
+        ("{signal.block.s.value:.0f} {request.client}", "3 cli"),
     ],
 )
 def test_placeholders_are_filled_in(text, expected):
@@ -41,6 +52,9 @@ def test_placeholders_are_filled_in(text, expected):
         ("{}", 0, "unknown placeholder"),
         ("{rule.title!s}", 0, "unknown placeholder"),
         ("{request.headers}", 0, "unknown placeholder"),
+        ("{signal.a.b.c.value}", 0, "unknown placeholder"),
+        ("{count}", 0, "unknown placeholder"),
+        ("{group.tenant}", 0, "unknown placeholder"),
         ("{signal.s.value:d}", 0, "bad format spec"),
         ("{rule.title:.2f}", 0, "bad format spec"),
         ("{signal.s.value:1000000000}", 0, "bad format spec"),
@@ -52,3 +66,57 @@ def test_anything_else_is_a_located_mistake(text, offset, message):
     _, mistakes = parse_template(text)
     assert mistakes[0].offset == offset
     assert mistakes[0].message.startswith(message)
+
+
+def test_correlation_shows_its_count_its_timespan_and_its_group():
+    template, mistakes = parse_template("{count:03d} in {timespan}: {group.model!r}", ["model"])
+    values = {("count",): 7, ("timespan",): "10m", ("group", "model"): "m"}
+    assert not mistakes
+    assert template.render(values.__getitem__) == "007 in 10m: 'm'"
+
+
+@pytest.mark.parametrize("text", ["{signal.s.value}", "{group.tenant}", "{group}", "{timespan.s}"])
+def test_correlation_has_no_signals_and_no_other_groups(text):
+    _, mistakes = parse_template(text, ["model"])
+    assert [mistake.offset for mistake in mistakes] == [0]
+
+
+def test_message_of_a_correlation_is_rendered_from_the_match_and_the_request(tmp_path):
+    correlate = {
+        "type": "event_count",
+        "rules": ["the_rule"],
+        "group_by": ["tenant"],
+        "timespan": "600s",
+        "gte": 3,
+    }
+    message = (
+        "{rule.name}: {count} in {timespan} of {group.tenant}, last {request.id} {request.lora}"
+    )
+    rule = correlation(tmp_path, correlate=correlate, message=message)
+    match = CorrelationMatch(rule, {"tenant": "acme"}, 4, ())
+    context = RequestContext(model="m", tenant="acme", id="req-1")
+    assert render_message(match, context, str) == "campaign: 4 in 10m of acme, req-1 -"
+
+
+def correlation(folder: Path, **keys: Any) -> Rule:
+    """A rule beside `the_rule` of `one_rule`."""
+    one_rule(folder)
+    data = yaml.safe_load((folder / "one.yaml").read_text())
+    rule = {
+        "id": "00000000-0000-0000-0000-000000000002",
+        "name": "campaign",
+        "title": "Campaign",
+        "status": "test",
+        "severity": "high",
+    }
+    data["rules"].append(rule | keys)
+    (folder / "two.yaml").write_text(yaml.safe_dump(data))
+    return load_rules([folder / "two.yaml"]).rules[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(30, "30s"), (600, "10m"), (3600, "1h"), (5400, "90m"), (172800, "2d")]
+)
+def test_durations_are_shown_in_the_largest_whole_unit(seconds, text):
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == seconds
