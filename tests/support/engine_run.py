@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,32 @@ class EngineRun:
         return rows
 
 
+class Inbox:
+    """The monitor's end: keeps all that comes."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.messages: list[Message] = []
+        self.frames: list[tuple[Frame, FrameArrays]] = []
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket.bind(f"ipc://{run_dir / 'inbox'}")
+
+    def receive(self, timeout_ms: int = 300) -> Message | None:
+        """The next message, or None when there is none for so long."""
+        if not self._socket.poll(timeout_ms):
+            return None
+        message, arrays = decode(self._socket.recv())
+        if isinstance(message, Frame) and arrays is not None:
+            self.frames.append((message, arrays))
+        else:
+            self.messages.append(message)
+        return message
+
+    def close(self) -> None:
+        while self.receive() is not None:
+            pass
+        self._socket.close()
+
+
 def run_engine(
     work: Path,
     model: Path,
@@ -63,18 +90,21 @@ def run_engine(
     config: dict[str, Any] | None = None,
     v2: bool = False,
     piecewise: bool = False,
+    meanwhile: Callable[[Inbox], None] | None = None,
     timeout_s: float = 240,
 ) -> EngineRun:
     """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured.
 
     With `more_jobs` (a model and more engine arguments) the same is done for each of them, one
     engine after another in one process; results are by model directory.
+
+    With `meanwhile` the prompts are generated from again and again until it has returned, and once
+    more after that.
     """
     work.mkdir(parents=True, exist_ok=True)
     inbox_dir = work / "run"
     inbox_dir.mkdir(mode=0o700, exist_ok=True)
-    socket = zmq.Context.instance().socket(zmq.PULL)
-    socket.bind(f"ipc://{inbox_dir / 'inbox'}")
+    inbox = Inbox(inbox_dir)
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -99,6 +129,7 @@ def run_engine(
         ],
         "prompts": prompts,
         "max_tokens": max_tokens,
+        "until": None if meanwhile is None else str(work / "enough"),
         "engine": {
             "max_model_len": 256,
             "dtype": "float32",
@@ -111,15 +142,22 @@ def run_engine(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        log, _ = process.communicate(json.dumps(job), timeout=timeout_s)
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(process.communicate, json.dumps(job), timeout=timeout_s)
+            if meanwhile is not None:
+                try:
+                    meanwhile(inbox)
+                finally:
+                    (work / "enough").touch()
+            log, _ = ended.result()
     finally:
         process.kill()
-    messages, frames = _drain(socket)
+        inbox.close()
     results = [json.loads(line[7:]) for line in log.splitlines() if line.startswith("RESULT ")]
     if not results:
         raise AssertionError(f"the engine ended with {process.returncode}:\n{log[-6000:]}")
     by_model = {result["model"]: result for result in results}
-    return EngineRun(results[-1].get("outputs", []), messages, frames, log, by_model)
+    return EngineRun(results[-1].get("outputs", []), inbox.messages, inbox.frames, log, by_model)
 
 
 def _write_config(
@@ -138,19 +176,6 @@ def _write_config(
     return path
 
 
-def _drain(socket: zmq.Socket[bytes]) -> tuple[list[Message], list[tuple[Frame, FrameArrays]]]:
-    messages: list[Message] = []
-    frames: list[tuple[Frame, FrameArrays]] = []
-    while socket.poll(300):
-        message, arrays = decode(socket.recv())
-        if isinstance(message, Frame) and arrays is not None:
-            frames.append((message, arrays))
-        else:
-            messages.append(message)
-    socket.close()
-    return messages, frames
-
-
 def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
@@ -159,11 +184,24 @@ def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[st
     llm = LLM(**{**job["engine"], **engine})
     ready_s = time.monotonic() - started_s
     params = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], ignore_eos=True)
-    outputs = llm.generate(
-        [{"prompt_token_ids": p} for p in job["prompts"]], params, use_tqdm=False
-    )
+    prompts = [{"prompt_token_ids": p} for p in job["prompts"]]
+    rounds, graphs = [], [num_graphs()]
+    is_last = False
+    while not is_last:
+        is_last = job["until"] is None or Path(job["until"]).exists()
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        rounds.append([list(o.outputs[0].token_ids) for o in outputs])
+        graphs.append(num_graphs())
     llm.llm_engine.engine_core.shutdown()
-    return {"outputs": [list(o.outputs[0].token_ids) for o in outputs], "ready_s": ready_s}
+    return {"outputs": rounds[-1], "rounds": rounds, "graphs": graphs, "ready_s": ready_s}
+
+
+def num_graphs() -> int:
+    """How many graphs this process has traced or compiled so far; its engine must run in it."""
+    from torch._dynamo.utils import counters
+    from vllm.compilation.counter import compilation_counter
+
+    return counters["stats"]["unique_graphs"] + compilation_counter.num_backend_compilations
 
 
 def _register_in_process(model: str) -> None:
