@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 _MANY = 100  # options that are compared in full: it is slow, and there may be many words
 
 

@@ -77,6 +77,6 @@ def _add_exceptions(
     place = (*rule.path, "exceptions")
     if added and "exceptions" not in rule.data:
         rule.document.graft(place, document, at, [])
-    present = rule.data.get("exceptions")
+    present: Any = rule.data.get("exceptions")
     for index in range(len(added)) if isinstance(present, list) else ():
         rule.document.graft((*place, len(present)), document, (*at, index))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saeguard.rules.model import Comparison
 from saeguard.rules.spelling import Name, Number, Threshold, Tokens, Window
 from saeguard.rules.units import parse_tokens
 
-COMPARISONS = ("gt", "gte", "lt", "lte", "between")
+COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
 _K = Annotated[int, Field(ge=1, le=999)]
 
 
@@ -38,11 +39,11 @@ def _one_of(*keys: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [key]} for key in keys]}
 
 
-_ANGLE = {
+_ANGLE: dict[str, Any] = {
     "if": {"properties": {"combine": {"const": "angle"}}, "required": ["combine"]},
     "then": {"properties": {"features": {"maxItems": 2}}},
 }
-_SOURCE = {
+_SOURCE: dict[str, Any] = {
     "oneOf": [
         {"required": ["feature"], "properties": {"features": False, "combine": False}},
         {"required": ["features", "combine"], "properties": {"feature": False}},
