@@ -89,9 +89,7 @@ def test_message_of_a_correlation_is_rendered_from_the_match_and_the_request(tmp
         "timespan": "600s",
         "gte": 3,
     }
-    message = (
-        "{rule.name}: {count} in {timespan} of {group.tenant}, last {request.id} {request.lora}"
-    )
+    message = "{rule.name}: {count} in {timespan} of {group.tenant}, {request.id} {request.lora}"
     rule = correlation(tmp_path, correlate=correlate, message=message)
     match = CorrelationMatch(rule, {"tenant": "acme"}, 4, ())
     context = RequestContext(model="m", tenant="acme", id="req-1")
