@@ -1,86 +1,101 @@
-"""How many tokens per second the rule engine takes: `python -I benchmarks/rule_engine.py`.
+"""What the rule engine costs: `make bench-rules`. CPU time of one thread, medians over calls.
 
-50 rules of three signals over 16 features, windows of 32 tokens, in two loads: decode steps of 256
-requests with one token each, and a prefill of one request with 2048 tokens. One number for each
-load, the median over repeats, in seconds of one core: the engine runs on one thread.
+50 rules with two signals each over 64 features, all kinds of aggregates in turn with windows of 8
+to 64 tokens, conditions with `and`, `or`, `not`, `for`, `keep_firing_for`, and sequences. Two loads
+of answer tokens: sparse ones like an SAE's features, which are what the engine is made for, and
+gaussian ones like probes', on which little can be skipped. Beside each figure stands how often a
+rule matched, for matches are paid for beyond the plain tokens.
 """
 
 from __future__ import annotations
 
+import json
+import platform
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import UUID
 
 import numpy as np
+from rule_loads import Scores, dense_scores, make_rules, sparse_scores
 
-from saeguard.rules import Engine, Phase, RequestContext, RuleSet, load_rules
+from saeguard.rules import Engine, Phase, RequestContext, RuleSet
 
-NUM_FEATURES = 16
-NUM_RULES = 50
-
-_RULE = """
-  - id: {id}
-    name: rule_{i}
-    title: Rule {i}
-    status: test
-    severity: low
-    signals:
-      peak: {{feature: f{a}, agg: max, window: 32 tokens, gte: 4.{i}}}
-      many: {{feature: f{b}, agg: count, over: 2.0, window: 32 tokens, gte: 6}}
-      last: {{feature: f{c}, agg: {last}, gte: 2.{i}}}
-    condition: peak and (many or not last)
-    for: 2 tokens
-"""
-_LASTS = ("value", "ema, half_life: 16 tokens", "mean, window: 32 tokens")
+RESULTS = Path(__file__).with_name("results")
+WARM_UP_TOKENS = 128  # of each request: windows are full when the clock starts
+Load = Callable[[np.random.Generator, int, int], Scores]
 
 
-def make_rules() -> RuleSet:
-    """Rules that share features as rules do: 50 of them over 16."""
-    names = [f"f{i}" for i in range(NUM_FEATURES)]
-    features = "".join(f"  {name}: {{sae: {{path: sae}}, index: 1}}\n" for name in names)
-    rules = "".join(
-        _RULE.format(
-            id=UUID(int=i),
-            i=i,
-            a=i % NUM_FEATURES,
-            b=(i + 1) % NUM_FEATURES,
-            c=(i + 2) % NUM_FEATURES,
-            last=_LASTS[i % 3],
-        )
-        for i in range(NUM_RULES)
-    )
-    head = "version: 1\nruleset: {name: benchmark, version: '1'}\nfeatures:\n"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rules.yaml")
-        path.write_text(f"{head}{features}rules:{rules}")
-        return load_rules([path])
+@dataclass(frozen=True)
+class Rate:
+    """Of one load in one shape."""
+
+    load: str
+    shape: str
+    num_rules: int
+    tokens_per_second: float
+    microseconds_per_call: float
+    matches_per_thousand_tokens: float
 
 
-def tokens_per_second(num_requests: int, num_tokens: int, num_steps: int) -> float:
-    """Rate of steps in which every request brings `num_tokens` answer tokens."""
-    ruleset = make_rules()
-    engine = Engine(ruleset, ruleset.used_features())
-    keys = [f"request-{i}" for i in range(num_requests)]
-    for key in keys:
-        engine.start(key, RequestContext())
-    rows = num_requests * num_tokens
-    scores = np.random.default_rng(0).normal(size=(num_steps, rows, NUM_FEATURES))
-    steps = scores.astype(np.float32)
-    row_starts = np.arange(num_requests + 1) * num_tokens
-    positions = np.tile(np.arange(num_tokens), num_requests)
-    phases = np.full(rows, Phase.ANSWER, np.uint8)
-    seconds = []
-    for step in steps:
+class Traffic:
+    """Requests that go on token by token, in calls of any size."""
+
+    def __init__(self, ruleset: RuleSet, num_requests: int) -> None:
+        self.engine = Engine(ruleset, [f"f{i}" for i in range(64)], max_requests=num_requests)
+        self.keys = [f"request-{i}" for i in range(num_requests)]
+        self.next = np.zeros(num_requests, np.int64)
+        for key in self.keys:
+            self.engine.start(key, RequestContext())
+
+    def send(self, pieces: Sequence[Scores]) -> tuple[float, int]:
+        """The next scores of every request: seconds, and how many rules matched."""
+        lengths = np.array([len(piece) for piece in pieces])
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        positions = np.concatenate([n + np.arange(k) for n, k in zip(self.next, lengths, strict=True)])
+        scores = np.concatenate(pieces)
+        phases = np.full(len(scores), Phase.ANSWER, np.uint8)
+        self.next += lengths
         begin = time.process_time()
-        engine.observe(keys, row_starts, step, positions, phases)
-        seconds.append(time.process_time() - begin)
-    return rows / statistics.median(seconds)
+        matches = self.engine.observe(self.keys, starts, scores, positions, phases)
+        return time.process_time() - begin, len(matches)
 
 
-if __name__ == "__main__":
-    decode = tokens_per_second(num_requests=256, num_tokens=1, num_steps=300)
-    prefill = tokens_per_second(num_requests=1, num_tokens=2048, num_steps=30)
-    print(f"decode,  256 requests x 1 token:  {decode:>12,.0f} tokens per core-second")
-    print(f"prefill, 1 request x 2048 tokens: {prefill:>12,.0f} tokens per core-second")
+def measure(
+    ruleset: RuleSet, name: str, load: Load, shape: str, num_requests: int, longest: int, calls: int
+) -> Rate:
+    """Calls in which each request brings `longest` tokens, or 1 to `longest` if it is ragged."""
+    rng = np.random.default_rng(0)
+    traffic = Traffic(ruleset, num_requests)
+    traffic.send(list(load(rng, num_requests, WARM_UP_TOKENS)))
+    stream = load(rng, num_requests, longest * calls)
+    rates, seconds, num_tokens, num_matches = [], [], 0, 0
+    for call in range(calls):
+        part = stream[:, longest * call : longest * (call + 1)]
+        lengths = rng.integers(1, longest + 1, num_requests) if shape == "ragged" else None
+        pieces = [p[: lengths[i]] if lengths is not None else p for i, p in enumerate(part)]
+        took, matches = traffic.send(pieces)
+        size = sum(map(len, pieces))
+        rates.append(size / took)
+        seconds.append(took)
+        num_tokens += size
+        num_matches += matches
+    return Rate(
+        name,
+        shape,
+        len(ruleset.rules),
+        statistics.median(rates),
+        statistics.median(seconds) * 1e6,
+        1000 * num_matches / num_tokens,
+    )
+
+
+SHAPES = {
+    "decode": dict(num_requests=256, longest=1, calls=1000),
+    "prefill": dict(num_requests=1, longest=2048, calls=100),
+    "ragged": dict(num_requests=64, longest=64, calls=60),
+}
+LOADS: dict[str, Load] = {"sparse": sparse_scores, "dense": dense_scores}

@@ -10,7 +10,7 @@ the number of rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -25,10 +25,9 @@ from saeguard.rules.conditions import (
     Name,
     Not,
     Or,
-    compile_condition,
-    names_in,
 )
 from saeguard.rules.phases import Phase
+from saeguard.rules.truth_tables import TruthTables
 
 _Clauses = frozenset[frozenset[int]]
 _MAX_CLAUSES = 32
@@ -59,30 +58,20 @@ class Predicates:
             bounded: tests that are not possible everywhere.
             exact: those of them that hold exactly where they are possible.
         """
-        self._conditions = []
-        self._tests = []
-        clauses, is_exact = [], []
-        for predicate in predicates:
-            names = list(dict.fromkeys(name.name for name in names_in(predicate.condition)))
-            rows = {name: row for row, name in enumerate(names)}
-            self._conditions.append(compile_condition(predicate.condition, rows))
-            self._tests.append(np.array([predicate.rows[name] for name in names]))
-            necessary = necessary_clauses(predicate.condition, predicate.rows, bounded)
-            clauses.append(sorted(map(sorted, necessary.clauses)))
-            is_exact.append(
-                necessary.are_sufficient and {predicate.rows[n] for n in names} <= set(exact)
-            )
-        self.is_exact = np.array(is_exact, np.bool_)
-        self.inexact_tests = [
-            np.array([t for t in tests if t not in exact and not done], np.int64)
-            for tests, done in zip(self._tests, is_exact, strict=True)
+        clauses = [
+            sorted(map(sorted, necessary_clauses(each.condition, each.rows, bounded)))
+            for each in predicates
         ]
-        self._in_phase = np.zeros((len(Phase), len(predicates)), np.bool_)
-        for number, predicate in enumerate(predicates):
-            self._in_phase[list(predicate.phases), number] = True
         self._any = _Jagged([clause for each in clauses for clause in each])
         numbers = iter(range(sum(map(len, clauses))))
         self._all = _Jagged([[next(numbers) for _ in each] for each in clauses])
+        self._in_phase = np.zeros((len(Phase), len(predicates)), np.bool_)
+        for number, predicate in enumerate(predicates):
+            self._in_phase[list(predicate.phases), number] = True
+        self._truth = TruthTables([(each.condition, each.rows) for each in predicates])
+        self._open_tests = _padded(
+            [[test for test in tests if test not in exact] for tests in self._truth.tests]
+        )
 
     def possible(self, possible: Bools, lanes: Indices, phases: Indices) -> tuple[Indices, Indices]:
         """Where each predicate may be true: pairs of predicate and row, in order.
@@ -97,43 +86,35 @@ class Predicates:
         here = self._in_phase[phases[lanes[rows]], predicates]
         return predicates[here], rows[here]
 
+    def open_tests(
+        self, possible: Bools, predicates: Indices, rows: Indices
+    ) -> tuple[Indices, Indices]:
+        """Pairs of test and row to settle before these pairs of predicate and row are decided."""
+        tests = self._open_tests[predicates]
+        pair, number = np.nonzero((tests >= 0) & possible[tests, rows[:, None]])
+        keys = np.unique(tests[pair, number] * possible.shape[1] + rows[pair])
+        return np.divmod(keys, possible.shape[1])
+
     def decide(self, holds: Bools, predicates: Indices, rows: Indices) -> Bools:
         """Whether each of some pairs, ordered by predicate, is true.
 
         Args:
             holds: [tests, rows], right for all tests of the pairs.
         """
-        truth = self.is_exact[predicates]
-        for number, here in runs_of(predicates):
-            if not self.is_exact[number]:
-                tests = self._tests[number]
-                truth[here] = self._conditions[number](holds[tests[:, None], rows[here]])
-        return truth
-
-
-@dataclass(frozen=True, slots=True)
-class Necessary:
-    """Clauses that a condition implies."""
-
-    clauses: _Clauses
-    are_sufficient: bool = True
-    """They imply the condition, too."""
-
-
-_NOTHING = Necessary(frozenset(), are_sufficient=False)
+        return self._truth.look_up(holds, predicates, rows)
 
 
 def necessary_clauses(
     condition: Condition, rows: Mapping[str, int], bounded: Collection[int]
-) -> Necessary:
+) -> _Clauses:
     """The clauses of a condition over the tests that have a bound."""
 
-    def of(operands: Iterable[Condition]) -> list[Necessary]:
+    def of(operands: Iterable[Condition]) -> list[_Clauses]:
         return [necessary_clauses(each, rows, bounded) for each in operands]
 
     match condition:
         case Name(name) if rows[name] in bounded:
-            return Necessary(frozenset({frozenset({rows[name]})}))
+            return frozenset({frozenset({rows[name]})})
         case Not(Not(operand)):
             return necessary_clauses(operand, rows, bounded)
         case Not(And(operands)):
@@ -146,34 +127,25 @@ def necessary_clauses(
             return _any_of(of(operands))
         case AtLeast(count, operands):
             return _at_least(count, of(operands))
-    return _NOTHING
+    return frozenset()
 
 
-def _all_of(parts: Sequence[Necessary]) -> Necessary:
-    clauses: _Clauses = frozenset()
-    return Necessary(
-        clauses.union(*(part.clauses for part in parts)),
-        all(part.are_sufficient for part in parts),
-    )
+def _all_of(parts: Sequence[_Clauses]) -> _Clauses:
+    return frozenset[frozenset[int]]().union(*parts)
 
 
-def _any_of(parts: Sequence[Necessary]) -> Necessary:
+def _any_of(parts: Sequence[_Clauses]) -> _Clauses:
     """Distributed over the parts; where that would be long, over their shortest clauses."""
-    lists = [sorted(part.clauses, key=len) for part in parts]
-    if math.prod(map(len, lists)) > _MAX_CLAUSES:
-        shortest = frozenset[int]().union(*(clauses[0] for clauses in lists))
-        return Necessary(frozenset({shortest}), are_sufficient=False)
-    return Necessary(
-        frozenset(frozenset[int]().union(*choice) for choice in product(*lists)),
-        all(part.are_sufficient for part in parts),
-    )
+    if math.prod(map(len, parts)) > _MAX_CLAUSES:
+        parts = [frozenset({min(clauses, key=len)}) for clauses in parts]
+    return frozenset(frozenset[int]().union(*choice) for choice in product(*parts))
 
 
-def _at_least(count: int, parts: Sequence[Necessary]) -> Necessary:
+def _at_least(count: int, parts: Sequence[_Clauses]) -> _Clauses:
     """Of any so many that fewer than `count` are left, one is true."""
     size = len(parts) - count + 1
     if math.comb(len(parts), size) > _MAX_CLAUSES:
-        return Necessary(_any_of(parts).clauses, are_sufficient=False)
+        return _any_of(parts)
     return _all_of([_any_of(some) for some in combinations(parts, size)])
 
 
@@ -200,8 +172,9 @@ class _Jagged:
         return folded
 
 
-def runs_of(values: Indices) -> Iterator[tuple[int, slice]]:
-    """The stretches of equal values in an ordered array."""
-    bounds = np.flatnonzero(np.diff(values, prepend=-1, append=-1)).tolist()
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        yield int(values[begin]), slice(begin, end)
+def _padded(rows: Sequence[Sequence[int]]) -> Indices:
+    """[rows, longest], filled up with -1."""
+    padded = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded

@@ -27,7 +27,7 @@ from saeguard.rules.aggregates import Indices
 from saeguard.rules.blocks import Block, extended
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Correlation, Rule, StepSequence
-from saeguard.rules.predicates import Predicate, Predicates, runs_of
+from saeguard.rules.predicates import Predicate, Predicates
 from saeguard.rules.runs import Runs
 from saeguard.rules.scope import RequestContext
 from saeguard.rules.sequences import UNLESS, Sequences
@@ -111,20 +111,11 @@ class Program:
         predicates, rows = self._predicates.possible(view.holds, block.lanes, phases)
         admitted = self._admitted[block.slots[block.lanes[rows]], self._rule_of[predicates]]
         predicates, rows = predicates[admitted], rows[admitted]
-        self._settle(view, predicates, rows)
+        self._signals.settle(view, *self._predicates.open_tests(view.holds, predicates, rows))
         true = self._predicates.decide(view.holds, predicates, rows)
         hits = self._matches(view, predicates[true], rows[true])
         self._signals.remember(view)
         return hits
-
-    def _settle(self, view: View, predicates: Indices, rows: Indices) -> None:
-        """Decide the open tests of these pairs."""
-        open_ = np.zeros_like(view.holds)
-        for number, here in runs_of(predicates):
-            open_[self._predicates.inexact_tests[number][:, None], rows[here]] = True
-        tests, at = np.nonzero(open_ & view.holds)
-        if tests.size:
-            self._signals.settle(view, tests, at)
 
     def _matches(self, view: View, predicates: Indices, rows: Indices) -> list[Hit]:
         """What begins to match, from all true pairs."""
@@ -141,7 +132,13 @@ class Program:
             *self._begun_runs(block, rules[plain], rows[plain], numbers[plain]),
             *self._begun_sequences(block, predicates[step], rows[step]),
         ]
-        return [self._hit(view, *each) for each in begun]
+        if not begun:
+            return []
+        told = self._signals.readings(view, [(self.rules[n].signals, row) for row, n, _ in begun])
+        return [
+            Hit(row, rule, min([first, *begins]), readings)
+            for (row, rule, first), (readings, begins) in zip(begun, told, strict=True)
+        ]
 
     def _skipped(self, view: View) -> np.ndarray:
         """[rows, rules]: none of the rule's features was observed."""
@@ -179,13 +176,3 @@ class Program:
             )
             if first is not None:
                 yield row, rule, first
-
-    def _hit(self, view: View, row: int, rule: int, began: int) -> Hit:
-        signals = self.rules[rule].signals
-        readings = self._signals.readings(view, signals, row)
-        begins = [
-            self._signals.window_begins(view.block, signal, row)
-            for signal in signals
-            if readings[signal.name].holds
-        ]
-        return Hit(row, rule, min([began, *begins]), readings)

@@ -5,7 +5,7 @@ Signals of different rules that ask the same are one *test*; tests on one aggreg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,12 @@ from saeguard.rules.evidence import Evidence, bound_of
 from saeguard.rules.columns import Columns
 from saeguard.rules.history import History
 from saeguard.rules.matches import Reading
-from saeguard.rules.model import Signal
+from saeguard.rules.model import Aggregate, Signal
 from saeguard.rules.thresholds import Test, as_test
 
 _MAX_CELLS = 2**20  # of windows at a time
+_SIZES = (1, 64, 256, 2048)
+_AVERAGE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Signals:
         self._kind_of = np.array([self._kinds.index(each.kind) for each in aggregates], np.int64)
         self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
         self._spans = np.array([span(each) for each in aggregates], np.int64)
+        self._size_of = np.array([_size(each) for each in aggregates], np.int64)
         self._low = np.array([test.low for test in self._tests])
         self._high = np.array([test.high for test in self._tests])
         self._parameters = Parameters.of(aggregates)
@@ -121,7 +124,8 @@ class Signals:
 
     def settle(self, view: View, tests: Indices, rows: Indices) -> None:
         """Put the truth in the place of what is possible."""
-        view.holds[tests, rows] = self._hold(tests, self.values(view, tests, rows))
+        if tests.size:
+            view.holds[tests, rows] = self._hold(tests, self.values(view, tests, rows))
 
     def _hold(self, tests: Indices, values: Numbers) -> Bools:
         low, high = self._low[tests], self._high[tests]
@@ -131,46 +135,54 @@ class Signals:
     def values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
         """The aggregates of some tests, each at a row."""
         values = np.empty(len(tests))
-        kinds = self._kind_of[tests]
-        for number in np.unique(kinds).tolist():
-            chosen = np.flatnonzero(kinds == number)
-            if self._kinds[number] == "ema":
+        sizes = self._size_of[tests]
+        for size in _distinct(sizes):
+            chosen = np.flatnonzero(sizes == size)
+            if size == _AVERAGE:
                 values[chosen] = view.averages[rows[chosen], self._average_of[tests[chosen]]]
                 continue
-            at_once = max(1, _MAX_CELLS // int(self._spans[tests[chosen]].max()))
+            at_once = max(1, _MAX_CELLS // size)
             for begin in range(0, len(chosen), at_once):
                 part = chosen[begin : begin + at_once]
-                values[part] = self._windowed(view.block, number, tests[part], rows[part])
+                values[part] = self._windowed(view.block, tests[part], rows[part])
         return values
 
-    def _windowed(self, block: Block, kind: int, tests: Indices, rows: Indices) -> Numbers:
-        windows, lengths = self._history.windows(
-            block, rows, self._column_of[tests], self._spans[tests]
-        )
-        return aggregate_windows(self._kinds[kind], windows, lengths, self._parameters.take(tests))
+    def _windowed(self, block: Block, tests: Indices, rows: Indices) -> Numbers:
+        spans, kinds = self._spans[tests], self._kind_of[tests]
+        columns = self._column_of[tests]
+        windows, lengths = self._history.windows(block, rows, columns, spans)
+        values = np.empty(len(tests))
+        for kind in _distinct(kinds):
+            of = np.flatnonzero(kinds == kind)
+            longest = int(spans[of].max())
+            parameters = self._parameters.take(tests[of])
+            values[of] = aggregate_windows(
+                self._kinds[kind], windows[of, :longest], lengths[of], parameters
+            )
+        return values
 
-    def readings(self, view: View, signals: Sequence[Signal], row: int) -> dict[str, Reading]:
-        """What the signals of a rule read on a row."""
-        tests = np.array([self.row_of(signal) for signal in signals])
-        values = self.values(view, tests, np.full(len(tests), row))
+    def readings(
+        self, view: View, asked: Sequence[tuple[Sequence[Signal], int]]
+    ) -> Iterator[tuple[dict[str, Reading], list[int]]]:
+        """What the signals of rules read, each rule's on a row.
+
+        Yields:
+            The readings, and for those that hold the position of the first token they looked at.
+        """
+        tests = np.array([self.row_of(signal) for signals, _ in asked for signal in signals])
+        rows = np.array([row for signals, row in asked for _ in signals])
+        values = self.values(view, tests, rows)
         holds = self._hold(tests, values)
-        return {
-            signal.name: Reading(
-                signal=signal.name,
-                source=signal.aggregate.source,
-                features=signal.aggregate.features,
-                agg=signal.aggregate.kind,
-                value=value,
-                comparison=signal.comparison,
-                threshold=signal.threshold,
-                upper=signal.upper,
-                holds=truth,
-                position=self._read_at(view.block, test, row, value),
-            )
-            for signal, test, value, truth in zip(
-                signals, tests.tolist(), values.tolist(), holds.tolist(), strict=True
-            )
-        }
+        told = zip(tests.tolist(), values.tolist(), holds.tolist(), strict=True)
+        for signals, row in asked:
+            readings: dict[str, Reading] = {}
+            begins = []
+            for signal, (test, value, truth) in zip(signals, told, strict=False):
+                position = self._read_at(view.block, test, row, value)
+                readings[signal.name] = _reading(signal, value, truth, position)
+                if truth:
+                    begins.append(self._looks_at_from(view.block, test, row))
+            yield readings, begins
 
     def _read_at(self, block: Block, test: int, row: int, value: float) -> int:
         back = 0
@@ -180,8 +192,33 @@ class Signals:
             back = int(np.flatnonzero(window[0] == value)[-1])
         return self._history.position(block, row, back)
 
-    def window_begins(self, block: Block, signal: Signal, row: int) -> int:
-        """The position of the first token of the run that the signal looks at on a row."""
+    def _looks_at_from(self, block: Block, test: int, row: int) -> int:
+        """The position of the first token of the run that a test looks at on a row."""
         age = int(block.tokens[row] - block.run_begins[block.lanes[row]])
-        back = min(age, span(signal.aggregate) - 1)
-        return self._history.position(block, row, back)
+        return self._history.position(block, row, min(age, int(self._spans[test]) - 1))
+
+
+def _reading(signal: Signal, value: float, holds: bool, position: int) -> Reading:
+    return Reading(
+        signal=signal.name,
+        source=signal.aggregate.source,
+        features=signal.aggregate.features,
+        agg=signal.aggregate.kind,
+        value=value,
+        comparison=signal.comparison,
+        threshold=signal.threshold,
+        upper=signal.upper,
+        holds=holds,
+        position=position,
+    )
+
+
+def _size(aggregate: Aggregate) -> int:
+    """Windows of about the same length are cut together."""
+    if aggregate.kind == "ema":
+        return _AVERAGE
+    return next(size for size in _SIZES if span(aggregate) <= size)
+
+
+def _distinct(values: Indices) -> list[int]:
+    return np.flatnonzero(np.bincount(values)).tolist()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from saeguard.rules import Engine, Match, RuleSet
@@ -14,8 +14,9 @@ from tests.rules import generate, reference
 from tests.rules.generate import FEATURES, Request
 
 always_the_same = settings(
-    max_examples=400,
+    max_examples=150,
     derandomize=True,
+    phases=(Phase.generate,),
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
