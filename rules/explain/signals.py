@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from saeguard.rules.conditions import And, AtLeast, Condition, Name, Not, Or
-from saeguard.rules.explain.words import Item, join, tokens
+from saeguard.rules.explain.words import Item, join, ordinal, tokens
 from saeguard.rules.model import Aggregate, Comparison, Feature, Signal
 
 _OPPOSITE: dict[Comparison, Comparison] = {"gt": "lte", "gte": "lt", "lt": "gte", "lte": "gt"}
@@ -102,7 +102,7 @@ def _measured(aggregate: Aggregate, source: str) -> str:
         case "topk_mean":
             return f"the mean of the {aggregate.k} largest scores of {source} in {last}"
         case "min_evidence":
-            return f"the largest score of {source} but for {aggregate.k - 1}, in {last},"
+            return f"the {ordinal(aggregate.k)} largest score of {source} in {last}"
         case "noisy_or":
             scale = f"a score of {aggregate.zero:g} counts as 0 and one of {aggregate.one:g} as 1"
             return f"the noisy-or of {source} over {last}, where {scale},"

@@ -30,6 +30,12 @@ def test_the_words_are_those_that_were_agreed_on(name, monkeypatch):
 
 
 SIGNALS = {
+    "the 3rd largest score of `a` in the last 8 tokens is below 1": {
+        "agg": "min_evidence",
+        "k": 3,
+        "window": "8 tokens",
+        "lt": 1.0,
+    },
     "the score of `a` is above 1": {"agg": "value", "gt": 1.0},
     "the largest score of `a` in the last 8 tokens is at most 1": {
         "agg": "max",
