@@ -82,14 +82,12 @@ def _correlation(correlation: Correlation) -> Iterator[Item]:
             what = f"there are {number} matches of {join(rules, 'or')} {within}"
         case "value_count":
             what = f"matches of {join(rules, 'or')} {within} come from {number} different "
-            what += {"rule": "rules", "lora": "LoRAs"}.get(
-                str(correlation.field), f"{correlation.field}s"
-            )
+            what += "LoRAs" if correlation.field == "lora" else f"{correlation.field}s"
         case "temporal":
             what = f"{join(rules)} have all matched {within}, in any order"
         case "temporal_ordered":
             what = f"{', then '.join(rules)} have matched in this order {within}"
-    group = ", in requests of any kind"
+    group = ", over all requests"
     if correlation.group_by:
         group = f", counted for each {join(correlation.group_by)} separately"
     yield Item(f"When {what}{group}.")

@@ -1,6 +1,7 @@
 """Rules in plain language: every kind of rule as a person would explain it."""
 
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from saeguard.rules import load_rules
 from saeguard.rules.explain import explain
+from saeguard.rules.model import Correlation
 from tests.rules.samples import one_rule
 
 FOLDER = Path(__file__).with_name("explained")
@@ -84,6 +86,39 @@ def test_a_negated_signal_is_its_opposite_and_missing_scores_are_spoken_of(
     text = explained(one_rule(tmp_path, signals=signals, condition="not s"))
     assert f"- not s: the score of `a` is {words}\n" in text
     assert "also true where nothing of it was observed" in text
+
+
+CORRELATIONS = {
+    "When there are more than 2 matches of `a` or `b` within 90s, over all requests.": {
+        "type": "event_count",
+        "comparison": "gt",
+        "threshold": 2,
+        "timespan_s": 90,
+    },
+    "When matches of `a` or `b` within 1h come from at least 3 different LoRAs, counted for "
+    "each tenant separately.": {
+        "type": "value_count",
+        "threshold": 3,
+        "field": "lora",
+        "group_by": ("tenant",),
+    },
+    "When `a` and `b` have all matched within 1h, in any order, over all requests.": {
+        "type": "temporal"
+    },
+    "When `a`, then `b` have matched in this order within 1h, over all requests.": {
+        "type": "temporal_ordered"
+    },
+}
+
+
+@pytest.mark.parametrize(("words", "keys"), CORRELATIONS.items(), ids=CORRELATIONS)
+def test_each_correlation_is_a_sentence(words, keys, tmp_path):
+    ruleset = one_rule(tmp_path)
+    keys = {"rules": ("a", "b"), "group_by": (), "timespan_s": 3600} | keys
+    rule = replace(ruleset.rules[0], detection=Correlation(**keys), signals=())
+    fed = [replace(ruleset.rules[0], name=name) for name in ("a", "b")]
+    ruleset = replace(ruleset, rules=(*fed, rule))
+    assert f"  {words}\n" in explained(ruleset, width=200)
 
 
 def test_an_exception_that_has_expired_mutes_nothing():
