@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from saeguard.monitor.config import Config
 from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.logging import logger
 from saeguard.monitor.messages import Control, SwapStatus
 from saeguard.monitor.rulebook import Rulebook, load_rulebook
 from saeguard.monitor.swap import Swapper, SwapResult
 from saeguard.monitor.watch import FileWatcher
 from saeguard.monitor.watchlist import Watchlist
+
+log = logger("saeguard.monitor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ class Reloader:
         except Exception as error:  # a fault of ours must not end the watching
             self._changes.put(Refusal(f"{type(error).__name__}: {error}"))
         else:
-            if book is not self._usable:
+            if book is self._usable:
+                log.info("rules_unchanged", sha256=book.ruleset.sha256)
+            else:
                 self._usable = book
                 self._changes.put(book)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
 from saeguard.rules import Rule
+from saeguard.rules.decide import expired_exceptions
 from saeguard.rules.matches import Decision
 
 _MAX_FINDINGS = 20
@@ -42,6 +44,13 @@ class Reporter:
         if stopping := [rule.name for rule in book.ruleset.rules if rule.action == "stop"]:
             log.warning(
                 "stop_not_supported", rules=stopping, now="they raise alerts and stop no request"
+            )
+        for rule, exception in expired_exceptions(book.ruleset, time.time_ns()):
+            log.warning(
+                "exception_expired",
+                rule=rule.name,
+                exception=exception.name,
+                expires=str(exception.expires),
             )
 
     def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> None:

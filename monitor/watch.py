@@ -49,10 +49,10 @@ class FileWatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, once it has done what it is doing."""
+        """End the thread, unless it is long at what it does: then the process ends it."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(2.0)
 
     def _run(self) -> None:
         try:
@@ -100,7 +100,11 @@ class FileWatcher:
 
     def _contents(self) -> bytes:
         """A digest that differs whenever what `act` would read differs."""
-        files, errors = all_rule_files(self._rules)
+        errors: Sequence[object]
+        try:
+            files, errors = all_rule_files(self._rules)
+        except (OSError, RuntimeError) as error:  # such as a loop of links
+            files, errors = [], [error]
         digest = hashlib.sha256(repr(errors).encode())
         for path in files:
             try:
