@@ -61,6 +61,11 @@ class Case:
     """An alert that no expectation lists is a failure."""
     location: Location
 
+    @property
+    def has_several(self) -> bool:
+        """Whether a place alone does not tell the request."""
+        return len(self.requests) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Suite:

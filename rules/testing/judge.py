@@ -33,8 +33,11 @@ class Happening:
     place: Place | None
     """None for a correlation."""
 
-    def __str__(self) -> str:
-        return f"in request {self.request}" if self.place is None else f"at {self.place}"
+    def where(self, case: Case) -> str:
+        """`at answer token 3`, and in which request where the test has several."""
+        if self.place is None:
+            return f"in request {self.request}"
+        return f"at {self.place}" + (f" in request {self.request}" if case.has_several else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +57,19 @@ class Failure:
 def judge(case: Case, happenings: Sequence[Happening]) -> list[Failure]:
     """Everything that is not as the test expects, in the order of the file."""
     alerts = [each for each in happenings if each.outcome in ("alert", "building_block")]
-    claimed = _claim(case.expectations, alerts)
-    left_over = [each for each in alerts if not any(each in claims for claims in claimed)]
+    claimed, left_over = _claim(case.expectations, alerts)
     failures = []
     pairs = zip(case.expectations, claimed, strict=True)
     for expectation, claims in sorted(pairs, key=lambda pair: not _lacks(*pair)):
         if expectation.kind in ("alert", "none"):
             extra = [each for each in left_over if _concerns(expectation, each)]
             left_over = [each for each in left_over if each not in extra]
-            failures += _judge_alerts(expectation, claims, extra)
+            failures += _judge_alerts(case, expectation, claims, extra)
         else:
-            failures += _judge_others(expectation, happenings)
+            failures += _judge_others(case, expectation, happenings)
     if case.strict:
         failures += [
-            Failure(case.location, f"unexpected alert of {each.rule} {each}")
+            Failure(case.location, f"unexpected alert of {each.rule} {each.where(case)}")
             for each in left_over
             if each.outcome == "alert"
         ]
@@ -76,8 +78,8 @@ def judge(case: Case, happenings: Sequence[Happening]) -> list[Failure]:
 
 def _claim(
     expectations: Sequence[Expectation], alerts: Sequence[Happening]
-) -> list[list[Happening]]:
-    """For each expectation the alerts that it is about, at most as many as it counts."""
+) -> tuple[list[list[Happening]], list[Happening]]:
+    """For each expectation its alerts, at most as many as it counts; and those of none."""
     claimed: list[list[Happening]] = [[] for _ in expectations]
     free = list(alerts)
     for i in sorted(range(len(expectations)), key=lambda i: _vagueness(expectations[i])):
@@ -90,7 +92,7 @@ def _claim(
                     claimed[i].append(alert)
                     free.remove(alert)
                     break
-    return claimed
+    return claimed, free
 
 
 def _vagueness(expectation: Expectation) -> tuple[bool, bool, bool]:
@@ -116,16 +118,18 @@ def _lacks(expectation: Expectation, claims: Sequence[Happening]) -> bool:
 
 
 def _judge_alerts(
-    expectation: Expectation, claims: Sequence[Happening], extra: Sequence[Happening]
+    case: Case, expectation: Expectation, claims: Sequence[Happening], extra: Sequence[Happening]
 ) -> list[Failure]:
     too_few = _lacks(expectation, claims)
     if not too_few and not extra:
         return _holds(expectation)
     got = sorted([*claims, *extra], key=lambda each: (each.request, each.place or _FIRST))
-    return [_failure(expectation, got, lacks_alert=too_few)]
+    return [_failure(case, expectation, got, lacks_alert=too_few)]
 
 
-def _judge_others(expectation: Expectation, happenings: Iterable[Happening]) -> list[Failure]:
+def _judge_others(
+    case: Case, expectation: Expectation, happenings: Iterable[Happening]
+) -> list[Failure]:
     got = [
         each
         for each in happenings
@@ -135,32 +139,32 @@ def _judge_others(expectation: Expectation, happenings: Iterable[Happening]) -> 
     ]
     if len(got) == expectation.count or (got and expectation.count is None):
         return _holds(expectation)
-    return [_failure(expectation, got)]
+    return [_failure(case, expectation, got)]
 
 
 def _holds(expectation: Expectation) -> list[Failure]:
     if not expectation.todo:
         return []
-    message = f"{_words(expectation)} is no gap any more: remove `todo: true`"
+    message = f"no known gap any more, {_words(expectation)} came as expected: remove `todo: true`"
     return [Failure(expectation.location, message, expectation)]
 
 
 def _failure(
-    expectation: Expectation, got: Sequence[Happening], lacks_alert: bool = False
+    case: Case, expectation: Expectation, got: Sequence[Happening], lacks_alert: bool = False
 ) -> Failure:
-    message = f"expected {_words(expectation)}, got {_listed(got)}"
+    message = f"expected {_words(expectation)}, got {_listed(case, got)}"
     return Failure(expectation.location, message, expectation, expectation.todo, lacks_alert)
 
 
-def _listed(got: Sequence[Happening]) -> str:
+def _listed(case: Case, got: Sequence[Happening]) -> str:
+    places = [each.where(case) for each in got[:_MAX_LISTED]]
     if len(got) <= 1:
-        return f"1 {got[0]}" if got else "none"
-    more = ", …" if len(got) > _MAX_LISTED else ""
-    return f"{len(got)}: {', '.join(map(str, got[:_MAX_LISTED]))}{more}"
+        return f"1 {places[0]}" if got else "none"
+    return f"{len(got)}: {', '.join(places)}{', …' if len(got) > _MAX_LISTED else ''}"
 
 
 def _words(expectation: Expectation) -> str:
-    """`2 alerts of lying at answer token 3, high, in request 1`."""
+    """`2 alerts of lying at answer token 3 of severity high in request 1`."""
     noun = {"alert": "alert", "none": "alert", "suppressed": "match", "limited": "limited match"}
     count = expectation.count
     number = "no" if expectation.kind == "none" else str(count) if count is not None else "some"

@@ -151,15 +151,18 @@ class _CaseReader:
         else:
             turns = entry.requests or []
             paths = [(*path, "requests", i) for i in range(len(turns))]
-        time_s = _start_s(entry.today or FIRST_DAY)
         requests = []
+        start = datetime.combine(entry.today or FIRST_DAY, time(), UTC)
+        time_s = int(start.timestamp())
         for i, (turn, where) in enumerate(zip(turns, paths, strict=True)):
             time_s += parse_duration(turn.advance) if turn.advance else 0
             who = turn.request
             context = RequestContext(who.model or "", who.lora, who.tenant, who.client, f"r{i}")
-            requests.append(
-                self._streams.read((*where, "stream"), turn.stream, context, time_s * 10**9)
-            )
+            stream = (*where, "stream")
+            try:
+                requests.append(self._streams.read(stream, turn.stream, context, time_s * 10**9))
+            except RecordingError as error:
+                self._report(where, str(error))
         return requests
 
     def _recording(self, path: KeyPath, name: str) -> list[RecordedRequest]:
@@ -175,7 +178,3 @@ class _CaseReader:
 
     def _report(self, path: KeyPath, message: str) -> None:
         self._errors.append(self._document.value_at(path).error(message))
-
-
-def _start_s(day: date) -> int:
-    return int(datetime.combine(day, time(), UTC).timestamp())

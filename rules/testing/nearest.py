@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isinf
 
 import numpy as np
 
@@ -31,13 +31,17 @@ def explain(
         return
     rule = next(rule for rule in ruleset.rules if rule.name == expectation.rule)
     where = [request for i, request in enumerate(case.requests) if expectation.request in (None, i)]
-    matched = [each for each in happenings if each.rule == rule.name]
+    matched = [
+        each
+        for each in happenings
+        if each.rule == rule.name and expectation.request in (None, each.request)
+    ]
     if matched:
         for each in matched:
             if each.outcome == "suppressed":
-                yield f"suppressed by {each.exception} {each}"
+                yield f"suppressed by {each.exception} {each.where(case)}"
             elif each.outcome == "limited":
-                yield f"over the rule's limit {each}"
+                yield f"over the rule's limit {each.where(case)}"
     elif isinstance(rule.detection, Correlation):
         yield from _explain_correlation(rule.detection, happenings)
     elif not any(rule.scope.admits(request.context) for request in where):
@@ -152,7 +156,7 @@ class _Watch:
             return f": nothing was observed in {_phases(self.rule, signal)}; {needs}"
         rises = signal.comparison in ("gt", "gte")
         extreme = "largest" if rises else "smallest"
-        return f": its {extreme} value was {best.value:.4g}, {needs}"
+        return f": its {extreme} value was {best.value:.6g}, {needs}"
 
     def _best(self, signal: Signal) -> Reading | None:
         """The reading with the value nearest to the threshold, which all of them miss.
@@ -180,6 +184,8 @@ class _Watch:
                 break
             readings = [match.readings[signal.name] for match in found]
             best = (max if rises else min)(readings, key=lambda reading: reading.value)
+            if isinf(best.value):
+                break
             tried = list(np.linspace(best.value, signal.threshold, _GRID, endpoint=False))
         return best
 

@@ -31,21 +31,22 @@ class StreamReader:
         self, path: KeyPath, blocks: Sequence[BlockEntry], context: RequestContext, time_ns: int
     ) -> RecordedRequest:
         """The request whose stream stands at `path`. A feature that no block lists is 0."""
-        parts = [self._block((*path, i), block) for i, block in enumerate(blocks)]
+        parts: list[Scores] = []
+        for i, block in enumerate(blocks):
+            parts.append(self._block((*path, i), block))
+            if sum(map(len, parts)) > MAX_TOKENS:
+                where = self._document.value_at((*path, i))
+                self._report(where, f"a stream of more than {MAX_TOKENS:,} tokens")
+                parts = [part[:0] for part in parts]
+                break
         lengths = [len(part) for part in parts]
-        if sum(lengths) > MAX_TOKENS:
-            self._report(
-                self._document.value_at(path), f"a stream of more than {MAX_TOKENS:,} tokens"
-            )
-            parts, lengths = [part[:0] for part in parts], [0] * len(parts)
-        codes = [Phase.parse(block.phase) for block in blocks]
+        codes = [Phase.parse(block.phase) for block in blocks[: len(parts)]]
         return RecordedRequest(
             context=context,
             columns=self._columns,
             scores=np.concatenate(parts),
-            positions=np.arange(sum(lengths)),
+            positions=np.arange(sum(lengths), dtype=np.int32),
             phases=np.repeat(np.array(codes, np.uint8), lengths),
-            token_ids=None,
             time_ns=time_ns,
         )
 
@@ -88,9 +89,12 @@ class StreamReader:
         node = self._document.values[path]
         if not isinstance(node, yaml.SequenceNode):
             return self._scores(path)
-        items = [self._scores((*path, i)) for i in range(len(node.value))]
-        parts = [item for item in items if item is not None]
-        return np.concatenate(parts) if parts and len(parts) == len(items) else None
+        if not node.value:
+            self._report(self._document.value_at(path), "an empty series")
+            return None
+        parts = [self._scores((*path, i)) for i in range(len(node.value))]
+        scores = [part for part in parts if part is not None]
+        return np.concatenate(scores) if len(scores) == len(parts) else None
 
     def _scores(self, path: KeyPath) -> Scores | None:
         """Of the text as it is written: YAML would read 0x40 as the number 64."""

@@ -118,7 +118,7 @@ def test_a_gap_that_is_none_any_more_fails(tmp_path):
     test = LIES + "    expect: [{rule: lying, count: 2, todo: true}]\n"
     assert outcome(tmp_path, test) == (
         "failed",
-        ["2 alerts of lying is no gap any more: remove `todo: true`"],
+        ["no known gap any more, 2 alerts of lying came as expected: remove `todo: true`"],
     )
 
 
@@ -156,7 +156,10 @@ def test_of_a_building_block_the_matches_are_expected_and_need_not_be_listed(tmp
     test = CAMPAIGN + "    expect: [again]\n    expect_none: [block]\n"
     assert outcome(tmp_path, test) == (
         "failed",
-        ["expected no alerts of block, got 2: at reasoning token 0, at reasoning token 1"],
+        [
+            "expected no alerts of block, got 2: "
+            "at reasoning token 0 in request 0, at reasoning token 1 in request 1"
+        ],
     )
 
 

@@ -126,6 +126,7 @@ def test_every_mistake_is_reported_with_its_place(tmp_path):
 @pytest.mark.parametrize(
     ("test", "finding"),
     [
+        ("stream: [{phase: answer, features: {lie: []}}]", "4:46: an empty series"),
         ("stream: [{phase: answer}]", "4:14: a block needs `features` or `tokens`"),
         (
             "stream: [{phase: answer, tokens: 3, features: {lie: 5}}]",
@@ -153,9 +154,23 @@ def test_a_mistake_in_one_test_has_its_place(tmp_path, test, finding):
 def test_a_stream_too_long_to_be_meant_is_refused(tmp_path):
     blocks = ", ".join(["{phase: answer, tokens: 60000}"] * 2)
     assert findings(tmp_path, f"  - {{name: t, stream: [{blocks}]}}\n") == [
-        "3:23: a stream of more than 100,000 tokens"
+        "3:56: a stream of more than 100,000 tokens"
     ]
     assert findings(tmp_path, "  - {name: t, stream: [{phase: answer, tokens: 999999999999}]}\n")
+
+
+@pytest.mark.parametrize("times", ["today: 0001-01-01", "today: 1969-12-31", "today: 9001-01-01"])
+def test_time_stays_within_what_can_be_reckoned_with(tmp_path, times):
+    test = f"  - {{name: t, {times}, stream: [{{phase: answer, tokens: 1}}]}}\n"
+    assert findings(tmp_path, test) == ["3:5: its time is not within 1970 to 2262"]
+
+
+def test_time_does_not_pass_without_end(tmp_path):
+    turn = "{stream: [{phase: answer, tokens: 1}], advance: 99999d}"
+    test = f"  - {{name: t, requests: [{', '.join([turn] * 60)}]}}\n"
+    found = findings(tmp_path, test)
+    assert found
+    assert all("its time is not within" in finding for finding in found)
 
 
 def test_names_of_tests_are_unique(tmp_path):
