@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -142,23 +142,22 @@ class LiveRequest:
 
 
 def _rule_counts(decisions: Counter[_Kind]) -> dict[str, RuleCounts]:
-    counts: dict[str, RuleCounts] = {}
-    for name in sorted({kind.rule_name for kind in decisions}):
-        of_rule = [(kind, n) for kind, n in decisions.items() if kind.rule_name == name]
-        by_outcome: Counter[str] = Counter()
-        suppressed: Counter[str] = Counter()
-        for kind, n in of_rule:
-            by_outcome[kind.outcome] += n
-            if kind.outcome == "suppressed":
-                suppressed[kind.exception] += n
-        counts[name] = RuleCounts(
-            matches=by_outcome.total(),
-            emitted=by_outcome["alert"],
-            limited=by_outcome["limited"],
-            suppressed=dict(suppressed),
-            building_block=by_outcome["building_block"],
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)  # by the rule's name
+    suppressed: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, count in decisions.items():
+        outcomes[kind.rule_name][kind.outcome] += count
+        if kind.outcome == "suppressed":
+            suppressed[kind.rule_name][kind.exception] += count
+    return {
+        name: RuleCounts(
+            matches=counts.total(),
+            emitted=counts["alert"],
+            limited=counts["limited"],
+            suppressed=dict(suppressed[name]),
+            building_block=counts["building_block"],
         )
-    return counts
+        for name, counts in sorted(outcomes.items())
+    }
 
 
 def _coverage(scheduled: int, observed: int, unseen: Counter[str]) -> Coverage:
