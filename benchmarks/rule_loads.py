@@ -16,19 +16,23 @@ from saeguard.rules import RuleSet, load_rules
 NUM_FEATURES = 64
 Scores = npt.NDArray[np.float32]
 
-# Thresholds that exponential scores of mean 1 reach where a feature is on much of the time.
-_SIGNALS: Sequence[dict[str, Any]] = (
-    {"agg": "value", "gte": 5.0},
-    {"agg": "max", "window": "32 tokens", "gte": 6.0},
-    {"agg": "count", "over": 2.0, "window": "32 tokens", "gte": 4},
-    {"agg": "mean", "window": "16 tokens", "gte": 0.8},
-    {"agg": "sum", "window": "64 tokens", "gte": 16.0},
-    {"agg": "ema", "half_life": "8 tokens", "gte": 0.8},
-    {"agg": "rolling_mean_max", "rolling": "8 tokens", "window": "32 tokens", "gte": 1.2},
-    {"agg": "topk_mean", "k": 4, "window": "64 tokens", "gte": 3.0},
-    {"agg": "min_evidence", "k": 3, "window": "24 tokens", "gte": 2.5},
-    {"agg": "noisy_or", "zero": 1.0, "one": 8.0, "window": "48 tokens", "gte": 0.9},
+_KINDS: Sequence[dict[str, Any]] = (
+    {"agg": "value"},
+    {"agg": "max", "window": "32 tokens"},
+    {"agg": "count", "over": 2.0, "window": "32 tokens"},
+    {"agg": "mean", "window": "16 tokens"},
+    {"agg": "sum", "window": "64 tokens"},
+    {"agg": "ema", "half_life": "8 tokens"},
+    {"agg": "rolling_mean_max", "rolling": "8 tokens", "window": "32 tokens"},
+    {"agg": "topk_mean", "k": 4, "window": "64 tokens"},
+    {"agg": "min_evidence", "k": 3, "window": "24 tokens"},
+    {"agg": "noisy_or", "zero": 2.0, "one": 8.0, "window": "48 tokens"},
 )
+# What a bad stretch reaches and the rest seldom does: about four standard deviations.
+_THRESHOLDS = {
+    "sparse": (6.0, 8.0, 6, 1.0, 24.0, 1.0, 1.5, 4.0, 3.0, 0.9),
+    "dense": (4.0, 4.0, 7, 1.0, 32.0, 0.8, 1.5, 3.0, 2.5, 0.9),
+}
 _SHAPES: Sequence[dict[str, Any]] = (
     {"condition": "a and b"},
     {"condition": "a or b"},
@@ -38,8 +42,9 @@ _SHAPES: Sequence[dict[str, Any]] = (
 )
 
 
-def make_rules(folder: Path, num_rules: int) -> RuleSet:
+def make_rules(folder: Path, load: str, num_rules: int) -> RuleSet:
     """Rules of two signals, of 640 signals in all that they can share."""
+    thresholds = _THRESHOLDS[load]
     rules = [
         {
             "id": str(UUID(int=i)),
@@ -47,7 +52,7 @@ def make_rules(folder: Path, num_rules: int) -> RuleSet:
             "title": f"Rule {i}",
             "status": "test",
             "severity": "low",
-            "signals": {"a": _signal(i, 0), "b": _signal(i, 1)},
+            "signals": {"a": _signal(i, 0, thresholds), "b": _signal(i, 1, thresholds)},
         }
         | _SHAPES[i % len(_SHAPES)]
         for i in range(num_rules)
@@ -60,22 +65,23 @@ def make_rules(folder: Path, num_rules: int) -> RuleSet:
     return load_rules([path])
 
 
-def _signal(rule: int, number: int) -> dict[str, Any]:
-    kind = (rule + rule // 10 + number * 3) % len(_SIGNALS)
-    return {"feature": f"f{(rule * 7 + number * 29) % NUM_FEATURES}", **_SIGNALS[kind]}
+def _signal(rule: int, number: int, thresholds: Sequence[float]) -> dict[str, Any]:
+    kind = (rule + rule // 10 + number * 3) % len(_KINDS)
+    feature = f"f{(rule * 7 + number * 29) % NUM_FEATURES}"
+    return {"feature": feature, **_KINDS[kind], "gte": thresholds[kind]}
 
 
 def sparse_scores(rng: np.random.Generator, num_requests: int, num_tokens: int) -> Scores:
     """[requests, tokens, features], like an SAE's: 2 % are not zero, exponential, of mean 1.
 
-    In each request one stretch in fifty, of 64 tokens, is bad: there eight features are on half of
-    the time and twice as strong.
+    One stretch of 64 tokens in 200 is bad: there eight features are on half of the time and twice
+    as strong.
     """
     shape = num_requests, num_tokens, NUM_FEATURES
     scores = rng.standard_exponential(shape, np.float32)
     share = np.full(shape, 0.02, np.float32)
     num_stretches = -(-num_tokens // 64)
-    bad = np.argwhere(rng.random((num_requests, num_stretches)) < 0.02)
+    bad = np.argwhere(rng.random((num_requests, num_stretches)) < 0.005)
     for request, stretch in bad:
         where = (request, slice(64 * stretch, 64 * stretch + 64))
         on = rng.choice(NUM_FEATURES, 8, replace=False)

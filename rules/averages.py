@@ -34,62 +34,75 @@ class Averages:
     def reset(self, slots: Indices) -> None:
         self._state[slots] = np.nan
 
-    def observe(self, block: Block) -> Numbers:
+    def observe(self, block: Block, has_holes: bool) -> Numbers:
         """[rows, averages], NaN before the first observed score."""
         if not self._columns.size:
             return np.empty((block.num_rows, 0))
         new = block.scores[:, self._columns].astype(np.float64)
         before = self._state[block.slots]
-        values = self._step(new, before) if block.is_one_each else self._scan(block, new, before)
+        begun = ~np.isnan(before)
+        start = np.where(begun, before, 0.0)
+        if not has_holes:
+            values = self._step(new, start) if block.is_one_each else self._scan(block, new, start)
+        else:
+            observed = ~np.isnan(new)
+            values = self._scan(block, np.where(observed, new, 0.0), start, observed)
+            values[~_has_begun(block, observed, begun)] = np.nan
         self._state[block.slots] = values[block.starts[1:] - 1]
         return values
 
-    def _step(self, new: Numbers, before: Numbers) -> Numbers:
-        start = np.where(np.isnan(before), 0.0, before)
-        after = start + (1 - self._decay) * (new - start)
-        return np.where(np.isnan(new), before, after)
+    def _step(self, new: Numbers, start: Numbers) -> Numbers:
+        new -= start
+        new *= 1 - self._decay
+        new += start
+        return new
 
-    def _scan(self, block: Block, new: Numbers, before: Numbers) -> Numbers:
-        observed = ~np.isnan(new)
-        num_pieces = -(np.diff(block.starts) // -_PIECE)
-        lanes, order = expand(num_pieces)  # of each piece
-        begins = block.starts[lanes] + order * _PIECE
-        offsets = np.arange(int(min(_PIECE, np.diff(block.starts).max())))
-        rows = begins[:, None] + offsets
-        is_row = rows < block.starts[lanes + 1][:, None]
-        rows = np.minimum(rows, block.num_rows - 1)
-        seen = observed[rows] & is_row[..., None]  # [pieces, offsets, averages]
-        counts = seen.cumsum(axis=1)
-        x = np.where(seen, new[rows], 0.0) * (1 - self._decay)
-        decays = self._powers[counts, np.arange(len(self._columns))]
-        values = decays * (x / decays).cumsum(axis=1)
-        values += decays * self._before_pieces(block, before, order, values, decays)[:, None]
-        piece, offset = np.nonzero(is_row)
-        begun = self._has_begun(block, observed, before)
-        return np.where(begun, values[piece, offset], np.nan)
-
-    def _before_pieces(
-        self, block: Block, before: Numbers, order: Indices, values: Numbers, decays: Numbers
+    def _scan(
+        self, block: Block, new: Numbers, start: Numbers, observed: Bools | None = None
     ) -> Numbers:
-        """The average before each piece: that of the lane, or the end of the piece before."""
-        ends, decay = values[:, -1].copy(), decays[:, -1].copy()
-        firsts = np.flatnonzero(order == 0)
-        start = np.where(np.isnan(before), 0.0, before)
-        ends[firsts] += decay[firsts] * start
-        step = 1
-        while step <= int(order.max()):
-            later = np.flatnonzero(order >= step)
-            ends[later], decay[later] = (
-                ends[later] + decay[later] * ends[later - step],
-                decay[later] * decay[later - step],
-            )
-            step *= 2
-        carried = np.empty_like(ends)
-        carried[1:] = ends[:-1]
-        carried[firsts] = start
-        return carried
+        lengths = np.diff(block.starts)
+        lanes, order = expand(-(lengths // -_PIECE))  # of each piece
+        begins = block.starts[lanes] + order * _PIECE
+        sizes = np.minimum(block.starts[lanes + 1] - begins, _PIECE)
+        offsets = np.arange(int(sizes.max()))
+        rows = np.minimum(begins[:, None] + offsets, block.num_rows - 1)
+        x = new[rows]  # [pieces, offsets, averages]; past a piece's size whatever comes next
+        x *= 1 - self._decay
+        if observed is None:
+            decays = self._powers[None, 1 : len(offsets) + 1]
+        else:
+            decays = self._powers[observed[rows].cumsum(axis=1), np.arange(len(self._columns))]
+        x /= decays
+        values = x.cumsum(axis=1)
+        values *= decays
+        last = np.arange(len(sizes)), sizes - 1
+        decay = np.broadcast_to(decays, values.shape)[last]
+        values += decays * _before_pieces(order, start, values[last], decay)[:, None]
+        if len(sizes) * len(offsets) == block.num_rows:
+            return values.reshape(block.num_rows, -1)
+        return values[offsets < sizes[:, None]]
 
-    def _has_begun(self, block: Block, observed: Bools, before: Numbers) -> Bools:
-        counts = observed.cumsum(axis=0)
-        at_start = counts[block.starts[:-1]] - observed[block.starts[:-1]]
-        return (counts > at_start[block.lanes]) | ~np.isnan(before)[block.lanes]
+
+def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:
+    """The average before each piece: that of its lane, or the end of the piece before."""
+    firsts = np.flatnonzero(order == 0)
+    ends[firsts] += decay[firsts] * start
+    step = 1
+    while step <= int(order.max()):
+        later = np.flatnonzero(order >= step)
+        before = ends[later - step], decay[later - step]
+        ends[later] += decay[later] * before[0]
+        decay[later] *= before[1]
+        step *= 2
+    carried = np.empty_like(ends)
+    carried[1:] = ends[:-1]
+    carried[firsts] = start
+    return carried
+
+
+def _has_begun(block: Block, observed: Bools, before: Bools) -> Bools:
+    """Where something has been observed by then in the run."""
+    counts = observed.cumsum(axis=0)
+    firsts = block.starts[:-1]
+    at_start = counts[firsts] - observed[firsts]
+    return (counts > at_start[block.lanes]) | before[block.lanes]

@@ -10,26 +10,28 @@ up to the need. With low the least value for which the comparison is true:
     sum                       Σ (x - l)⁺ >= Σ x - span·l                  >= low - span·l
     mean of n observed        Σ (x - l)⁺ >= n (mean - l)                  >= n (low - l)
     topk_mean                 likewise over the k largest                 >= k (low - l)
-    rolling_mean_max          likewise over the n of a rolling span       >= n (low - l)
-    noisy_or                  1 - Π (1 - p) <= Σ p: a sum, of min(x, one) - zero
+    rolling_mean_max          likewise over the n of one rolling span     >= n (low - l)
+    noisy_or                  a sum of q(x) = -log(1 - p), so as sum      >= q_low - span·q(l)
 
-any l will do; half of what an even spread would need keeps small scores out. Signals that can hold
+Any l will do; half of what an even spread would need keeps small scores out. Signals that can hold
 without any score above zero (`lt`, `gte: -1`) have no such bound: they are possible everywhere.
 
 The weights are kept in two buckets per signal and slot, each as long as the span. The span of a
 token lies within its own bucket and the one before, so those two together bound its weight, and
 between pieces of evidence the bound only falls. A signal is therefore *possible* from a piece of
-evidence that fulfils the need until the span has left the last one, and nowhere else. For `value`
-and `max` this is not a bound but the truth. `n` above is the length of the span unless some of it
-was not observed, so a token with a hole makes those signals possible for one span.
+evidence that fulfils the need until the last one is out of reach, and nowhere else. For `value` and
+`max` this is not a bound but the truth. `n` above is the length of the span unless some of it was
+not observed, so a token with a hole makes those signals possible for as long as it is in reach.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices, Numbers, span
 from saeguard.rules.blocks import Block, expand, extended
@@ -52,8 +54,9 @@ class Bound:
     per: int = 0
     weighs: bool = True
     """Evidence weighs what it is above the level; False: one."""
-    cap: float = np.inf
-    """Scores count as no more than this."""
+    one: float = math.inf
+    """For `noisy_or`: weights are q(x) - q(level), of the rise from `zero` to `one`."""
+    zero: float = 0.0
     is_exact: bool = False
     """The test holds exactly where it is possible."""
 
@@ -84,12 +87,25 @@ def bound_of(test: Test) -> Bound | None:
 
 
 def _noisy_or_bound(aggregate: Aggregate, low: float) -> Bound | None:
-    rise = aggregate.one - aggregate.zero
-    if rise <= 0 or aggregate.zero < 0:
+    zero, one, tokens = aggregate.zero, aggregate.one, aggregate.tokens
+    if one <= zero or zero < 0:
         return None
-    level = float32_below(aggregate.zero + rise * low / (2 * aggregate.tokens))
-    need = low * rise - aggregate.tokens * (level - aggregate.zero)
-    return Bound(level, need, cap=aggregate.one)
+    q_low = -math.log1p(-low) if low < 1 else math.inf
+    p_level = -math.expm1(-q_low / (2 * tokens)) if low < 1 else 0.0
+    level = float32_below(zero + (one - zero) * p_level)
+    return Bound(level, q_low - tokens * float(_q(level, zero, one)), zero=zero, one=one)
+
+
+def _q(x: npt.ArrayLike, zero: npt.ArrayLike, one: npt.ArrayLike) -> Numbers:
+    """-log(1 - p), of `noisy_or`'s p; infinite from `one` on."""
+    p = np.clip(np.subtract(x, zero) / np.subtract(one, zero), 0.0, 1.0)
+    q: Numbers = -np.log1p(-p)
+    return q
+
+
+def _span_of_evidence(aggregate: Aggregate) -> int:
+    """Tokens among which the evidence must lie."""
+    return aggregate.rolling if aggregate.kind == "rolling_mean_max" else aggregate.tokens
 
 
 def _strictly_below(low: float) -> float:
@@ -123,12 +139,15 @@ class Evidence:
             num_columns: how many scores a token has.
         """
         bounds = [bound for _, bound in tests]
-        self._spans = np.array([span(test.aggregate) for test, _ in tests], np.int64)
+        self._spans = np.array([_span_of_evidence(test.aggregate) for test, _ in tests], np.int64)
+        self._reach = np.array([span(test.aggregate) - 1 for test, _ in tests], np.int64)
         self._levels = np.array([bound.level for bound in bounds], np.float32)
         self._needs = np.array([bound.need for bound in bounds]) * _SLACK
         self._per = np.array([bound.per for bound in bounds], np.int64)
         self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
-        self._caps = np.array([bound.cap for bound in bounds])
+        self._zero = np.array([bound.zero for bound in bounds])
+        self._one = np.array([bound.one for bound in bounds])
+        self._q_level = _q(self._levels, self._zero, self._one)
         self._hole_tests = np.flatnonzero(self._per)
         self._hole_columns = columns[self._hole_tests]
         self._num_tests_of = np.bincount(columns, minlength=num_columns)
@@ -165,7 +184,7 @@ class Evidence:
         holes = np.isnan(block.scores[:, self._hole_columns])
         rows, which = np.nonzero(holes)
         tests = self._hole_tests[which]
-        until = block.tokens[rows] + self._spans[tests] - 1
+        until = block.tokens[rows] + self._reach[tests]
         slots = block.slots[block.lanes[rows]]
         np.maximum.at(self._until, (slots, tests), until)
         _fill(possible, block, block.lanes[rows], tests, block.tokens[rows], until)
@@ -186,8 +205,11 @@ class Evidence:
         if not block.is_one_each:
             order = np.lexsort((rows, tests, lanes))
             tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
-        above = np.minimum(x, self._caps[tests]) - self._levels[tests]
-        weights = np.where(self._weighs[tests], above, 1.0)
+        weights = np.where(self._weighs[tests], x - self._levels[tests].astype(np.float64), 1.0)
+        rises = np.flatnonzero(np.isfinite(self._one[tests]))
+        if rises.size:
+            of = tests[rises]
+            weights[rises] = _q(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
         tokens = block.tokens[rows]
         return _grouped(lanes, tests, tokens, tokens // self._spans[tests], weights)
 
@@ -203,7 +225,7 @@ class Evidence:
         before[1:][within] = weights[:-1][within]
         length = np.minimum(groups.first - block.run_begins[lanes] + 1, self._per[tests])
         is_possible = weights + before >= self._needs[tests] * np.maximum(length, 1)
-        until = groups.last + self._spans[tests] - 1
+        until = groups.last + self._reach[tests]
         closes = np.append(groups.opens[1:], True)
         last = slots[closes], tests[closes]
         self._bucket[last] = groups.buckets[closes]

@@ -109,7 +109,7 @@ class Signals:
         """Take in a block, whose scores are as the columns were given."""
         block = block.with_scores(self.columns.extend(block.scores))
         has_holes = bool(np.isnan(block.scores.min(initial=0)))
-        averages = self._averages.observe(block)
+        averages = self._averages.observe(block, has_holes)
         holds = np.zeros((self.num_tests, block.num_rows), np.bool_)
         holds[self._free] = True
         self._evidence.mark_possible(block, has_holes, holds)
