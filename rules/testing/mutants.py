@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from saeguard.rules.errors import Location
 from saeguard.rules.model import Aggregate, Correlation, Rule, RuleSet, Signal, StepSequence
@@ -18,6 +18,7 @@ from saeguard.rules.testing.derive import own_signals
 from saeguard.rules.units import format_duration
 
 Changed = TypeVar("Changed")
+Holder = TypeVar("Holder", Aggregate, Rule, StepSequence, Correlation)
 
 STEPS = (0.05, 0.25)
 RIGHT_ANGLE = 90.0
@@ -68,7 +69,7 @@ def _is_same(found: Signal, user: Rule, owner: Rule, signal: Signal) -> bool:
     """A building block's signal is `block.signal` in the rules that name the block."""
     if user.name == owner.name:
         return found.name == signal.name
-    return f".{found.name}".endswith(f".{owner.name}.{signal.name}")
+    return found.name == f"{owner.name}.{signal.name}"
 
 
 def _uses(user: Rule, owner: Rule, signal: Signal) -> bool:
@@ -84,20 +85,29 @@ def _exchanged(user: Rule, owner: Rule, old: Signal, new: Signal) -> Rule:
 
 
 def _signal_changes(signal: Signal) -> Iterator[_Change[Signal]]:
-    aggregate = signal.aggregate
-    written = signal.written and f"{signal.written} = "
-    is_between = signal.upper is not None
-    for bound in _shifted(signal.threshold, aggregate):
-        path = "between[0]" if is_between else signal.comparison
-        before, changed = written + _text(signal.threshold), replace(signal, threshold=bound)
-        yield _Change(path, before, _text(bound), changed)
-    if signal.upper is not None:
-        for bound in _shifted(signal.upper, aggregate):
-            changed = replace(signal, upper=bound)
-            yield _Change("between[1]", _text(signal.upper), _text(bound), changed)
-    for change in _aggregate_changes(aggregate):
+    yield from _threshold_changes(signal)
+    for change in _aggregate_changes(signal.aggregate):
         changed = replace(signal, aggregate=change.value)
         yield _Change(change.path, change.before, change.after, changed)
+
+
+def _threshold_changes(signal: Signal) -> Iterator[_Change[Signal]]:
+    low, high, aggregate = signal.threshold, signal.upper, signal.aggregate
+    if high is None:
+        before = f"{signal.written} = {_text(low)}" if signal.written else _text(low)
+        for bound in _shifted(low, aggregate):
+            changed = replace(signal, threshold=bound)
+            yield _Change(signal.comparison, before, _text(bound), changed)
+        return
+    may_wrap = aggregate.combine == "angle"
+    for bound in _shifted(low, aggregate):
+        if bound < high or may_wrap:
+            changed = replace(signal, threshold=bound)
+            yield _Change("between[0]", _text(low), _text(bound), changed)
+    for bound in _shifted(high, aggregate):
+        if low < bound or may_wrap:
+            changed = replace(signal, upper=bound)
+            yield _Change("between[1]", _text(high), _text(bound), changed)
 
 
 def _aggregate_changes(aggregate: Aggregate) -> Iterator[_Change[Aggregate]]:
@@ -110,9 +120,9 @@ def _aggregate_changes(aggregate: Aggregate) -> Iterator[_Change[Aggregate]]:
         changes += _scaled(aggregate, "zero")
         changes += _scaled(aggregate, "one")
     elif kind == "rolling_mean_max":
-        changes += _stepped(aggregate, "rolling")
+        changes += _stepped(aggregate, "rolling", "rolling")
     elif kind in ("topk_mean", "min_evidence"):
-        changes += _stepped(aggregate, "k")
+        changes += _stepped(aggregate, "k", "k")
     if kind != "value":
         changes += _stepped(aggregate, "tokens", "half_life" if kind == "ema" else "window")
     for change in changes:
@@ -121,46 +131,45 @@ def _aggregate_changes(aggregate: Aggregate) -> Iterator[_Change[Aggregate]]:
             yield change
 
 
+def _rule_changes(rule: Rule) -> Iterator[_Change[Rule]]:
+    if rule.for_tokens > 1:  # it is written
+        yield from _stepped(rule, "for_tokens", "for")
+    if rule.keep_firing_for:
+        yield from _stepped(rule, "keep_firing_for", "keep_firing_for", least=0)
+    for change in _detection_changes(rule):
+        changed = replace(rule, detection=change.value)
+        yield _Change(change.path, change.before, change.after, changed)
+
+
+def _detection_changes(rule: Rule) -> Iterator[_Change[StepSequence] | _Change[Correlation]]:
+    detection = rule.detection
+    if isinstance(detection, StepSequence):
+        yield from _stepped(detection, "within", "sequence.within")
+    if isinstance(detection, Correlation):
+        if detection.type in ("event_count", "value_count"):
+            yield from _stepped(detection, "threshold", f"correlate.{detection.comparison}")
+        before = format_duration(detection.timespan_s)
+        for span_s in _around(detection.timespan_s):
+            changed = replace(detection, timespan_s=span_s)
+            yield _Change("correlate.timespan", before, format_duration(span_s), changed)
+
+
+def _stepped(holder: Holder, name: str, path: str, least: int = 1) -> Iterator[_Change[Holder]]:
+    before: int = getattr(holder, name)
+    for after in (before - 1, before + 1):
+        if after >= least:
+            yield _Change(path, str(before), str(after), _with(holder, name, after))
+
+
 def _scaled(aggregate: Aggregate, name: str) -> Iterator[_Change[Aggregate]]:
     before: float = getattr(aggregate, name)
-    for after in _around(before, STEPS):
-        yield _Change(name, _text(before), _text(after), replace(aggregate, **{name: after}))
+    for after in _around(before):
+        yield _Change(name, _text(before), _text(after), _with(aggregate, name, after))
 
 
-def _stepped(aggregate: Aggregate, name: str, path: str = "") -> Iterator[_Change[Aggregate]]:
-    before: int = getattr(aggregate, name)
-    for after in (before - 1, before + 1):
-        if after >= 1:
-            changed = replace(aggregate, **{name: after})
-            yield _Change(path or name, str(before), str(after), changed)
-
-
-def _rule_changes(rule: Rule) -> Iterator[_Change[Rule]]:
-    for path, name in (("for", "for_tokens"), ("keep_firing_for", "keep_firing_for")):
-        before: int = getattr(rule, name)
-        default = 1 if name == "for_tokens" else 0
-        for after in (before - 1, before + 1) if before > default else ():
-            yield _Change(path, str(before), str(after), replace(rule, **{name: after}))
-    match rule.detection:
-        case StepSequence(within=within):
-            for after in (within - 1, within + 1):
-                changed = replace(rule, detection=replace(rule.detection, within=after))
-                yield _Change("sequence.within", str(within), str(after), changed)
-        case Correlation():
-            yield from _correlation_changes(rule, rule.detection)
-
-
-def _correlation_changes(rule: Rule, correlation: Correlation) -> Iterator[_Change[Rule]]:
-    if correlation.type in ("event_count", "value_count"):
-        before, path = correlation.threshold, f"correlate.{correlation.comparison}"
-        for after in (before - 1, before + 1):
-            if after >= 1:
-                changed = replace(rule, detection=replace(correlation, threshold=after))
-                yield _Change(path, str(before), str(after), changed)
-    for span_s in _around(correlation.timespan_s, STEPS):
-        changed = replace(rule, detection=replace(correlation, timespan_s=span_s))
-        before_text = format_duration(correlation.timespan_s)
-        yield _Change("correlate.timespan", before_text, format_duration(span_s), changed)
+def _with(holder: Holder, name: str, value: float) -> Holder:
+    changes: dict[str, Any] = {name: value}
+    return replace(holder, **changes)
 
 
 def _shifted(bound: float, aggregate: Aggregate) -> list[float]:
@@ -170,12 +179,12 @@ def _shifted(bound: float, aggregate: Aggregate) -> list[float]:
     if aggregate.combine == "angle":
         moved = [bound + sign * step * RIGHT_ANGLE for step in STEPS for sign in (-1, 1)]
         return sorted(angle for angle in moved if -180 <= angle <= 180)
-    return _around(bound, STEPS)
+    return _around(bound)
 
 
-def _around(value: float, steps: tuple[float, ...]) -> list[float]:
+def _around(value: float) -> list[float]:
     size = abs(value) or 1.0
-    return sorted(value + sign * step * size for step in steps for sign in (-1, 1))
+    return sorted(value + sign * step * size for step in STEPS for sign in (-1, 1))
 
 
 def _text(value: float) -> str:

@@ -152,6 +152,8 @@ class _Watch:
             return f": it needs {signal.threshold:g} to {signal.upper:g}"
         best = self._best(signal)
         needs = f"it needs {SYMBOLS[signal.comparison]} {signal.threshold:g}"
+        if signal.written:
+            needs += f", {signal.written}"
         if best is None:
             return f": nothing was observed in {_phases(self.rule, signal)}; {needs}"
         rises = signal.comparison in ("gt", "gte")

@@ -65,6 +65,13 @@ def test_every_number_goes_up_and_down(tmp_path):
             ],
         ),
         (
+            "agg: value, between: [4.0, 4.1]",  # the lower bound stays below the upper one
+            [
+                *("between[0] 4 -> 3", "between[0] 4 -> 3.8"),
+                *("between[1] 4.1 -> 4.305", "between[1] 4.1 -> 5.125"),
+            ],
+        ),
+        (
             "agg: ema, half_life: 3 tokens, between: [1, 2]",
             [
                 *(f"between[0] 1 -> {after}" for after in (0.75, 0.95, 1.05, 1.25)),

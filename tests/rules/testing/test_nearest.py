@@ -33,6 +33,7 @@ def test_signals_that_were_never_true_tell_how_near_they_came(tmp_path):
             "1 4.75 2",
             "largest value was 4.75, it needs >= 5",
         ),
+        ("agg: value, gte: 50% of max", "1 2", "value was 2, it needs >= 4, 50% of max"),
         ("agg: value, gt: 5.0", "5 1", "largest value was 5, it needs > 5"),
         ("agg: value, lt: -2", "1 -1.5 3", "smallest value was -1.5, it needs < -2"),
         (
@@ -46,6 +47,7 @@ def test_signals_that_were_never_true_tell_how_near_they_came(tmp_path):
 )
 def test_the_nearest_value_is_found_for_any_aggregate(tmp_path, signal, series, said):
     rules = RULES.replace("agg: count, over: 2.0, window: 4 tokens, gte: 2", signal)
+    rules = rules.replace("index: 1}", "index: 1, max: 8.0}")
     (note,) = notes(tmp_path, one(f"lie: {series}"), rules)
     assert note.startswith("signal lie was never true")
     assert note.endswith(said)
