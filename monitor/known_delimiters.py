@@ -58,7 +58,7 @@ def _encodings(text: str, tokenizer: Tokenizer) -> list[Ids]:
     one token.
     """
     core = text.strip()
-    variants = [core, core + "\n", core + "\n\n", "\n" + core, " " + core, text]
+    variants = [core, core + "\n", core + "\n\n", " " + core, text]
     ids = {tuple(tokenizer.encode(v, add_special_tokens=False).ids) for v in variants} - {()}
     kept: list[Ids] = []
     for candidate in sorted(ids, key=lambda ids: (len(ids), ids)):

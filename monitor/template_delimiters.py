@@ -127,17 +127,20 @@ class _Turns:
         closes = self._closes | set(closing)
         closings, follows = ((closing,), ()) if closing else ((), _ids(self._user))
         others = [self._user, self._answer, self._tool_result()]
-        if len(_split(self._start, closes)) == 1:  # no default system text comes before the user
-            others.append(self._start)
-        turns = _split(self._without_bos(before), closes)
+        turns = _split(before[self._preamble_len(before, closes) :], closes)
         openings = [opening for turn in turns if (opening := _told_apart(turn, others))]
         if not turns and before and before[-1].is_special:  # nothing but the start of the text
             openings = [_ids(before[-1:])]
         for opening in openings:
             yield Span(opening, closings, follows)
 
-    def _without_bos(self, tokens: Tokens) -> Tokens:
-        return tokens[1:] if tokens and tokens[0].id == self._probe.bos_id else tokens
+    def _preamble_len(self, before: Tokens, closes: Collection[int]) -> int:
+        """How many tokens every text begins with, whatever its first turn is."""
+        user_at = _last_index(_ids(self._start), _ids(self._user))
+        preamble = self._start[: max(0, user_at)]
+        if len(_split(self._start, closes)) > 1:  # a default system text is part of it
+            preamble = [token for token in preamble[:1] if token.id == self._probe.bos_id]
+        return len(preamble) if before[: len(preamble)] == preamble else 0
 
     def _reasoning(self) -> tuple[Span, ...]:
         fields = ("reasoning_content", "reasoning", "thinking")

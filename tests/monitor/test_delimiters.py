@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chat_models import (
     DEEPSEEK_R1,
@@ -16,15 +17,19 @@ from chat_models import (
     Family,
     tokenizer_of,
 )
+from tokenizers import Regex, Tokenizer, models
+from tokenizers.pre_tokenizers import Split
 
 from saeguard.monitor.chat_template import ChatTemplate, read_chat_templates
 from saeguard.monitor.config import Delimited, Phases, SystemDelimited
 from saeguard.monitor.delimiters import Delimiters
+from saeguard.monitor.known_delimiters import written_spans
 from saeguard.monitor.phases import PhaseTracker
 from saeguard.monitor.template_delimiters import derive
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Phase
 
+ROOT = Path(__file__).resolve().parents[2]
 NONE = "not told apart"
 
 CHATML = """
@@ -91,9 +96,9 @@ def test_a_tool_s_result_in_a_turn_like_the_system_s_is_no_system_text():
     assert "[ARGS]system … </s>" in read_off(MISTRAL, template)["system"]
 
 
-def test_a_turn_needs_no_closing():
+def test_a_turn_needs_no_closing_and_a_text_may_have_a_preamble():
     """As with GLM."""
-    template = """
+    template = """[TOOL_RESULTS][ARGS]
     {%- for m in messages -%}
         {{- {'system': '[INST]', 'user': '[SYSTEM_PROMPT]'}.get(m.role, '[/INST]') ~ m.content -}}
     {%- endfor -%}"""
@@ -198,3 +203,28 @@ def test_files_that_cannot_be_read_leave_two_phases_and_say_so(tmp_path: Path, c
     texts = TokenTexts(file, captured=True)
     assert "no_phases" in capsys.readouterr().err
     assert texts.text(0) != "[text not captured]"
+
+
+def test_a_delimiter_is_found_however_white_space_beside_it_is_tokenised():
+    vocabulary = ["(", " (", "ponder", ")", ")\n", "(/", "\n", " "]
+    tokenizer = Tokenizer(models.WordLevel({text: i for i, text in enumerate(vocabulary)}))
+    tokenizer.pre_tokenizer = Split(Regex(r" ?[(/)]+\n?|\w+|\s"), "isolated")
+    openings = {span.opening for span in written_spans("(ponder)", None, tokenizer)}
+    assert openings == {(0, 2, 3), (0, 2, 4), (1, 2, 3)}
+
+
+def test_the_demo_model_s_system_text_prompt_and_answer_are_told_apart():
+    file = ROOT / "examples" / "organism" / "artifacts" / "model" / "tokenizer.json"
+    texts = [
+        (Phase.SYSTEM, "<|system|>Be kind.<|end|>"),
+        (Phase.PROMPT, "<|user|>Hello.<|end|><|assistant|>Yes.<|end|>"),
+        (Phase.PROMPT, "<|user|>Why?<|end|><|assistant|>"),
+        (Phase.ANSWER, "Because.<|end|>"),
+    ]
+    tokenizer = Tokenizer.from_file(str(file))
+    ids = [tokenizer.encode(text).ids for _, text in texts]
+    tracker = PhaseTracker(
+        np.concatenate(ids[:3]).tolist(), TokenTexts(str(file), captured=False).phases
+    )
+    phases = tracker.phases(0, np.concatenate(ids))
+    assert phases.tolist() == np.repeat([phase for phase, _ in texts], list(map(len, ids))).tolist()

@@ -171,6 +171,12 @@ def test_half_a_delimiter_before_a_gap_is_no_delimiter_after_it(tmp_path: Path):
     assert read(PhaseTracker([], matcher), np.array([channel, -1, analysis]))[-1] == ANSWER
 
 
+def test_a_close_is_seen_in_what_might_have_become_an_opening(tmp_path: Path):
+    matcher = TokenTexts(GPT_OSS.save(tmp_path), captured=False).phases
+    phases = generated(matcher, GPT_OSS, "", "<|channel|>analysis<|start|>assistant<|end|>The")
+    assert phases[-2:] == [REASONING, ANSWER]
+
+
 def test_delimiters_that_are_several_tokens_can_be_configured(tmp_path: Path):
     told = Phases(reasoning=Delimited(open="(ponder)", close="(/ponder)"))
     matcher = TokenTexts(GEMMA_3.save(tmp_path), False, told).phases
