@@ -12,12 +12,11 @@ exact always. How a stream was cut into calls can show in the last digit of an `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.rules.conditions import Bools
 from saeguard.rules.model import Aggregate, Aggregation
 
 Scores = npt.NDArray[np.float32]
@@ -25,29 +24,53 @@ Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
 class Parameters:
     """Of many aggregates, one in each entry; see `model.Aggregate`."""
 
-    tokens: Indices
-    rolling: Indices
-    k: Indices
-    over: Numbers
-    zero: Numbers
-    one: Numbers
+    def __init__(self, aggregates: Sequence[Aggregate]) -> None:
+        self.tokens = np.array([each.tokens for each in aggregates], np.int64)
+        self.rolling = np.array([each.rolling for each in aggregates], np.int64)
+        self.k = np.array([each.k for each in aggregates], np.int64)
+        self.over = np.array([each.over for each in aggregates])
+        self.zero = np.array([each.zero for each in aggregates])
+        self.one = np.array([each.one for each in aggregates])
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What the formulas are applied to: scores that end with some token, and whose they are."""
+
+    scores: Scores
+    """[windows, tokens], newest first; NaN where not observed or before the run."""
+    lengths: Indices
+    """[windows], how many tokens of each are in the run."""
+    parameters: Parameters
+    aggregates: Indices
+    """[windows], which entry of the parameters belongs to each."""
+    num_observed: Indices
+    """[windows]"""
+    filled: Scores
+    """The scores with 0 for NaN."""
 
     @classmethod
-    def of(cls, aggregates: Sequence[Aggregate]) -> Parameters:
-        dtypes = {"tokens": np.int64, "rolling": np.int64, "k": np.int64}
-        return cls(
-            *(
-                np.array([getattr(a, f.name) for a in aggregates], dtypes.get(f.name, np.float64))
-                for f in fields(cls)
-            )
-        )
+    def of(
+        cls, scores: Scores, lengths: Indices, parameters: Parameters, aggregates: Indices
+    ) -> Windows:
+        missing = np.isnan(scores)
+        num_observed = scores.shape[1] - np.count_nonzero(missing, axis=1)
+        filled = np.where(missing, np.float32(0), scores)
+        return cls(scores, lengths, parameters, aggregates, num_observed, filled)
 
-    def take(self, chosen: Indices) -> Parameters:
-        return Parameters(*(getattr(self, f.name)[chosen] for f in fields(self)))
+    def take(self, chosen: Indices, longest: int) -> Windows:
+        """Some of them, none with a span longer than `longest`."""
+        return Windows(
+            self.scores[chosen, :longest],
+            self.lengths[chosen],
+            self.parameters,
+            self.aggregates[chosen],
+            self.num_observed[chosen],
+            self.filled[chosen, :longest],
+        )
 
 
 def span(aggregate: Aggregate) -> int:
@@ -57,83 +80,72 @@ def span(aggregate: Aggregate) -> int:
     return aggregate.tokens + aggregate.rolling - 1
 
 
-def aggregate_windows(
-    kind: Aggregation, windows: Scores, lengths: Indices, parameters: Parameters
-) -> Numbers:
-    """The aggregates of one kind, except `ema`, each over its own window.
-
-    Args:
-        kind: of all of them.
-        windows: [windows, tokens], newest first; NaN where not observed or before the run.
-        lengths: [windows], how many tokens of each window are in the run.
-        parameters: of each window's aggregate.
-    """
-    return _FORMULAS[kind](windows, lengths, parameters)
+def aggregate_windows(kind: Aggregation, windows: Windows) -> Numbers:
+    """The aggregates of one kind, except `ema`, each over its own window."""
+    values = _FORMULAS[kind](windows)
+    values[windows.num_observed == 0] = np.nan
+    return values
 
 
-def _value(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    return windows[:, 0].astype(np.float64)
+def _value(windows: Windows) -> Numbers:
+    return windows.scores[:, 0].astype(np.float64)
 
 
-def _max(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    return np.fmax.reduce(windows, axis=1).astype(np.float64)
+def _max(windows: Windows) -> Numbers:
+    return np.fmax.reduce(windows.scores, axis=1).astype(np.float64)
 
 
-def _sum(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    total = np.nansum(windows, axis=1, dtype=np.float64)
-    return np.where(_num_observed(windows) > 0, total, np.nan)
+def _sum(windows: Windows) -> Numbers:
+    total: Numbers = windows.filled.sum(axis=1, dtype=np.float64)
+    return total
 
 
-def _mean(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    return _sum(windows, lengths, parameters) / _num_observed(windows)
+def _mean(windows: Windows) -> Numbers:
+    return _sum(windows) / windows.num_observed
 
 
-def _count(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    count = np.count_nonzero(windows > parameters.over[:, None], axis=1)
-    return np.where(_num_observed(windows) > 0, count, np.nan)
+def _count(windows: Windows) -> Numbers:
+    over = windows.parameters.over[windows.aggregates]
+    return np.count_nonzero(windows.scores > over[:, None], axis=1).astype(np.float64)
 
 
-def _min_evidence(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    kth = _at(_largest_first(windows), parameters.k - 1)
-    return np.where(_num_observed(windows) >= parameters.k, kth, np.nan)
+def _min_evidence(windows: Windows) -> Numbers:
+    k = windows.parameters.k[windows.aggregates]
+    kth = _at(_largest_first(windows.scores), k - 1)
+    return np.where(windows.num_observed >= k, kth, np.nan)
 
 
-def _topk_mean(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    totals = _largest_first(windows).cumsum(axis=1, dtype=np.float64)
-    mean = _at(totals, parameters.k - 1) / parameters.k
-    return np.where(_num_observed(windows) >= parameters.k, mean, np.nan)
+def _topk_mean(windows: Windows) -> Numbers:
+    k = windows.parameters.k[windows.aggregates]
+    totals = _largest_first(windows.scores).cumsum(axis=1, dtype=np.float64)
+    return np.where(windows.num_observed >= k, _at(totals, k - 1) / k, np.nan)
 
 
-def _noisy_or(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
-    zero, one = parameters.zero[:, None], parameters.one[:, None]
-    absent = 1.0 - np.clip((windows - zero) / (one - zero), 0.0, 1.0)
-    absent[np.isnan(windows)] = 1.0
-    return np.where(_num_observed(windows) > 0, 1.0 - absent.prod(axis=1), np.nan)
+def _noisy_or(windows: Windows) -> Numbers:
+    zero = windows.parameters.zero[windows.aggregates, None]
+    one = windows.parameters.one[windows.aggregates, None]
+    absent = 1.0 - np.clip((windows.scores - zero) / (one - zero), 0.0, 1.0)
+    np.copyto(absent, 1.0, where=np.isnan(absent))
+    return 1.0 - absent.prod(axis=1)
 
 
-def _rolling_mean_max(windows: Scores, lengths: Indices, parameters: Parameters) -> Numbers:
+def _rolling_mean_max(windows: Windows) -> Numbers:
     """The mean over `rolling` tokens from each on, where they are in the run; then the largest."""
-    observed = ~np.isnan(windows)
-    totals = _before_each(np.where(observed, windows, np.float32(0.0)).astype(np.float64))
-    counts = _before_each(observed)
-    begin = np.arange(int(parameters.tokens.max()))
-    end = begin + parameters.rolling[:, None]
-    inside = end <= lengths[:, None]
-    end = np.where(inside, end, 0)
+    totals = _before_each(windows.filled)
+    counts = _before_each(~np.isnan(windows.scores))
+    begin = np.arange(int(windows.parameters.tokens[windows.aggregates].max()))
+    end = begin + windows.parameters.rolling[windows.aggregates, None]
+    end[end > windows.lengths[:, None]] = 0
     begin = np.minimum(begin, end)
     means = (_at(totals, end) - _at(totals, begin)) / (_at(counts, end) - _at(counts, begin))
     return np.fmax.reduce(means, axis=1)  # 0 / 0, where nothing was observed, is NaN
 
 
-def _num_observed(windows: Scores) -> Indices:
-    return np.count_nonzero(~np.isnan(windows), axis=1)
-
-
-def _largest_first(windows: Scores) -> Scores:
-    """Sorted, with -inf for what was not observed."""
-    down = np.where(np.isnan(windows), np.float32(np.inf), -windows)
+def _largest_first(scores: Scores) -> Scores:
+    """Sorted; what was not observed comes last, as NaN does."""
+    down = -scores
     down.sort(axis=1)
-    return -down
+    return np.negative(down, out=down)
 
 
 def _before_each(x: npt.NDArray[np.generic]) -> Numbers:
@@ -151,8 +163,7 @@ def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
     return np.take_along_axis(x, index, axis=1).astype(np.float64)
 
 
-_Formula = Callable[[Scores, Indices, Parameters], Numbers]
-_FORMULAS: Mapping[Aggregation, _Formula] = {
+_FORMULAS: Mapping[Aggregation, Callable[[Windows], Numbers]] = {
     "value": _value,
     "max": _max,
     "sum": _sum,
@@ -163,5 +174,3 @@ _FORMULAS: Mapping[Aggregation, _Formula] = {
     "noisy_or": _noisy_or,
     "rolling_mean_max": _rolling_mean_max,
 }
-
-__all__ = ["Bools", "Indices", "Numbers", "Parameters", "Scores", "aggregate_windows", "span"]

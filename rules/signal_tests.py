@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saeguard.rules.aggregates import Indices, Numbers, Parameters, aggregate_windows, span
+from saeguard.rules.aggregates import Indices, Numbers, Parameters, Windows, aggregate_windows, span
 from saeguard.rules.averages import Averages
 from saeguard.rules.blocks import Block
 from saeguard.rules.conditions import Bools
@@ -80,7 +80,7 @@ class Signals:
         self._size_of = np.array([_size(each) for each in aggregates], np.int64)
         self._low = np.array([test.low for test in self._tests])
         self._high = np.array([test.high for test in self._tests])
-        self._parameters = Parameters.of(aggregates)
+        self._parameters = Parameters(aggregates)
 
     def _share_averages(self, tests: Sequence[Test]) -> Averages:
         aggregates = list(dict.fromkeys(test.aggregate for test in tests))
@@ -148,17 +148,16 @@ class Signals:
         return values
 
     def _windowed(self, block: Block, tests: Indices, rows: Indices) -> Numbers:
-        spans, kinds = self._spans[tests], self._kind_of[tests]
-        columns = self._column_of[tests]
-        windows, lengths = self._history.windows(block, rows, columns, spans)
+        scores, lengths = self._history.windows(
+            block, rows, self._column_of[tests], self._spans[tests]
+        )
+        windows = Windows.of(scores, lengths, self._parameters, tests)
+        kinds = self._kind_of[tests]
         values = np.empty(len(tests))
         for kind in _distinct(kinds):
             of = np.flatnonzero(kinds == kind)
-            longest = int(spans[of].max())
-            parameters = self._parameters.take(tests[of])
-            values[of] = aggregate_windows(
-                self._kinds[kind], windows[of, :longest], lengths[of], parameters
-            )
+            chosen = windows.take(of, int(self._spans[tests[of]].max()))
+            values[of] = aggregate_windows(self._kinds[kind], chosen)
         return values
 
     def readings(

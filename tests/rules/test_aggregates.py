@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saeguard.rules.averages import Averages
-from saeguard.rules.aggregates import Parameters, aggregate_windows
+from saeguard.rules.aggregates import Parameters, Windows, aggregate_windows
 from saeguard.rules.blocks import Block
 from saeguard.rules.model import Aggregate
 
@@ -14,9 +14,10 @@ def compute(aggregate, scores):
     values = []
     for end in range(1, len(scores) + 1):
         window = np.array([scores[:end][-aggregate.tokens :][::-1]], np.float32)
-        lengths, parameters = np.array([window.shape[1]]), Parameters.of([aggregate])
+        lengths, only = np.array([window.shape[1]]), np.array([0])
         with np.errstate(all="ignore"):
-            values += aggregate_windows(aggregate.kind, window, lengths, parameters).tolist()
+            windows = Windows.of(window, lengths, Parameters([aggregate]), only)
+            values += aggregate_windows(aggregate.kind, windows).tolist()
     return values
 
 
