@@ -72,7 +72,7 @@ def run_rule_tests(
     if not found:
         raise ConfigError(
             f"no *_test.yaml in {', '.join(map(str, paths))}",
-            "docs/rule-tests.md says how to write",
+            "docs/rule-tests.md says what they look like",
         )
     files = _run(found, format_)
     failed = any(file.failed for file in files)
@@ -87,17 +87,19 @@ def run_rule_tests(
     else:
         views.print_totals(files, coverage, score, wants_score)
     too_little = [
-        f"{name} {got.share:.1%} is below {least:.1%}"
-        for name, got, least in (
-            ("coverage", coverage, min_coverage),
-            ("mutation score", score, min_score),
-        )
-        if got is not None and least is not None and got.share < least
+        *_too_little("coverage", coverage.share, min_coverage),
+        *_too_little("mutation score", score.share if score else 1.0, min_score),
     ]
     for line in too_little:
         print(line, file=sys.stderr)
     if failed or too_little:
         raise typer.Exit(1)
+
+
+def _too_little(name: str, share: float, least: float | None) -> list[str]:
+    if least is None or share >= least:
+        return []
+    return [f"{name} {share:.1%} is below {least:.1%}"]
 
 
 def _run(paths: Sequence[Path], format_: Format) -> list[FileResult]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from saeguard.rules.errors import Location
-from saeguard.rules.model import Rule, RuleSet
+from saeguard.rules.model import Rule, RuleSet, Signal
 from saeguard.rules.offline import play
 from saeguard.rules.testing.cases import Suite
-from saeguard.rules.testing.derive import own_signals, watching, with_rules
+from saeguard.rules.testing.derive import watching, with_rules
 from saeguard.rules.testing.run import CaseResult
 
 
@@ -61,17 +61,7 @@ def measure_coverage(suite: Suite, results: Iterable[CaseResult]) -> Coverage:
         suite: the test file.
         results: what came of its tests.
     """
-    truths = dict(_truths(suite.ruleset))
-    items = {*truths.values(), *_rule_items(suite.ruleset)}
-    watchers = with_rules(
-        suite.ruleset,
-        tuple(
-            watching(rule, signal, truth, _name(rule, signal.name, truth))
-            for rule in suite.ruleset.rules
-            for signal in own_signals(rule)
-            for truth in (True, False)
-        ),
-    )
+    watchers, truths = _watchers(suite.ruleset)
     seen = set()
     for case in suite.cases:
         seen |= {truths[each.match.rule.name] for each in play(watchers, case.requests)}
@@ -82,27 +72,26 @@ def measure_coverage(suite: Suite, results: Iterable[CaseResult]) -> Coverage:
             seen.add(_exception_item(rule, happening.exception))
         elif happening.outcome != "limited":
             seen.add(_rule_item(rule))
-    return Coverage(frozenset(items), frozenset(seen & items))
+    return Coverage(frozenset([*truths.values(), *_rule_items(suite.ruleset)]), frozenset(seen))
 
 
-def _name(rule: Rule, signal: str, truth: bool) -> str:
-    return f"{rule.name}.{signal} {truth}"
-
-
-def _truths(ruleset: RuleSet) -> Iterator[tuple[str, Item]]:
-    """For each watching rule its name, and what its match shows."""
+def _watchers(ruleset: RuleSet) -> tuple[RuleSet, dict[str, Item]]:
+    """Rules that match where a signal is true or false, and what a match of each shows."""
+    watchers, truths = [], {}
     for rule in ruleset.rules:
-        for signal in own_signals(rule):
+        for signal in rule.signals:
             for truth in (True, False):
-                yield (
-                    _name(rule, signal.name, truth),
-                    Item(
-                        signal.location or rule.location,
-                        rule.name,
-                        f"signal {signal.name}",
-                        f"was never {str(truth).lower()}",
-                    ),
-                )
+                watcher = watching(rule, signal, truth, f"{rule.name}: {signal.name} {truth}")
+                watchers.append(watcher)
+                truths[watcher.name] = _signal_item(rule, signal, truth)
+    return with_rules(ruleset, tuple(watchers)), truths
+
+
+def _signal_item(rule: Rule, signal: Signal, truth: bool) -> Item:
+    """A building block's signal is the block's, whichever rule looks at it."""
+    block, _, name = signal.name.rpartition(".")
+    where, never = signal.location or rule.location, f"was never {str(truth).lower()}"
+    return Item(where, block or rule.name, f"signal {name}", never)
 
 
 def _rule_items(ruleset: RuleSet) -> Iterator[Item]:

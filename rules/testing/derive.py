@@ -11,7 +11,7 @@ from saeguard.rules.phases import Phase
 
 
 def own_signals(rule: Rule) -> Iterator[Signal]:
-    """Without those of the building blocks it names, which are looked at in their own rules."""
+    """Without those of the building blocks it names."""
     return (signal for signal in rule.signals if "." not in signal.name)
 
 

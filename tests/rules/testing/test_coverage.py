@@ -83,6 +83,22 @@ def test_a_signal_of_a_building_block_counts_once(tmp_path):
     assert subjects == {"signal lie", "signal calm", "signal high", "exception tester", ""}
 
 
+def test_a_signal_of_a_building_block_is_seen_in_any_rule_that_names_the_block(tmp_path):
+    rules = RULES.replace("condition: lie and not calm", "condition: lie and not calm or block")
+    rules = rules.replace("    scope: {phase: [reasoning]}\n", "").replace(
+        "[answer]", "[tool_call]"
+    )
+    test = """\
+  - name: t
+    request: {model: good/one}
+    stream: [{phase: tool_call, features: {lie: 9}}]
+    expect: [lying]
+"""
+    missing = [str(item) for item in coverage(tmp_path, test, rules).missing]
+    assert "block signal high was never true" not in missing
+    assert "block signal high was never false" in missing
+
+
 def test_files_that_test_the_same_rules_add_up(tmp_path):
     first, *rest = EVERYTHING.split("  - name: ")[1:]
     one = coverage(tmp_path, f"  - name: {first}")
