@@ -115,7 +115,7 @@ class _Turns:
         return _stripped(tokens[ends[-1] + 1 :] if ends else tokens)
 
     def _system(self, role: str) -> Iterator[Span]:
-        """None where the system text stands within the user's turn, or is left out."""
+        """Nothing where the system text stands within the user's turn, or is left out."""
         parts = self._probe.parts([{"role": role, "content": _SYSTEM}, _user()], _SYSTEM, _USER)
         if parts is None or not self._user or not self._user[0].is_special:
             return
