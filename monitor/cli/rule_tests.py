@@ -42,7 +42,11 @@ def _percentage(text: str) -> float:
 def run_rule_tests(
     paths: Annotated[
         list[Path],
-        typer.Argument(exists=True, help="Test files, and directories with *_test.yaml in them."),
+        typer.Argument(
+            exists=True,
+            metavar="TESTS...",
+            help="Test files, and directories with *_test.yaml in them.",
+        ),
     ],
     mutate: Annotated[
         bool, typer.Option("--mutate", help="Change the rules' numbers: which does no test notice?")
