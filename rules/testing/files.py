@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from operator import or_
 from pathlib import Path
 
@@ -35,15 +36,23 @@ class FileResult:
 
 
 def find_test_files(paths: Sequence[Path]) -> list[Path]:
-    """The paths, with the test files in and below a directory in its place; each file once."""
+    """The paths, with the test files in and below a directory in its place; each file once.
+
+    Hidden folders are left out.
+    """
     found: dict[Path, None] = {}
     for path in paths:
-        if path.is_dir():
-            within = (each for pattern in PATTERNS for each in path.rglob(pattern))
-            found |= dict.fromkeys(sorted(each for each in within if each.is_file()))
-        else:
-            found[path] = None
+        found |= dict.fromkeys(_files_below(path) if path.is_dir() else [path])
     return list(found)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    within = chain.from_iterable(folder.rglob(pattern) for pattern in PATTERNS)
+    return sorted(path for path in within if path.is_file() and not _is_hidden(path, folder))
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def run_files(paths: Sequence[Path]) -> Iterator[FileResult]:

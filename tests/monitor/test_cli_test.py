@@ -79,6 +79,8 @@ def test_names_cannot_reach_the_terminal(saeguard, tmp_path):
 def test_a_directory_stands_for_the_test_files_in_and_below_it(saeguard, tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "more_test.yml").write_text(FIRES.replace("[rules", "[../rules"))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "more_test.yaml").write_text(FAILS)
     code, out, _ = saeguard("test", ".")
     assert code == 0
     assert [line for line in out.splitlines() if line.endswith(("yaml", "yml"))] == [
