@@ -21,4 +21,5 @@ def order_of(wanted: Sequence[str], columns: Sequence[str]) -> Order:
 def arranged(scores: Floats, order: Order) -> Floats:
     """The scores in the wanted order, [tokens, wanted]; NaN where a frame lacks a column."""
     lacking = np.full((len(scores), 1), np.nan, np.float32)
-    return np.concatenate([scores, lacking], axis=1)[:, order]
+    found: Floats = np.concatenate([scores, lacking], axis=1)[:, order]
+    return found

@@ -107,18 +107,22 @@ def refill(taps: Sequence[Tap], watchlist: Watchlist) -> list[Tap]:
     return [_refilled(tap, sites.get(tap.site.layer) or _emptied(tap.site)) for tap in taps]
 
 
-@torch.inference_mode()  # the buffers may have been made in it
 def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
     """Copy refilled rows into the buffers in use, on the current stream, without waiting: whatever
     that stream runs later reads the new ones.
     """
-    for tap, source in zip(taps, new, strict=True):
-        for name in ("rows", "bias", "threshold"):
-            tensor: torch.Tensor = getattr(source, name)
-            getattr(tap, name).copy_(tensor, non_blocking=True)
-            if tensor.is_cuda:  # made on another stream: not to be freed before the copy has run
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    with torch.inference_mode():  # the buffers may have been made in it
+        for tap, source in zip(taps, new, strict=True):
+            _copy(source.rows, tap.rows)
+            _copy(source.bias, tap.bias)
+            _copy(source.threshold, tap.threshold)
     return [replace(tap, site=source.site) for tap, source in zip(taps, new, strict=True)]
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+    if source.is_cuda:  # made on another stream: not to be freed before the copy has run
+        source.record_stream(torch.cuda.current_stream(source.device))
 
 
 def layout_digest(taps: list[Tap]) -> str:
