@@ -25,7 +25,7 @@ class Averages:
     def __init__(self, columns: Sequence[int], half_lives: Sequence[int]) -> None:
         self._columns = np.array(columns, np.int64)
         self._decay = 0.5 ** (1 / np.array(half_lives, np.float64))
-        self._powers = self._decay ** np.arange(_PIECE + 1)[:, None]
+        self._powers = self._decay[:, None] ** np.arange(_PIECE + 1)
         self._state = np.empty((0, len(columns)))  # NaN: nothing observed in this run
 
     def grow(self, num_slots: int) -> None:
@@ -35,11 +35,11 @@ class Averages:
         self._state[slots] = np.nan
 
     def observe(self, block: Block, has_holes: bool) -> Numbers:
-        """[rows, averages], NaN before the first observed score."""
+        """[averages, rows], NaN before the first observed score."""
         if not self._columns.size:
-            return np.empty((block.num_rows, 0))
-        new = block.scores[:, self._columns].astype(np.float64)
-        before = self._state[block.slots]
+            return np.empty((0, block.num_rows))
+        new = block.scores.T[self._columns].astype(np.float64)
+        before = self._state[block.slots].T
         begun = ~np.isnan(before)
         start = np.where(begun, before, 0.0)
         if not has_holes:
@@ -48,12 +48,12 @@ class Averages:
             observed = ~np.isnan(new)
             values = self._scan(block, np.where(observed, new, 0.0), start, observed)
             values[~_has_begun(block, observed, begun)] = np.nan
-        self._state[block.slots] = values[block.starts[1:] - 1]
+        self._state[block.slots] = values[:, block.starts[1:] - 1].T
         return values
 
     def _step(self, new: Numbers, start: Numbers) -> Numbers:
         new -= start
-        new *= 1 - self._decay
+        new *= 1 - self._decay[:, None]
         new += start
         return new
 
@@ -66,43 +66,42 @@ class Averages:
         sizes = np.minimum(block.starts[lanes + 1] - begins, _PIECE)
         offsets = np.arange(int(sizes.max()))
         rows = np.minimum(begins[:, None] + offsets, block.num_rows - 1)
-        x = new[rows]  # [pieces, offsets, averages]; past a piece's size whatever comes next
-        x *= 1 - self._decay
+        x = new[:, rows]  # [averages, pieces, offsets]; past a piece's size whatever comes next
+        x *= 1 - self._decay[:, None, None]
         if observed is None:
-            decays = self._powers[None, 1 : len(offsets) + 1]
+            decays = self._powers[:, None, 1 : len(offsets) + 1]
         else:
-            decays = self._powers[observed[rows].cumsum(axis=1), np.arange(len(self._columns))]
+            counts = observed[:, rows].cumsum(axis=2)
+            decays = self._powers[np.arange(len(counts))[:, None, None], counts]
         x /= decays
-        values = x.cumsum(axis=1)
+        values = x.cumsum(axis=2)
         values *= decays
-        last = np.arange(len(sizes)), sizes - 1
+        last = slice(None), np.arange(len(sizes)), sizes - 1
         decay = np.broadcast_to(decays, values.shape)[last]
-        values += decays * _before_pieces(order, start, values[last], decay)[:, None]
-        if len(sizes) * len(offsets) == block.num_rows:
-            return values.reshape(block.num_rows, -1)
-        return values[offsets < sizes[:, None]]
+        values += decays * _before_pieces(order, start, values[last], decay)[..., None]
+        return values[:, offsets < sizes[:, None]]
 
 
 def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:
     """The average before each piece: that of its lane, or the end of the piece before."""
     firsts = np.flatnonzero(order == 0)
-    ends[firsts] += decay[firsts] * start
+    ends[:, firsts] += decay[:, firsts] * start
     step = 1
     while step <= int(order.max()):
         later = np.flatnonzero(order >= step)
-        before = ends[later - step], decay[later - step]
-        ends[later] += decay[later] * before[0]
-        decay[later] *= before[1]
+        end_before, decay_before = ends[:, later - step], decay[:, later - step]
+        ends[:, later] += decay[:, later] * end_before
+        decay[:, later] *= decay_before
         step *= 2
     carried = np.empty_like(ends)
-    carried[1:] = ends[:-1]
-    carried[firsts] = start
+    carried[:, 1:] = ends[:, :-1]
+    carried[:, firsts] = start
     return carried
 
 
 def _has_begun(block: Block, observed: Bools, before: Bools) -> Bools:
     """Where something has been observed by then in the run."""
-    counts = observed.cumsum(axis=0)
+    counts = observed.cumsum(axis=1)
     firsts = block.starts[:-1]
-    at_start = counts[firsts] - observed[firsts]
-    return (counts > at_start[block.lanes]) | before[block.lanes]
+    at_start = counts[:, firsts] - observed[:, firsts]
+    return (counts > at_start[:, block.lanes]) | before[:, block.lanes]

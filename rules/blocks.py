@@ -86,3 +86,11 @@ def extended(array: npt.NDArray[Any], num_slots: int) -> npt.NDArray[Any]:
     more = np.empty((num_slots, *array.shape[1:]), array.dtype)
     more[: len(array)] = array
     return more
+
+
+def nonzero(flags: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """Like `np.nonzero` of a matrix; several times as fast where little is set."""
+    width = flags.shape[1]
+    cells = np.flatnonzero(flags)
+    rows = cells // max(width, 1)
+    return rows, cells - rows * width

@@ -262,7 +262,10 @@ def _stretches(
     begins_here[1:-1] |= phases[1:] != phases[:-1]
     bounds = np.flatnonzero(begins_here)
     begins = bounds[:-1]
-    owners = np.searchsorted(row_starts, begins, side="right") - 1
+    if np.array_equal(begins, row_starts[:-1]):  # no empty request, no change of phase
+        owners = np.arange(len(slots))
+    else:
+        owners = np.searchsorted(row_starts, begins, side="right") - 1
     return _Stretches(slots[owners], begins, np.diff(bounds), phases[begins].astype(np.int64))
 
 

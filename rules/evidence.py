@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices, Numbers, span
-from saeguard.rules.blocks import Block, expand, extended
+from saeguard.rules.blocks import Block, expand, extended, nonzero
 from saeguard.rules.conditions import Bools
 from saeguard.rules.model import Aggregate
 from saeguard.rules.thresholds import Test, float32_below
@@ -171,7 +171,8 @@ class Evidence:
 
     def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
         """Take in the block, and set what is possible in [tests, rows], which comes all False."""
-        lanes, tests = np.nonzero(self._until[block.slots] >= block.first[:, None])
+        first = block.first.astype(np.int32)  # numpy compares different widths slowly
+        lanes, tests = nonzero(self._until[block.slots] >= first[:, None])
         until = self._until[block.slots[lanes], tests]
         _fill(possible, block, lanes, tests, block.first[lanes], until)
         if has_holes:
@@ -182,7 +183,7 @@ class Evidence:
 
     def _take_holes(self, block: Block, possible: Bools) -> None:
         holes = np.isnan(block.scores[:, self._hole_columns])
-        rows, which = np.nonzero(holes)
+        rows, which = nonzero(holes)
         tests = self._hole_tests[which]
         until = block.tokens[rows] + self._reach[tests]
         slots = block.slots[block.lanes[rows]]
@@ -191,12 +192,10 @@ class Evidence:
 
     def _groups(self, block: Block) -> _Groups | None:
         scores = block.scores
-        cells = np.flatnonzero(scores > self._lowest)
-        rows = cells // scores.shape[1]
-        columns = cells - rows * scores.shape[1]
+        rows, columns = nonzero(scores > self._lowest)
         cell, number = expand(self._num_tests_of[columns])
         tests = self._first_test_of[columns][cell] + number
-        x = scores.reshape(-1)[cells][cell]
+        x = scores[rows, columns][cell]
         is_evidence = x > self._levels[tests]
         if not is_evidence.any():
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from saeguard.rules.aggregates import Indices, Scores
-from saeguard.rules.blocks import Block, extended
+from saeguard.rules.blocks import Block, extended, nonzero
 
 
 class History:
@@ -67,7 +67,7 @@ class History:
         places *= self._num_columns
         places += (slots * (self._length * self._num_columns) + columns)[:, None]
         windows = self._scores.take(places)
-        which, age = np.nonzero(back < num_new[:, None])
+        which, age = nonzero(back < num_new[:, None])
         windows[which, age] = block.scores[rows[which] - age, columns[which]]
         return windows
 

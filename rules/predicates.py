@@ -17,6 +17,7 @@ from itertools import combinations, product
 import numpy as np
 
 from saeguard.rules.aggregates import Indices
+from saeguard.rules.blocks import nonzero
 from saeguard.rules.conditions import (
     And,
     AtLeast,
@@ -82,7 +83,7 @@ class Predicates:
             phases: [lanes], the phase of each.
         """
         clauses = self._any.fold(np.logical_or, possible)
-        predicates, rows = np.nonzero(self._all.fold(np.logical_and, clauses))
+        predicates, rows = nonzero(self._all.fold(np.logical_and, clauses))
         here = self._in_phase[phases[lanes[rows]], predicates]
         return predicates[here], rows[here]
 
@@ -91,7 +92,7 @@ class Predicates:
     ) -> tuple[Indices, Indices]:
         """Pairs of test and row to settle before these pairs of predicate and row are decided."""
         tests = self._open_tests[predicates]
-        pair, number = np.nonzero((tests >= 0) & possible[tests, rows[:, None]])
+        pair, number = nonzero((tests >= 0) & possible[tests, rows[:, None]])
         keys = np.unique(tests[pair, number] * possible.shape[1] + rows[pair])
         return np.divmod(keys, possible.shape[1])
 

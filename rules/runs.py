@@ -77,7 +77,8 @@ class Runs:
         episode = np.maximum.accumulate(np.where(opens | ends_episode, index, 0))
         was_firing = (opens & ~ends_episode & self._firing[state])[episode]
         completes = np.flatnonzero((lengths >= self._for[rules]) & ~was_firing)
-        firsts = completes[np.diff(episode[completes], prepend=-1) != 0]
+        of = episode[completes]
+        firsts = completes[np.append(True, of[1:] != of[:-1])[: len(of)]]
         begins_match = np.zeros(size, np.bool_)
         begins_match[episode[firsts]] = True
         closes = np.flatnonzero(np.append(opens[1:], True))

@@ -32,7 +32,7 @@ class View:
 
     block: Block
     averages: Numbers
-    """[rows, averages]"""
+    """[averages, rows]"""
     holds: Bools
     """[tests, rows]: the truth of `exact` tests, what is possible of the others until settled."""
     has_holes: bool
@@ -114,8 +114,8 @@ class Signals:
         holds[self._free] = True
         self._evidence.mark_possible(block, has_holes, holds)
         if self._averaged.size:
-            values = averages[:, self._average_of[self._averaged]]
-            holds[self._averaged] = self._hold(self._averaged, values).T
+            values = averages[self._average_of[self._averaged]]
+            holds[self._averaged] = self._hold(self._averaged[:, None], values)
         return View(block, averages, holds, has_holes)
 
     def remember(self, view: View) -> None:
@@ -139,7 +139,7 @@ class Signals:
         for size in _distinct(sizes):
             chosen = np.flatnonzero(sizes == size)
             if size == _AVERAGE:
-                values[chosen] = view.averages[rows[chosen], self._average_of[tests[chosen]]]
+                values[chosen] = view.averages[self._average_of[tests[chosen]], rows[chosen]]
                 continue
             at_once = max(1, _MAX_CELLS // size)
             for begin in range(0, len(chosen), at_once):

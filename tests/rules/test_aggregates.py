@@ -29,7 +29,7 @@ def averages(half_life, scores):
     stream, zero = np.array(scores, np.float32)[:, None], np.array([0])
     positions = np.arange(len(scores))
     block = Block.of(zero, zero, zero, np.array([len(scores)]), stream, positions)
-    return bank.observe(block, bool(np.isnan(stream).any()))[:, 0].tolist()
+    return bank.observe(block, bool(np.isnan(stream).any()))[0].tolist()
 
 
 @pytest.mark.parametrize("over", [0.1, 0.3, 1e-300, -1e-300])
