@@ -16,10 +16,17 @@ from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
 from saeguard.rules import Rule
 from saeguard.rules.decide import expired_exceptions
-from saeguard.rules.matches import Decision
+from saeguard.rules.matches import Decision, Outcome
 
 _MAX_FINDINGS = 20
 """Lines of an alert about refused rules."""
+
+_METRICS: dict[Outcome, str] = {
+    "alert": "alerts",
+    "limited": "limited",
+    "suppressed": "suppressed",
+    "building_block": "building_blocks",
+}
 
 log = logger("saeguard.monitor")
 
@@ -28,15 +35,17 @@ class Reporter:
     """Writes to the store, the log and the totals. Totals are named as in `store.py`."""
 
     def __init__(self, store: Store) -> None:
-        self.totals: Counter[str] = Counter()
+        self.totals = Counter({"rules/reload/ok": 0, "rules/reload/refused": 0})
         self._unsaved: Counter[str] = Counter()
         self._store = store
 
     def introduce(self, book: Rulebook) -> None:
-        """Every series of a rule starts at zero, or its first alert is no increase."""
+        """Begin each of its series at zero, or the first alert is no increase. Say what it asks
+        for in vain.
+        """
         for rule in book.ruleset.rules:
-            for outcome in ("alerts", "limited") if rule.emit else ("building_blocks",):
-                self.totals.setdefault(_key(outcome, rule), 0)
+            for metric in ("alerts" if rule.emit else "building_blocks", "limited"):
+                self.totals.setdefault(_key(metric, rule), 0)
             for exception in rule.exceptions:
                 self.totals.setdefault(_key("suppressed", rule, exception.name), 0)
             if rule.min_coverage:
@@ -46,27 +55,15 @@ class Reporter:
                 "stop_not_supported", rules=stopping, now="they raise alerts and stop no request"
             )
         for rule, exception in expired_exceptions(book.ruleset, time.time_ns()):
-            log.warning(
-                "exception_expired",
-                rule=rule.name,
-                exception=exception.name,
-                expires=str(exception.expires),
-            )
+            log.warning("exception_expired", rule=rule.name, exception=exception.name)
 
     def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> None:
         """Enter what became of a match, and raise the alert if it is one."""
         detection.request.count(decision)
-        rule = decision.match.rule
-        match decision.outcome:
-            case "alert":
-                self.count({_key("alerts", rule): 1})
-                self.raise_alert(book.maker.alert(decision, detection))
-            case "limited":
-                self.count({_key("limited", rule): 1})
-            case "suppressed":
-                self.count({_key("suppressed", rule, decision.exception or ""): 1})
-            case "building_block":
-                self.count({_key("building_blocks", rule): 1})
+        exception = [decision.exception] if decision.exception else []
+        self.count({_key(_METRICS[decision.outcome], decision.match.rule, *exception): 1})
+        if decision.outcome == "alert":
+            self.raise_alert(book.maker.alert(decision, detection))
 
     def raise_alert(self, alert: Alert) -> None:
         """Into the log and the store."""

@@ -170,7 +170,7 @@ class Service:
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
             case RequestEnd():
-                self._detector.end(message, time.monotonic())
+                self._raise_alerts(self._detector.end(message, time.monotonic()))
             case TapStatus():
                 self._hear(message)
             case SwapStatus():
@@ -201,7 +201,10 @@ class Service:
     def _reload(self, now_s: float) -> None:
         match self._reloader.poll(now_s):
             case Rulebook() as book:
-                self._adopt(book)
+                try:
+                    self._adopt(book)
+                except Exception as error:  # a fault of ours, and no reason to change half
+                    self._reporter.refused(f"they could not be taken up: {error!r}", self._book)
             case Refusal() as refusal:
                 self._reporter.refused(refusal.reason, self._book)
 
