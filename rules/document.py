@@ -205,7 +205,10 @@ class _Walk:
                 self._report(key_node, f"duplicate key '{key}'")
                 continue
             self.document.keys[*path, key] = key_node
+            num_errors = len(self.document.errors)
             value = self._read(value_node, (*path, key))
+            if value is None and len(self.document.errors) > num_errors:
+                continue  # it is unreadable, and that has been said
             if value is None:
                 self._report(key_node, f"'{key}' has no value")
             else:
@@ -228,9 +231,12 @@ class _Walk:
         try:
             value = self.loader.construct_object(node)
         except ValueError as error:
-            self._report(node, f"bad value: {error}")
+            self._report(node, f"bad value: {str(error).partition(';')[0]}")
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and value.bit_length() > 64:
+            self._report(node, "a whole number with too many digits")
+            return None
         if is_number and not _PLAIN_NUMBER.fullmatch(node.value):
             self._report(node, f"YAML reads {node.value} as the number {value}; write that number")
         return value

@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-_MANY = 100  # options that are compared in full: it is slow, and there may be many words
+_MANY = 100  # options that are compared closely: it is slow, and there may be many words
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,6 +59,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """`, did you mean 'x'?` when an option resembles the word, else nothing."""
     known = list(options)
     if len(known) > _MANY:
-        known = [option for option in known if option[:1] == word[:1]]
+        alike = (o for o in known if o[:3] == word[:3] or o[-3:] == word[-3:])
+        known = list(islice(alike, _MANY))
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean '{close[0]}'?" if close else ""

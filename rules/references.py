@@ -6,7 +6,7 @@ The names in conditions are in `mentions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from saeguard.rules.conditions import RESERVED
 from saeguard.rules.cycles import find_cycles
@@ -14,6 +14,7 @@ from saeguard.rules.document import Document, KeyPath
 from saeguard.rules.errors import Location, RuleError, did_you_mean
 from saeguard.rules.mentions import Mentions
 from saeguard.rules.raw import RawRule, items, mapping, raw_rules, text_or_none, texts
+from saeguard.rules.spelling import MAX_TEXTS
 from saeguard.rules.template import Mistake, parse_template
 
 
@@ -167,9 +168,10 @@ def _unknown_features(
 
 def _wrong_lists(documents: Sequence[Document], rules: Sequence[RawRule]) -> Iterator[RuleError]:
     tables = [(each, mapping(each.data.get("lists"))) for each in documents]
-    defined: dict[str, tuple[Document, list[str]]] = {}
+    defined: dict[str, tuple[Document, Sequence[object]]] = {}
     for document, table in tables:
-        for name, content in table.items():
+        for name, value in table.items():
+            content = items(value)
             first, same = defined.setdefault(name, (document, content))
             if same != content:
                 where = document.key_at(("lists", name))
@@ -178,27 +180,33 @@ def _wrong_lists(documents: Sequence[Document], rules: Sequence[RawRule]) -> Ite
                 if item.startswith("$"):
                     where = document.value_at(("lists", name, index))
                     yield where.error(f"{item}: a list cannot hold another list")
-    used = set()
+    sizes = {name: len(content) for name, (_, content) in defined.items()}
+    used: set[str] = set()
     for rule in rules:
-        for name, path in _list_names(rule):
-            used.add(name)
-            if name not in defined:
-                where = rule.value_at(*path)
-                yield where.error(f"unknown list '${name}'{did_you_mean(name, defined)}")
+        for path, names in _list_names(rule):
+            used.update(names.values())
+            for index, name in names.items():
+                if name not in sizes:
+                    where = rule.value_at(*path, index)
+                    yield where.error(f"unknown list '${name}'{did_you_mean(name, sizes)}")
+            if sum(sizes.get(name, 0) for name in names.values()) > MAX_TEXTS:
+                yield rule.value_at(*path).error(f"more than {MAX_TEXTS:,} texts in its lists")
     for document, table in tables:
         for name in table.keys() - used:
             yield document.key_at(("lists", name)).error(f"list '{name}' is never used")
 
 
-def _list_names(rule: RawRule) -> Iterator[tuple[str, KeyPath]]:
-    """Every `$name`, with its path in the rule."""
-    places: list[tuple[KeyPath, Mapping[str, object]]] = [
-        (("scope",), mapping(rule.data.get("scope")))
+def _list_names(rule: RawRule) -> Iterator[tuple[KeyPath, dict[int, str]]]:
+    """Every list of texts in which `$name`s may stand, with the names and their places in it."""
+    exceptions = enumerate(items(rule.data.get("exceptions")))
+    places: list[tuple[KeyPath, object]] = [
+        (("scope",), rule.data.get("scope")),
+        *((("exceptions", i, "when"), mapping(item).get("when")) for i, item in exceptions),
     ]
-    for index, item in enumerate(items(rule.data.get("exceptions"))):
-        places.append((("exceptions", index, "when"), mapping(mapping(item).get("when"))))
     for path, who in places:
-        for key, values in who.items():
-            for index, value in enumerate(items(values)):
-                if isinstance(value, str) and value.startswith("$"):
-                    yield value[1:], (*path, key, index)
+        for key, values in mapping(who).items():
+            texts = enumerate(items(values))
+            yield (
+                (*path, key),
+                {i: x[1:] for i, x in texts if isinstance(x, str) and x.startswith("$")},
+            )

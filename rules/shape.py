@@ -111,11 +111,14 @@ class _Shape:
         where = self._last_of(path, entry, syntax.DETECTIONS)
         return where.error(f"a rule needs exactly one of {', '.join(syntax.DETECTIONS)}")
 
-    def _misfit(self, path: KeyPath, context: dict[str, Any]) -> RuleError:
+    def _misfit(self, path: KeyPath, context: dict[str, Any]) -> RuleError | None:
         message = context["message"]
+        data = self.document.lookup(path)
+        if any(key not in data and (*path, key) in self.document.keys for key in context["among"]):
+            return None  # one could not be read, which is reported
         if key := context["key"]:
             return self.document.value_at((*path, key)).error(f"{key}: {message}")
-        where = self._last_of(path, self.document.lookup(path), context["among"])
+        where = self._last_of(path, data, context["among"])
         key = next((part for part in reversed(path) if isinstance(part, str)), "rule")
         label = f"signal '{key}'" if path[-2:-1] == ("signals",) else key
         return where.error(f"{label}: {message}")
@@ -154,6 +157,8 @@ def _message(detail: ErrorDetails) -> str:
             return f"must have at least {context['min_length']} items, not {len(value)}"
         case "too_long":
             return f"must have at most {context['max_length']} items, not {len(value)}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}"
         case "bool_type":
             return f"expected true or false, got {describe(value)}"
         case "literal_error":

@@ -15,6 +15,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from saeguard.rules.document import describe
 
+MAX_NUMBER = 1e38  # scores are float32
+
 
 @dataclass(frozen=True)
 class Spelled:
@@ -53,7 +55,9 @@ class _Threshold:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        number = core_schema.float_schema(strict=True, allow_inf_nan=False)
+        number = core_schema.float_schema(
+            strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER
+        )
         text = core_schema.no_info_plain_validator_function(self._check)
         return core_schema.tagged_union_schema(
             {"number": number, "text": text},
@@ -63,7 +67,8 @@ class _Threshold:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{self.pattern}$"}]}
+        number = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
+        return {"anyOf": [number, {"type": "string", "pattern": f"^{self.pattern}$"}]}
 
     def _check(self, value: object) -> object:
         if isinstance(value, str) and re.fullmatch(self.pattern, value):
@@ -100,8 +105,8 @@ Name = Annotated[
 ]
 Text = Annotated[str, Field(min_length=1)]
 Texts = list[Text]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Index = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+Index = Annotated[int, Field(ge=0, lt=2**31)]
 Threshold = Annotated[float | str, _Threshold()]
 Day = Annotated[date, _Day()]
 Uuid = Annotated[
@@ -136,6 +141,9 @@ Glob = Annotated[
         "a name or a glob of 1 to 200 characters with at most 8 stars",
     ),
 ]
+MAX_TEXTS = 1000
+SomeTexts = Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+SomeGlobs = Annotated[list[Glob], Field(min_length=1, max_length=MAX_TEXTS)]
 OVERLAY_PATH = r"[a-z_]+(\.[a-z0-9_]+){0,4}"
 OverlayPath = Annotated[
     str, Spelled(OVERLAY_PATH, "a path to a key of the rule, such as signals.peak.gte")

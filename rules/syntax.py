@@ -17,7 +17,6 @@ from saeguard.rules.signal_syntax import AnySignal, Entry, misfit
 from saeguard.rules.spelling import (
     Day,
     Duration,
-    Glob,
     Index,
     Name,
     Number,
@@ -25,6 +24,8 @@ from saeguard.rules.spelling import (
     Percentage,
     PhaseName,
     Reach,
+    SomeGlobs,
+    SomeTexts,
     Text,
     Texts,
     Tokens,
@@ -90,8 +91,6 @@ FeatureEntry = Annotated[
 ]
 
 Phases = Annotated[list[PhaseName], Field(min_length=1)]
-SomeGlobs = Annotated[list[Glob], Field(min_length=1)]
-SomeTexts = Annotated[Texts, Field(min_length=1)]
 
 
 class ScopeEntry(Entry):
@@ -110,7 +109,7 @@ class LimitEntry(Entry):
     )
 
     per: Literal["request", "rule"] = "request"
-    max: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     every: Duration | None = None
 
     @model_validator(mode="after")

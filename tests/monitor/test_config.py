@@ -25,6 +25,12 @@ def test_the_example_of_the_documentation_loads(tmp_path: Path):
     assert config.destinations[0].options == {"endpoint": "http://localhost:4318"}
 
 
+def test_packs_are_no_paths(tmp_path: Path):
+    file = tmp_path / "saeguard.yaml"
+    file.write_text("version: 1\nrules: ['pack:deception', 'rules/']\nwatchlist: w\n")
+    assert load_config(file).rules == ("pack:deception", tmp_path / "rules")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

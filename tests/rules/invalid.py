@@ -188,6 +188,9 @@ SIGNALS = {
     "two comparisons": Wrong(
         "gt: 4.0", "gt: 4.0, between: [1, 2]", "between: [1, 2]", f"signal 'peak': {COMPARE}"
     ),
+    "number beyond all scores": Wrong(
+        "gte: 9}", "gte: 1.0e+39}", "1.0e+39", "gte: must be at most 1e+38"
+    ),
     "reserved signal name": by_name(
         PEAK,
         "any: {feature: deceit, agg: value, gt: 1}\n      " + PEAK,
@@ -321,6 +324,12 @@ RULES = {
     ),
     "list in a list": by_name(
         "[tenant-a, tenant-b]", "[tenant-a, $b]", "$b", "$b: a list cannot hold another list"
+    ),
+    "lists that hold too much": by_name(
+        "[$agents, other]",
+        f"[{', '.join(['$agents'] * 501)}]",
+        "[$agents, $agents",
+        "more than 1,000 texts in its lists",
     ),
     "empty list": Wrong("[tenant-a, tenant-b]", "[]", "[]", "agents: must not be empty"),
     "unused need": by_name(

@@ -113,6 +113,14 @@ MISTAKES = {
         ("gte: 4.0", "gte: 22:22"),
         "16:64: YAML reads 22:22 as the number 1342; write that number",
     ),
+    "number with too many digits": (
+        ("gte: 4.0", f"gte: 0x{'f' * 5000}"),
+        "16:64: a whole number with too many digits",
+    ),
+    "day that does not exist": (
+        ("version: 1.0.0", "version: 2026-13-45"),
+        "2:36: bad value: month must be in 1..12",
+    ),
     "not a number": (("gte: 4.0", "gte: .nan"), "16:64: gte: must be a finite number"),
     "boolean for a key": (
         ("tags:", "on: 1\n    tags:"),

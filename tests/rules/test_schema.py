@@ -36,7 +36,7 @@ def as_json(value):
 
 
 def accepts(text: str) -> bool:
-    return VALIDATOR.is_valid(as_json(yaml.safe_load(text)))
+    return VALIDATOR.is_valid(as_json(yaml.load(text, yaml.CSafeLoader)))
 
 
 def rule_files():
