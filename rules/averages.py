@@ -1,9 +1,9 @@
 """Exponential averages of all rows of a block: the one aggregate whose past has no end.
 
-With d = 1 - a, and c tokens observed since some token, e = d^c (e_before + a Σ x_j d^-c_j): a
-cumulative sum. Cut into pieces of 32 tokens d^-c stays small (2^32 for the shortest half-life), and
-each term is rounded relative to its own share, as in the token by token form. Pieces are then
-joined by doubling: the end of a piece is its own sum plus its decay times the end before.
+With d = 1 - a, and c tokens observed since some token, e = d^c e_before + a Σ d^(c - c_j) x_j. In
+pieces of 32 tokens the sum is a product with a fixed matrix; where scores are missing it is a
+cumulative sum of x_j d^-c_j, in which each term is rounded relative to its own share, too. Pieces
+are joined by doubling: the end of a piece is its own sum plus its decay times the end before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class Averages:
         self._columns = np.array(columns, np.int64)
         self._decay = 0.5 ** (1 / np.array(half_lives, np.float64))
         self._powers = self._decay[:, None] ** np.arange(_PIECE + 1)
+        lag = np.arange(_PIECE) - np.arange(_PIECE)[:, None]
+        shares = (1 - self._decay)[:, None, None] * self._decay[:, None, None] ** np.abs(lag)
+        self._shares = np.where(lag >= 0, shares, 0.0)  # [averages, token, later token]
         self._state = np.empty((0, len(columns)))  # NaN: nothing observed in this run
 
     def grow(self, num_slots: int) -> None:
@@ -67,35 +70,33 @@ class Averages:
         offsets = np.arange(int(sizes.max()))
         rows = np.minimum(begins[:, None] + offsets, block.num_rows - 1)
         x = new[:, rows]  # [averages, pieces, offsets]; past a piece's size whatever comes next
-        x *= 1 - self._decay[:, None, None]
         if observed is None:
             decays = self._powers[:, None, 1 : len(offsets) + 1]
+            values = x @ self._shares[:, : len(offsets), : len(offsets)]
         else:
             counts = observed[:, rows].cumsum(axis=2)
             decays = self._powers[np.arange(len(counts))[:, None, None], counts]
-        x /= decays
-        values = x.cumsum(axis=2)
-        values *= decays
+            values = (x * (1 - self._decay[:, None, None]) / decays).cumsum(axis=2) * decays
         last = slice(None), np.arange(len(sizes)), sizes - 1
         decay = np.broadcast_to(decays, values.shape)[last]
-        values += decays * _before_pieces(order, start, values[last], decay)[..., None]
+        values += decays * _before_pieces(order, start.T, values[last].T, decay.T).T[..., None]
         return values[:, offsets < sizes[:, None]]
 
 
 def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:
-    """The average before each piece: that of its lane, or the end of the piece before."""
+    """[pieces, averages] before each piece: that of its lane, or the end of the piece before."""
     firsts = np.flatnonzero(order == 0)
-    ends[:, firsts] += decay[:, firsts] * start
+    ends[firsts] += decay[firsts] * start
     step = 1
     while step <= int(order.max()):
         later = np.flatnonzero(order >= step)
-        end_before, decay_before = ends[:, later - step], decay[:, later - step]
-        ends[:, later] += decay[:, later] * end_before
-        decay[:, later] *= decay_before
+        end_before, decay_before = ends[later - step], decay[later - step]
+        ends[later] += decay[later] * end_before
+        decay[later] *= decay_before
         step *= 2
     carried = np.empty_like(ends)
-    carried[:, 1:] = ends[:, :-1]
-    carried[:, firsts] = start
+    carried[1:] = ends[:-1]
+    carried[firsts] = start
     return carried
 
 
