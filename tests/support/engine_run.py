@@ -6,6 +6,7 @@ as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -51,6 +52,10 @@ class EngineRun:
         return rows
 
 
+class EngineEnded(Exception):
+    """There will be no more messages."""
+
+
 class Inbox:
     """The monitor's end: keeps all that comes."""
 
@@ -59,10 +64,17 @@ class Inbox:
         self.frames: list[tuple[Frame, FrameArrays]] = []
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.bind(f"ipc://{run_dir / 'inbox'}")
+        self.process: subprocess.Popen[str] | None = None
 
     def receive(self, timeout_ms: int = 300) -> Message | None:
-        """The next message, or None when there is none for so long."""
+        """The next message, or None when there is none for so long.
+
+        Raises:
+            EngineEnded: there is none, and will be none.
+        """
         if not self._socket.poll(timeout_ms):
+            if self.process is not None and self.process.poll() is not None:
+                raise EngineEnded
             return None
         message, arrays = decode(self._socket.recv())
         if isinstance(message, Frame) and arrays is not None:
@@ -72,8 +84,9 @@ class Inbox:
         return message
 
     def close(self) -> None:
-        while self.receive() is not None:
-            pass
+        with contextlib.suppress(EngineEnded):
+            while self.receive() is not None:
+                pass
         self._socket.close()
 
 
@@ -144,11 +157,14 @@ def run_engine(
     try:
         with ThreadPoolExecutor(1) as pool:
             ended = pool.submit(process.communicate, json.dumps(job), timeout=timeout_s)
-            if meanwhile is not None:
-                try:
+            inbox.process = process
+            try:
+                if meanwhile is not None:
                     meanwhile(inbox)
-                finally:
-                    (work / "enough").touch()
+            except EngineEnded:
+                pass  # its log says why
+            finally:
+                (work / "enough").touch()
             log, _ = ended.result()
     finally:
         process.kill()
