@@ -170,7 +170,7 @@ class Service:
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
             case RequestEnd():
-                self._raise_alerts(self._detector.end(message, time.monotonic()))
+                self._decide(self._detector.end(message, time.monotonic()))
             case TapStatus():
                 self._hear(message)
             case SwapStatus():
