@@ -36,7 +36,7 @@ def load_rules(items: Sequence[Path | str]) -> RuleSet:
     documents, errors = _read(items)
     complete = not errors
     errors += needs_errors(documents, complete)
-    errors += apply_overlays(documents)
+    errors += apply_overlays(documents, complete)
     files: list[_File] = []
     for document in documents:
         file, shape_errors = parse_shape(document)

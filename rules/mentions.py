@@ -40,7 +40,7 @@ class Mentions:
 
     def __init__(self, rules: Sequence[RawRule], complete: bool) -> None:
         self._rules = {rule.name: rule for rule in rules if rule.name}
-        self._block_names = [name for name, rule in self._rules.items() if rule.is_block]
+        self._block_names = {name: None for name, rule in self._rules.items() if rule.is_block}
         self._complete = complete
         self._blocks: dict[str | None, dict[str, Mention]] = {}
         self._misread: set[str | None] = set()

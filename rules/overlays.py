@@ -19,8 +19,13 @@ _OPTIONAL = ("scope", "limit")  # mappings that a path may reach into where the 
 _FIXED = ("id", "name")
 
 
-def apply_overlays(documents: Sequence[Document]) -> Iterator[RuleError]:
-    """Change the rules' data as the overlays of all files say, in their order."""
+def apply_overlays(documents: Sequence[Document], complete: bool) -> Iterator[RuleError]:
+    """Change the rules' data as the overlays of all files say, in their order.
+
+    Args:
+        documents: the files.
+        complete: whether these are all; else a rule may be unknown because its file is missing.
+    """
     rules = {rule.name: rule for rule in raw_rules(documents) if rule.name}
     for document in documents:
         for index, item in enumerate(items(document.data.get("overlays"))):
@@ -28,13 +33,12 @@ def apply_overlays(documents: Sequence[Document]) -> Iterator[RuleError]:
             name = text_or_none(overlay.get("rule"))
             if name is None:
                 continue  # its shape is wrong, which is reported as such
-            if name not in rules:
-                yield document.value_at((*at, "rule")).error(
-                    f"unknown rule '{name}'{did_you_mean(name, rules)}"
-                )
-                continue
-            yield from _set(rules[name], document, (*at, "set"), mapping(overlay.get("set")))
-            _add_exceptions(rules[name], document, (*at, "add_exceptions"), overlay)
+            if rule := rules.get(name):
+                yield from _set(rule, document, (*at, "set"), mapping(overlay.get("set")))
+                _add_exceptions(rule, document, (*at, "add_exceptions"), overlay)
+            elif complete:
+                where = document.value_at((*at, "rule"))
+                yield where.error(f"unknown rule '{name}'{did_you_mean(name, rules)}")
 
 
 def _set(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from saeguard.rules import syntax
+from saeguard.rules.correlate_syntax import CorrelateEntry
 from saeguard.rules.document import Document, KeyPath, describe
 from saeguard.rules.errors import Location, RuleError, did_you_mean
 from saeguard.rules.signal_syntax import SIGNALS
@@ -28,7 +29,7 @@ _OWNERS: Owners = {
     "sequence rule": syntax.SequenceRuleEntry,
     "sequence": syntax.SequenceEntry,
     "correlate rule": syntax.CorrelationRuleEntry,
-    "correlate": syntax.CorrelateEntry,
+    "correlate": CorrelateEntry,
     "scope": syntax.ScopeEntry,
     "limit": syntax.LimitEntry,
     "exceptions": syntax.ExceptionEntry,
