@@ -20,9 +20,19 @@ def test_the_example_of_the_documentation_loads(tmp_path: Path):
     assert block
     (tmp_path / "saeguard.yaml").write_text(block[1])
     config = load_config(tmp_path / "saeguard.yaml")
-    assert config.rules == ((tmp_path / "rules.yaml").resolve(),)
+    assert config.rules == (tmp_path / "rules.yaml",)
     assert config.capture_text == "off"
     assert config.destinations[0].options == {"endpoint": "http://localhost:4318"}
+
+
+def test_links_are_not_followed_because_they_may_lead_elsewhere_later(tmp_path: Path):
+    """As in a Kubernetes ConfigMap, whose present folder is deleted with the next change."""
+    (tmp_path / "..first").mkdir()
+    (tmp_path / "..first" / "saeguard.yaml").write_text(TOP)
+    (tmp_path / "..data").symlink_to("..first")
+    (tmp_path / "saeguard.yaml").symlink_to("..data/saeguard.yaml")
+    config = load_config(tmp_path / "saeguard.yaml")
+    assert (config.path.parent, config.rules) == (tmp_path, (tmp_path / "a",))
 
 
 def test_packs_are_no_paths(tmp_path: Path):
