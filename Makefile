@@ -10,7 +10,7 @@ LOCK   := $(if $(CI),$(if $(GPU),,-c .ci/constraints.txt))
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint types format bench-overhead bench organism lock clean
+.PHONY: help setup setup-test demo test lint types format bench-overhead bench-rules bench organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ format: setup-test ## Mend what style can mend by itself
 
 bench-overhead: setup ## Throughput with and without saeguard, interleaved
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-rules: setup ## What the rule engine costs: tokens per second, rules, memory
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/rule_engine.py
 
 organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism

@@ -65,6 +65,3 @@ def _combined(combine: Combine, scores: Numbers) -> Numbers:
             first, second = scores[:, 0], scores[:, 1]
             angle = np.degrees(np.arctan2(second, first))
             return np.where((first == 0) & (second == 0), np.nan, angle)
-
-
-

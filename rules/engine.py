@@ -218,9 +218,7 @@ class Engine:
         if stretches.lengths.sum() < len(scores):
             rows = _rows(stretches)
             scores, positions = scores[rows], positions[rows]
-        block = Block.of(
-            slots, self._run_begin[slots], first, stretches.lengths, scores, positions
-        )
+        block = Block.of(slots, self._run_begin[slots], first, stretches.lengths, scores, positions)
         for hit in self._program.observe(block, stretches.phases):
             row = hit.row if rows is None else int(rows[hit.row])
             yield row, self._about_tokens[hit.rule], hit
@@ -253,9 +251,7 @@ class Engine:
         return matches
 
 
-def _stretches(
-    slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]
-) -> _Stretches:
+def _stretches(slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]) -> _Stretches:
     """Cut rows into stretches of one request and one phase."""
     begins_here = np.zeros(len(phases) + 1, np.bool_)
     begins_here[row_starts] = True  # the end of the last request among them

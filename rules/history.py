@@ -78,5 +78,3 @@ class History:
             return int(block.positions[row - back])
         place = (block.tokens[row] - back) & (self._length - 1)
         return int(self._positions[block.slots[lane], place])
-
-

@@ -54,7 +54,9 @@ class Program:
         self._predicates = Predicates(predicates, self._signals.bounded, self._signals.exact)
         self._rule_of = np.array([each.rule for each in predicates], np.int64)
         self._step_of = np.array([each.step for each in predicates], np.int64)
-        sequences = {i: d for i, r in enumerate(rules) if isinstance(d := r.detection, StepSequence)}
+        sequences = {
+            i: d for i, r in enumerate(rules) if isinstance(d := r.detection, StepSequence)
+        }
         self._is_sequence = np.array([i in sequences for i in range(len(rules))], np.bool_)
         self._sequences = Sequences(sequences)
         self._runs = Runs([r.for_tokens for r in rules], [r.keep_firing_for for r in rules])

@@ -34,7 +34,18 @@ def aggregates(draw: st.DrawFn) -> Aggregate:
     features = tuple(draw(names)) if combine else (draw(st.sampled_from(FEATURES)),)
     kind = draw(
         st.sampled_from(
-            ["value", "max", "mean", "sum", "count", "ema", "rolling_mean_max", "topk_mean", "min_evidence", "noisy_or"]
+            [
+                "value",
+                "max",
+                "mean",
+                "sum",
+                "count",
+                "ema",
+                "rolling_mean_max",
+                "topk_mean",
+                "min_evidence",
+                "noisy_or",
+            ]
         )
     )
     if kind == "value":
@@ -196,3 +207,24 @@ def random_cuts(rng: np.random.Generator, num_tokens: int, longest: int) -> list
     """Ends of pieces, the last one being the end of the stream."""
     ends = np.cumsum(rng.integers(1, longest + 1, size=num_tokens))
     return [*ends[ends < num_tokens].tolist(), num_tokens]
+
+
+def simple_rule(*signals: Signal, **keys: object) -> Rule:
+    """It matches on tokens of the answer on which all of these signals hold."""
+    names = tuple(Name(signal.name) for signal in signals)
+    return Rule(
+        **{
+            "id": "00000000-0000-0000-0000-000000000000",
+            "name": "simple",
+            "title": "Simple",
+            "description": "",
+            "status": "test",
+            "severity": "low",
+            "scope": Scope(frozenset({Phase.ANSWER})),
+            "signals": signals,
+            "detection": And(names) if len(names) > 1 else names[0],
+            "message": parse_template("{rule.title}")[0],
+            "location": NOWHERE,
+        }
+        | keys
+    )

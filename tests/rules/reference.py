@@ -175,9 +175,7 @@ class _Play:
             limited=self.num_matches > (self.rule.max_per_request or self.num_matches),
         )
 
-    def _condition(
-        self, condition: Condition, token: Token, holds: dict[str, bool]
-    ) -> int | None:
+    def _condition(self, condition: Condition, token: Token, holds: dict[str, bool]) -> int | None:
         if token.phase not in self.rule.scope.phases:
             return None
         self.of_run.append(_Seen(token.position, condition=true(condition, holds)))
@@ -195,9 +193,7 @@ class _Play:
             row_of_true = self.of_run[-length:]
         return row_of_true[0].position
 
-    def _sequence(
-        self, sequence: StepSequence, token: Token, holds: dict[str, bool]
-    ) -> int | None:
+    def _sequence(self, sequence: StepSequence, token: Token, holds: dict[str, bool]) -> int | None:
         def on(step: Step | None) -> bool:
             return step is not None and token.phase in step.phases and true(step.when, holds)
 
