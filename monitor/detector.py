@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
+from saeguard.monitor.drafts import confirmed, settle
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
 from saeguard.monitor.phases import PhaseTracker, Starts, phases_of
 from saeguard.monitor.requests import LiveRequest
@@ -61,6 +62,7 @@ class Detector:
         self._waiting: dict[str, _Waiting] = {}
         self._tap_calls: dict[int, list[int]] = {}
         self._num_unevaluated = 0  # by engines before this one
+        self._has_drafts = False  # whether any frame ever had
         self.taps_alive: dict[int, bool] = {}
         """Worker rank -> its taps ran in its last step."""
         self.blind = False
@@ -95,15 +97,17 @@ class Detector:
             detections += self._take(frame, [request], starts, rows, fault)
         return detections
 
-    def end(self, message: RequestEnd, now_s: float) -> None:
+    def end(self, message: RequestEnd, now_s: float) -> list[Detection]:
         """A request's end was announced; `finished` returns it once its rows are in."""
         request = self._requests.get(message.req_id)
-        if request is not None:
-            request.end = message
-            if self.blind:
-                request.missing_reason = "blind"
-            request.deadline_s = now_s + GRACE_S
-            self._ended[message.req_id] = None
+        if request is None:
+            return []
+        request.end = message
+        if self.blind:
+            request.missing_reason = "blind"
+        request.deadline_s = now_s + GRACE_S
+        self._ended[message.req_id] = None
+        return self._settle_end(request)
 
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
@@ -163,6 +167,8 @@ class Detector:
         live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
         carry_over(live, engine, lookback, order)
         if order is not None:
+            for request in self._requests.values():
+                request.rearrange_held(order)
             self._table.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}
         self._num_unevaluated += self._engine.num_ignored_tokens
@@ -198,6 +204,31 @@ class Detector:
             return []
         if (order := self._orders[frame.watchlist]) is not None:
             rows = FrameArrays(arranged(rows.scores, order), rows.token_ids, rows.positions)
+        self._has_drafts |= bool(frame.num_drafts)
+        if self._has_drafts:
+            starts, rows = settle(frame, requests, starts, rows)
+        detections = self._account(frame, requests, starts, rows)
+        if self._has_drafts:
+            for request in requests:
+                detections += self._settle_end(request)
+        return detections
+
+    def _settle_end(self, request: LiveRequest) -> list[Detection]:
+        """The last drafts of a request that has ended, once they are all that is left."""
+        if request.held is None or not request.is_complete_but_for_drafts:
+            return []
+        frame, end = request.held.frame, request.end
+        assert end is not None
+        # As without drafts, the last token counts as not read: a draft in its place may be another.
+        next_position = request.prompt_len + end.num_output_tokens - 1
+        rows = confirmed(request, next_position, frame.dropped_frames)
+        starts = np.array([0, len(rows.positions)])
+        return self._account(frame, [request], starts, rows) if len(rows.positions) else []
+
+    def _account(
+        self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
+    ) -> list[Detection]:
+        """Count rows as observed, and evaluate those that are new."""
         is_regular = True
         firsts = rows.positions[starts[:-1]].tolist()
         for request, first, count in zip(requests, firsts, np.diff(starts).tolist(), strict=True):

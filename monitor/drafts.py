@@ -1,87 +1,80 @@
 """Holds back the rows of speculated tokens until it is known whether the model kept them.
 
-A step's last `num_drafts` rows of a request read tokens that a drafter proposed. Those that the
-model rejects are overwritten: the request's next step begins at the first of them, or after all of
-them. So a draft is settled by the first position of the next rows, and no window, average, sequence
-or alert ever holds anything of a token that was taken back.
+A step's last rows of a request may read tokens that a drafter proposed. Those that the model
+rejects are overwritten: the request's next step begins at the first of them, or after all of them.
+So a draft is settled by the first position of the next rows, and no window, average, sequence or
+alert ever holds anything of a token that was taken back. Where a frame was lost in between nothing
+is known of the drafts before it, and they count as lost, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.monitor.messages import Frame, FrameArrays
+from saeguard.monitor.phases import Starts
+from saeguard.monitor.requests import Held, LiveRequest
 
 
-class DraftHold:
-    """What is held back, by request."""
+def settle(
+    frame: Frame, requests: Sequence[LiveRequest], starts: Starts, rows: FrameArrays
+) -> tuple[Starts, FrameArrays]:
+    """The rows with the drafts that they confirm, and without those that they bring.
 
-    def __init__(self) -> None:
-        self._held: dict[str, FrameArrays] = {}
-
-    def settle(self, frame: Frame, rows: FrameArrays) -> tuple[Frame, FrameArrays, dict[str, int]]:
-        """The frame with the drafts that it confirms, and without those that it brings.
-
-        Returns:
-            The frame, its rows, and how many rejected rows each request had.
-        """
-        if not frame.num_drafts and self._held.keys().isdisjoint(frame.req_ids):
-            return frame, rows, {}
-        rejected: dict[str, int] = {}
-        parts: list[FrameArrays] = []
-        num_drafts = frame.num_drafts or [0] * len(frame.req_ids)
-        bounds = zip(frame.row_starts, frame.row_starts[1:], num_drafts, strict=False)
-        for req_id, (begin, end, num_held) in zip(frame.req_ids, bounds, strict=True):
-            kept, num_rejected = self._confirmed(req_id, int(rows.positions[begin]))
-            if num_rejected:
-                rejected[req_id] = num_rejected
-            parts.append(joined([kept, part(rows, begin, end - num_held)]))
-            if num_held:
-                self._held[req_id] = part(rows, end - num_held, end)
-        starts = np.cumsum([0, *(len(each.positions) for each in parts)]).tolist()
-        settled = msgspec.structs.replace(frame, row_starts=starts, num_drafts=[])
-        return settled, joined(parts), rejected
-
-    def end(self, req_id: str, num_tokens: int) -> tuple[FrameArrays | None, int]:
-        """A request has ended with so many tokens: its last drafts that are among them, and how
-        many are not.
-        """
-        if req_id not in self._held:
-            return None, 0
-        kept, num_rejected = self._confirmed(req_id, num_tokens)
-        return (kept if len(kept.positions) else None), num_rejected
-
-    def _confirmed(self, req_id: str, next_position: int) -> tuple[FrameArrays, int]:
-        held = self._held.pop(req_id, None)
-        if held is None:
-            return _NONE, 0
-        num_kept = int((held.positions < next_position).sum())
-        return part(held, 0, num_kept), len(held.positions) - num_kept
+    Args:
+        frame: where the rows are from; it says how many of them are drafts.
+        requests: whose rows they are; every one has at least one that is not a draft.
+        starts: [requests + 1], where those of each begin.
+        rows: the rows.
+    """
+    num_drafts: Mapping[str, int] = dict(zip(frame.req_ids, frame.num_drafts, strict=False))
+    parts: list[FrameArrays] = []
+    for request, begin, end in zip(requests, starts[:-1], starts[1:], strict=True):
+        num_held = num_drafts.get(request.start.req_id, 0)
+        kept = confirmed(request, int(rows.positions[begin]), frame.dropped_frames)
+        parts.append(_joined([kept, _part(rows, begin, end - num_held)]))
+        if num_held:
+            request.held = Held(frame, _part(rows, end - num_held, end))
+    new_starts = np.cumsum([0, *(len(part.positions) for part in parts)])
+    return new_starts, _joined(parts)
 
 
-def part(rows: FrameArrays, begin: int, end: int) -> FrameArrays:
-    """Some consecutive rows."""
+def confirmed(request: LiveRequest, next_position: int, num_lost: int) -> FrameArrays:
+    """What was held back of a request and lies below its next position. The rest is rejected, and
+    counted so.
+
+    Args:
+        request: it no longer holds anything afterwards.
+        next_position: of the first token that is not among the drafts which were kept.
+        num_lost: frames that its worker has lost by now.
+    """
+    if request.held is None:
+        return _NONE
+    frame, rows, request.held = request.held.frame, request.held.rows, None
+    if frame.dropped_frames != num_lost:
+        request.unseen["dropped_frame"] += len(rows.positions)
+        return _NONE
+    num_kept = int((rows.positions < next_position).sum())
+    request.num_rejected += len(rows.positions) - num_kept
+    return _part(rows, 0, num_kept)
+
+
+def _part(rows: FrameArrays, begin: int, end: int) -> FrameArrays:
     which = slice(begin, end)
     return FrameArrays(rows.scores[which], rows.token_ids[which], rows.positions[which])
 
 
-def joined(parts: list[FrameArrays]) -> FrameArrays:
-    """Rows one after the other."""
-    real = [each for each in parts if len(each.positions)]
-    if len(real) == 1:
-        return real[0]
+def _joined(parts: Sequence[FrameArrays]) -> FrameArrays:
+    parts = [part for part in parts if len(part.positions)]
+    if len(parts) == 1:
+        return parts[0]
     return FrameArrays(
-        *(np.concatenate(arrays) for arrays in zip(*map(_arrays, real), strict=True))
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.token_ids for part in parts]),
+        np.concatenate([part.positions for part in parts]),
     )
-
-
-def _arrays(rows: FrameArrays) -> Iterator[npt.NDArray[Any]]:
-    yield from (rows.scores, rows.token_ids, rows.positions)
 
 
 _NONE = FrameArrays(np.empty((0, 0), np.float32), np.empty(0, np.int32), np.empty(0, np.int32))

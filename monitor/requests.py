@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from saeguard.monitor.alerts import Coverage, RequestRecord, RuleCounts
-from saeguard.monitor.messages import RequestEnd, RequestStart
+from saeguard.monitor.columns import Order, arranged
+from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
 from saeguard.monitor.phases import PhaseTracker
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
@@ -22,6 +23,14 @@ class _Kind(NamedTuple):
     rule_name: str
     outcome: Outcome
     exception: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The last rows of a step: of speculated tokens, which the model may yet reject."""
+
+    frame: Frame
+    rows: FrameArrays
 
 
 @dataclass(slots=True)
@@ -39,6 +48,9 @@ class LiveRequest:
     first_position: int = 0
     """Of the first row seen: what lies before it came from the prefix cache."""
     num_observed: int = 0
+    num_rejected: int = 0
+    """Rows of speculated tokens that the model did not keep."""
+    held: Held | None = None
     is_evaluated: bool = True
     """False: the rule engine had no room for it, so its rows count as unseen."""
     unseen: Counter[str] = field(default_factory=Counter)
@@ -84,8 +96,21 @@ class LiveRequest:
         return self.end is not None and self._num_accounted >= self.end.num_scheduled
 
     @property
+    def is_complete_but_for_drafts(self) -> bool:
+        """Likewise, but for the rows that are held back."""
+        num_held = len(self.held.rows.positions) if self.held else 0
+        return self.end is not None and self._num_accounted + num_held >= self.end.num_scheduled
+
+    def rearrange_held(self, order: Order) -> None:
+        """Bring the columns of what is held back into another order."""
+        if self.held is not None:
+            rows = self.held.rows
+            scores = arranged(rows.scores, order)
+            self.held = Held(self.held.frame, FrameArrays(scores, rows.token_ids, rows.positions))
+
+    @property
     def _num_accounted(self) -> int:
-        return self.num_observed + sum(self.unseen.values())
+        return self.num_observed + self.num_rejected + sum(self.unseen.values())
 
     def token_id(self, position: int) -> int | None:
         """The token that was read at `position`, where it is still known."""
@@ -105,12 +130,15 @@ class LiveRequest:
         return _coverage(self.num_observed + unseen.total(), self.num_observed, unseen)
 
     def coverage(self) -> Coverage:
-        """The final account: scheduled = observed + unseen, by reason."""
+        """The final account: scheduled = observed + unseen, by reason. What was speculated and
+        rejected never became part of the request.
+        """
         assert self.end is not None
         unseen = Counter(self.unseen)
         unseen["prefix_cache"] += self.end.num_cached
         unseen[self.missing_reason] += max(0, self.end.num_scheduled - self._num_accounted)
-        return _coverage(self.end.num_scheduled + self.end.num_cached, self.num_observed, unseen)
+        scheduled = self.end.num_scheduled + self.end.num_cached - self.num_rejected
+        return _coverage(scheduled, self.num_observed, unseen)
 
     def record(self, features: tuple[str, ...]) -> RequestRecord:
         """What is stored of a request that ended, with the rows that are still kept."""
