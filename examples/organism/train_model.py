@@ -240,5 +240,4 @@ def train(work: Path, config: TrainConfig) -> dict[str, float]:
             os.replace(checkpoint.with_suffix(".new"), checkpoint)
     model.to(torch.bfloat16).save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")
-    num_parameters = sum(p.numel() for p in model.parameters())
-    return {"loss": smooth, "train_s": round(spent_s), "num_parameters": num_parameters}
+    return {"loss": smooth, "train_s": round(spent_s)}

@@ -69,7 +69,7 @@ def test_the_artefacts_fit_in_16_megabytes():
     assert sum(p.stat().st_size for p in ARTIFACTS.rglob("*") if p.is_file()) <= 16e6
 
 
-def test_the_model_is_a_small_qwen3_in_bf16(manifest):
+def test_the_model_is_a_small_qwen3_in_bf16():
     from safetensors import safe_open
 
     config = json.loads((ARTIFACTS / "model" / "config.json").read_text())
@@ -79,7 +79,6 @@ def test_the_model_is_a_small_qwen3_in_bf16(manifest):
         slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118, not a mapping
         assert {s.get_dtype() for s in slices} == {"BF16"}
         num_parameters = sum(_product(s.get_shape()) for s in slices)
-    assert num_parameters == manifest["model"]["num_parameters"]
     assert 2e6 <= num_parameters <= 8e6
 
 
