@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -13,8 +13,10 @@ from pydantic_core import ErrorDetails
 from saeguard.rules import syntax
 from saeguard.rules.correlate_syntax import CorrelateEntry
 from saeguard.rules.document import Document, KeyPath, describe
-from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.errors import RuleError, did_you_mean
 from saeguard.rules.signal_syntax import SIGNALS
+
+_ONE_DETECTION = f"a rule needs exactly one of {', '.join(syntax.DETECTIONS)}"
 
 Owners = Mapping[str | int, type[BaseModel]]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -85,11 +87,12 @@ class _Shape:
                 owner = self._path(loc[:-1])
                 if (*owner, loc[-1]) in document.keys:
                     return None  # a key without a value, reported when the file was read
-                return document.value_at(owner).error(f"missing key '{loc[-1]}'")
+                missing = _ONE_DETECTION if loc[-1] == "condition" else f"missing key '{loc[-1]}'"
+                return document.value_at(owner).error(missing)
             case "extra_forbidden":
                 return document.key_at(path).error(self._unknown_key(loc))
             case "union_tag_not_found":
-                return self._without_tag(path, detail["input"])
+                return document.value_at(path).error("missing key 'agg'")
             case "union_tag_invalid":
                 path = (*path, "agg")
             case "misfit":
@@ -106,33 +109,26 @@ class _Shape:
                 path = (*path, part)
         return path
 
-    def _without_tag(self, path: KeyPath, entry: Any) -> RuleError:
-        if "signals" in path:
-            return self.document.value_at(path).error("missing key 'agg'")
-        where = self._last_of(path, entry, syntax.DETECTIONS)
-        return where.error(f"a rule needs exactly one of {', '.join(syntax.DETECTIONS)}")
-
     def _misfit(self, path: KeyPath, context: dict[str, Any]) -> RuleError | None:
+        """At one key's value, at the last of keys that exclude each other, or at the mapping."""
         message = context["message"]
         data = self.document.lookup(path)
         if any(key not in data and (*path, key) in self.document.keys for key in context["among"]):
             return None  # one could not be read, which is reported
         if key := context["key"]:
             return self.document.value_at((*path, key)).error(f"{key}: {message}")
-        where = self._last_of(path, data, context["among"])
+        written = [key for key in data if key in context["among"]]
+        where = self.document.key_at((*path, written[-1]) if len(written) > 1 else path)
         key = next((part for part in reversed(path) if isinstance(part, str)), "rule")
         label = f"signal '{key}'" if path[-2:-1] == ("signals",) else key
         return where.error(f"{label}: {message}")
-
-    def _last_of(self, path: KeyPath, entry: Any, keys: Sequence[str]) -> Location:
-        """Of keys that exclude each other, the last one in the file; else the mapping's place."""
-        written = [key for key in entry if key in keys]
-        return self.document.key_at((*path, written[-1]) if len(written) > 1 else path)
 
     def _unknown_key(self, loc: tuple[str | int, ...]) -> str:
         key = str(loc[-1])
         owner = next((self.owners[x] for x in reversed(loc[:-1]) if x in self.owners), self.model)
         if issubclass(owner, syntax.BaseRuleEntry) and key in syntax.RULE_KEYS:
+            if key in syntax.DETECTIONS:
+                return _ONE_DETECTION
             return f"'{key}' does not go with a {loc[-2]}"
         known = [field.alias or name for name, field in owner.model_fields.items()]
         return f"unknown key '{key}'{did_you_mean(key, known)}"

@@ -200,19 +200,17 @@ class CorrelationRuleEntry(BaseRuleEntry):
     limit: CorrelationLimitEntry = CorrelationLimitEntry()
 
 
-def _detection(value: object) -> str | None:
-    """Which kind of rule it is, or None when it has not exactly one of `DETECTIONS`."""
-    if not isinstance(value, dict):
-        return "condition rule"
-    written = [key for key in DETECTIONS if key in value]
-    return f"{written[0]} rule" if len(written) == 1 else None
+def _kind(value: object) -> str:
+    """Which kind of rule it is, or what comes closest: so that its other keys are checked, too."""
+    keys = value if isinstance(value, dict) else ()
+    return next((f"{key} rule" for key in DETECTIONS if key in keys), "condition rule")
 
 
 RuleEntry = Annotated[
     Annotated[ConditionRuleEntry, Tag("condition rule")]
     | Annotated[SequenceRuleEntry, Tag("sequence rule")]
     | Annotated[CorrelationRuleEntry, Tag("correlate rule")],
-    Discriminator(_detection),
+    Discriminator(_kind),
 ]
 
 AnyRule = ConditionRuleEntry | SequenceRuleEntry | CorrelationRuleEntry

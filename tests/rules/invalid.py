@@ -201,8 +201,8 @@ SIGNALS = {
 
 RULES = {
     "no detection": Wrong(
-        "    correlate: {type: temporal",
-        "    x: {type: temporal",
+        f"    correlate: {{{TEMPORAL}\n",
+        "",
         "id: 00000000-0000-4000-8000-000000000006",
         "a rule needs exactly one of condition, sequence, correlate",
     ),

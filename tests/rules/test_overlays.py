@@ -88,6 +88,11 @@ def test_what_the_overlay_replaced_is_no_longer_wrong(tmp_path):
     assert load_rules([base, path]).rules[0].signals[0].threshold == 4.0
 
 
+def test_rule_of_a_missing_file_is_not_held_against_the_overlay(tmp_path):
+    path = overlay(tmp_path, "- {rule: latent_deception, set: {severity: low}}")
+    assert findings(tmp_path / "missing.yaml", path) == ["1:1: No such file or directory"]
+
+
 def test_mistakes_beside_the_change_stay_where_they_are(tmp_path):
     base = edited(tmp_path, ("severity: high", "severity: loud"))
     path = overlay(tmp_path, "- {rule: latent_deception, set: {signals.lie.gte: 4.0}}")
