@@ -189,7 +189,8 @@ def draw_growth(rates: Sequence[Rate]) -> str:
         'fill="none" stroke="#999" stroke-dasharray="4"/>\n'
         f'<text x="{x(250):.0f}" y="{y(100 * base) + 30:.0f}" fill="#666">'
         "if it grew with the rules</text>\n"
-        f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>\n{marks}\n</svg>\n'
+        f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>'
+        f"\n{marks}\n</svg>\n"
     )
 
 

@@ -6,7 +6,8 @@ zero. Where nothing was observed the number is NaN.
 
 Scores are float32, sums are taken in float64. An aggregate is right to 1e-9 of the sizes summed and
 exact where the sums are, as for scores that are multiples of 1/64; max, count and min_evidence are
-exact always. How a stream was cut into calls can show in the last digit of an `ema` only.
+exact always. The caller masks infinities. How a stream was cut into calls can show in the last
+digit of an `ema` only.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _value(windows: Windows) -> Numbers:
 
 
 def _max(windows: Windows) -> Numbers:
-    return np.fmax.reduce(windows.scores, axis=1).astype(np.float64)
+    largest: Scores = np.fmax.reduce(windows.scores, axis=1)
+    return largest.astype(np.float64)
 
 
 def _sum(windows: Windows) -> Numbers:
@@ -101,12 +103,14 @@ def _sum(windows: Windows) -> Numbers:
 
 
 def _mean(windows: Windows) -> Numbers:
-    return _sum(windows) / windows.num_observed
+    mean: Numbers = _sum(windows) / windows.num_observed
+    return mean
 
 
 def _count(windows: Windows) -> Numbers:
     over = windows.parameters.over[windows.aggregates]
-    return np.count_nonzero(windows.scores > over[:, None], axis=1).astype(np.float64)
+    count = np.count_nonzero(windows.scores > over[:, None], axis=1)
+    return np.asarray(count, np.float64)
 
 
 def _min_evidence(windows: Windows) -> Numbers:
@@ -126,7 +130,8 @@ def _noisy_or(windows: Windows) -> Numbers:
     one = windows.parameters.one[windows.aggregates, None]
     absent = 1.0 - np.clip((windows.scores - zero) / (one - zero), 0.0, 1.0)
     np.copyto(absent, 1.0, where=np.isnan(absent))
-    return 1.0 - absent.prod(axis=1)
+    value: Numbers = 1.0 - absent.prod(axis=1)
+    return value
 
 
 def _rolling_mean_max(windows: Windows) -> Numbers:
@@ -138,7 +143,8 @@ def _rolling_mean_max(windows: Windows) -> Numbers:
     end[end > windows.lengths[:, None]] = 0
     begin = np.minimum(begin, end)
     means = (_at(totals, end) - _at(totals, begin)) / (_at(counts, end) - _at(counts, begin))
-    return np.fmax.reduce(means, axis=1)  # 0 / 0, where nothing was observed, is NaN
+    largest: Numbers = np.fmax.reduce(means, axis=1)  # 0 / 0, of nothing observed, is NaN
+    return largest
 
 
 def _largest_first(scores: Scores) -> Scores:
@@ -159,8 +165,8 @@ def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
     """The entry of each row at its own index, or at each of its own indices."""
     index = np.minimum(index, x.shape[1] - 1)
     if index.ndim == 1:
-        return x[np.arange(len(x)), index].astype(np.float64)
-    return np.take_along_axis(x, index, axis=1).astype(np.float64)
+        return np.asarray(x[np.arange(len(x)), index], np.float64)
+    return np.asarray(np.take_along_axis(x, index, axis=1), np.float64)
 
 
 _FORMULAS: Mapping[Aggregation, Callable[[Windows], Numbers]] = {

@@ -80,7 +80,8 @@ class Averages:
         last = slice(None), np.arange(len(sizes)), sizes - 1
         decay = np.broadcast_to(decays, values.shape)[last]
         values += decays * _before_pieces(order, start.T, values[last].T, decay.T).T[..., None]
-        return values[:, offsets < sizes[:, None]]
+        kept: Numbers = values[:, offsets < sizes[:, None]]
+        return kept
 
 
 def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:

@@ -34,7 +34,7 @@ class Block:
     """[rows], the number of the row's token in its request."""
     scores: Scores
     """[rows, columns]"""
-    positions: npt.NDArray[np.integer]
+    positions: Indices
     """[rows]"""
 
     @classmethod
@@ -45,7 +45,7 @@ class Block:
         first: Indices,
         lengths: Indices,
         scores: Scores,
-        positions: npt.NDArray[np.integer],
+        positions: Indices,
     ) -> Block:
         starts = np.zeros(len(slots) + 1, np.int64)
         np.cumsum(lengths, out=starts[1:])

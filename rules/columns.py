@@ -54,14 +54,16 @@ class Columns:
 
 
 def _combined(combine: Combine, scores: Numbers) -> Numbers:
+    combined: Numbers
     match combine:
         case "max":
-            return scores.max(axis=1)
+            combined = scores.max(axis=1)
         case "sum":
-            return scores.sum(axis=1)
+            combined = scores.sum(axis=1)
         case "l2":
-            return np.sqrt((scores * scores).sum(axis=1))
+            combined = np.sqrt((scores * scores).sum(axis=1))
         case "angle":
             first, second = scores[:, 0], scores[:, 1]
-            angle = np.degrees(np.arctan2(second, first))
-            return np.where((first == 0) & (second == 0), np.nan, angle)
+            combined = np.degrees(np.arctan2(second, first))
+            combined[(first == 0) & (second == 0)] = np.nan
+    return combined

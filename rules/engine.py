@@ -2,8 +2,8 @@
 
 Semantics, written down once:
 
-* A *phase run* is a maximal stretch of a request's tokens in one phase. Windows, averages, `for` and
-  `keep_firing_for` live within one run; a new run starts from nothing. Sequences span the runs.
+* A *phase run* is a maximal stretch of a request's tokens in one phase. Windows, averages, `for`
+  and `keep_firing_for` live within one run; a new run starts from nothing. Sequences span the runs.
 * A rule looks only at runs of phases in its scope, of requests that its scope admits.
 * NaN means "not observed", never zero: see `aggregates.py` and, for whole rules, `program.py`. A
   token that is not passed at all does not exist for the engine; pass NaN to hold its place.
@@ -218,7 +218,14 @@ class Engine:
         if stretches.lengths.sum() < len(scores):
             rows = _rows(stretches)
             scores, positions = scores[rows], positions[rows]
-        block = Block.of(slots, self._run_begin[slots], first, stretches.lengths, scores, positions)
+        block = Block.of(
+            slots,
+            self._run_begin[slots],
+            first,
+            stretches.lengths,
+            scores,
+            positions.astype(np.int64),
+        )
         for hit in self._program.observe(block, stretches.phases):
             row = hit.row if rows is None else int(rows[hit.row])
             yield row, self._about_tokens[hit.rule], hit

@@ -173,7 +173,7 @@ class Evidence:
         """Take in the block, and set what is possible in [tests, rows], which comes all False."""
         first = block.first.astype(np.int32)  # numpy compares different widths slowly
         lanes, tests = nonzero(self._until[block.slots] >= first[:, None])
-        until = self._until[block.slots[lanes], tests]
+        until = self._until[block.slots[lanes], tests].astype(np.int64)
         _fill(possible, block, lanes, tests, block.first[lanes], until)
         if has_holes:
             self._take_holes(block, possible)

@@ -28,13 +28,15 @@ class History:
 
     def remember(self, block: Block) -> None:
         """Write the block's last tokens."""
-        kept = slice(None)
-        if block.num_rows > len(block.slots):
-            kept = np.flatnonzero(block.tokens >= block.ends[block.lanes] - self._length)
-        slots = block.slots[block.lanes[kept]]
-        places = block.tokens[kept] & (self._length - 1)
-        self._scores[slots, places] = block.scores[kept]
-        self._positions[slots, places] = block.positions[kept]
+        tokens, scores, positions = block.tokens, block.scores, block.positions
+        slots = block.slots[block.lanes]
+        if not block.is_one_each:
+            kept = np.flatnonzero(tokens >= block.ends[block.lanes] - self._length)
+            tokens, scores, positions = tokens[kept], scores[kept], positions[kept]
+            slots = slots[kept]
+        places = tokens & (self._length - 1)
+        self._scores[slots, places] = scores
+        self._positions[slots, places] = positions
 
     def windows(
         self, block: Block, rows: Indices, columns: Indices, spans: Indices
@@ -56,7 +58,7 @@ class History:
         else:
             windows = self._from_both(block, rows, columns, back, num_new)
         if (lengths < len(back)).any():
-            windows[back >= lengths[:, None]] = np.nan
+            np.copyto(windows, np.nan, where=back >= lengths[:, None])
         return windows, lengths
 
     def _from_both(
@@ -66,8 +68,8 @@ class History:
         places = (tokens[:, None] - back) & (self._length - 1)
         places *= self._num_columns
         places += (slots * (self._length * self._num_columns) + columns)[:, None]
-        windows = self._scores.take(places)
-        which, age = nonzero(back < num_new[:, None])
+        windows: Scores = self._scores.take(places)
+        which, age = nonzero(back[: int(num_new.max())] < num_new[:, None])
         windows[which, age] = block.scores[rows[which] - age, columns[which]]
         return windows
 

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices
 from saeguard.rules.blocks import Block, extended
+from saeguard.rules.conditions import Bools
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Correlation, Rule, StepSequence
 from saeguard.rules.predicates import Predicate, Predicates
@@ -142,18 +144,20 @@ class Program:
             for (row, rule, first), (readings, begins) in zip(begun, told, strict=True)
         ]
 
-    def _skipped(self, view: View) -> np.ndarray:
+    def _skipped(self, view: View) -> Bools:
         """[rows, rules]: none of the rule's features was observed."""
         observed = ~np.isnan(view.block.scores[:, : len(self._reads)])
-        return observed.astype(np.float32) @ self._reads == 0
+        skipped: Bools = observed.astype(np.float32) @ self._reads == 0
+        return skipped
 
-    def _count_skipped(self, block: Block, skipped: np.ndarray) -> np.ndarray:
+    def _count_skipped(self, block: Block, skipped: Bools) -> npt.NDArray[np.int32]:
         """[rows, rules], those of the lane up to each row; they are added to the slots' own."""
         counts = np.zeros((len(skipped) + 1, skipped.shape[1]), np.int32)
         np.cumsum(skipped, axis=0, out=counts[1:])
         before = counts[block.starts[:-1]]
         self._num_skipped[block.slots] += counts[block.starts[1:]] - before
-        return counts[1:] - before[block.lanes]
+        so_far: npt.NDArray[np.int32] = counts[1:] - before[block.lanes]
+        return so_far
 
     def _begun_runs(
         self, block: Block, rules: Indices, rows: Indices, numbers: Indices

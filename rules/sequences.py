@@ -60,9 +60,9 @@ class Sequences:
         self, chains: list[int | None], within: int, position: int, steps: Collection[int]
     ) -> int | None:
         """Steps after the first, from the last on: the first step of a chain that is complete."""
-        if len(chains) in steps and (first := chains[-1]) is not None:
-            if position - first <= within:
-                return first
+        first = chains[-1] if len(chains) in steps else None
+        if first is not None and position - first <= within:
+            return first
         for step in range(len(chains) - 1, 0, -1):
             if step in steps and chains[step - 1] is not None:
                 chains[step] = chains[step - 1]

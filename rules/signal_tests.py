@@ -13,9 +13,9 @@ import numpy as np
 from saeguard.rules.aggregates import Indices, Numbers, Parameters, Windows, aggregate_windows, span
 from saeguard.rules.averages import Averages
 from saeguard.rules.blocks import Block
+from saeguard.rules.columns import Columns
 from saeguard.rules.conditions import Bools
 from saeguard.rules.evidence import Evidence, bound_of
-from saeguard.rules.columns import Columns
 from saeguard.rules.history import History
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Aggregate, Signal
@@ -220,4 +220,5 @@ def _size(aggregate: Aggregate) -> int:
 
 
 def _distinct(values: Indices) -> list[int]:
-    return np.flatnonzero(np.bincount(values)).tolist()
+    distinct: list[int] = np.flatnonzero(np.bincount(values)).tolist()
+    return distinct

@@ -50,7 +50,7 @@ class TruthTables:
         for bit in range(self._test_of_bit.shape[1]):
             truth = holds[self._test_of_bit[conditions, bit], rows] & self._is_bit[conditions, bit]
             case += truth.astype(np.int64) << bit
-        found = self._tables[case]
+        found: Bools = self._tables[case]
         for number, (condition, tests) in self._large.items():
             here = np.flatnonzero(conditions == number)
             found[here] = condition(holds[tests[:, None], rows[here]])

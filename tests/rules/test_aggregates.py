@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.averages import Averages
 from saeguard.rules.aggregates import Parameters, Windows, aggregate_windows
+from saeguard.rules.averages import Averages
 from saeguard.rules.blocks import Block
 from saeguard.rules.model import Aggregate
 
@@ -48,8 +48,17 @@ def test_nothing_finite_is_over_a_threshold_beyond_float32():
 
 @pytest.mark.parametrize(
     "kind",
-    ["value", "max", "mean", "sum", "count", "rolling_mean_max", "topk_mean", "min_evidence"]
-    + ["noisy_or"],
+    [
+        "value",
+        "max",
+        "mean",
+        "sum",
+        "count",
+        "rolling_mean_max",
+        "topk_mean",
+        "min_evidence",
+        "noisy_or",
+    ],
 )
 def test_nothing_observed_is_not_a_number(kind):
     aggregate = Aggregate(("a",), kind, tokens=1 if kind == "value" else 3)
