@@ -78,6 +78,11 @@ class Document:
         document, path = self._origin(path)
         return path in document.values
 
+    def written_at(self, path: KeyPath) -> str:
+        """The text of the scalar at `path`, before YAML made `true` of a `yes`."""
+        document, path = self._origin(path)
+        return str(document._nearest(path).value)
+
     def value_at(self, path: KeyPath, offset: int | None = None) -> Location:
         """Where the value at `path` starts, or the character `offset` of it when it is a text."""
         document, path = self._origin(path)

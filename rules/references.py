@@ -33,7 +33,7 @@ def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[
         yield from _wrong_signal_names(rule)
         yield from _wrong_message(rule, mentions)
         yield from _repeated_exceptions(rule)
-        yield from _silent_stop(rule)
+        yield from _wrong_emit(rule)
     yield from _correlation_cycles(rules)
     if complete:
         yield from _unknown_features(documents, rules)
@@ -106,8 +106,12 @@ def _repeated_exceptions(rule: RawRule) -> Iterator[RuleError]:
             seen.add(name)
 
 
-def _silent_stop(rule: RawRule) -> Iterator[RuleError]:
-    if rule.data.get("emit") is False and rule.data.get("action") == "stop":
+def _wrong_emit(rule: RawRule) -> Iterator[RuleError]:
+    emit = rule.data.get("emit")
+    word = rule.document.written_at((*rule.path, "emit")) if isinstance(emit, bool) else ""
+    if word.lower() not in ("", "true", "false"):
+        yield rule.value_at("emit").error(f"emit: write {str(emit).lower()} instead of {word}")
+    if emit is False and rule.data.get("action") == "stop":
         where = rule.value_at("action")
         yield where.error("action: a rule with emit: false raises no alert, so it stops nothing")
 

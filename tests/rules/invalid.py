@@ -273,6 +273,9 @@ RULES = {
         "no thanks",
         "emit: expected true or false, got the text 'no thanks'",
     ),
+    "emit in another word": by_name(
+        "emit: false", "emit: off", "off\n", "emit: write false instead of off"
+    ),
     "stop that is never heard of": by_name(
         "    emit: false\n",
         "    emit: false\n    action: stop\n",
