@@ -51,15 +51,23 @@ class History:
         lengths = np.minimum(spans, block.tokens[rows] - block.run_begins[lanes] + 1)
         back = np.arange(int(spans.max()))
         num_new = rows - block.starts[lanes] + 1
-        newest = rows * self._num_columns + columns
-        if (lengths <= num_new).all():
-            cells = newest[:, None] - back * self._num_columns
-            windows = block.scores.take(cells, mode="clip")
-        else:
+        reaches_back = lengths > num_new
+        if reaches_back.all():
             windows = self._from_both(block, rows, columns, back, num_new)
+        else:
+            windows = self._from_block(block, rows, columns, back)
+            old = np.flatnonzero(reaches_back)
+            if old.size:
+                windows[old] = self._from_both(block, rows[old], columns[old], back, num_new[old])
         if (lengths < len(back)).any():
             np.copyto(windows, np.nan, where=back >= lengths[:, None])
         return windows, lengths
+
+    def _from_block(self, block: Block, rows: Indices, columns: Indices, back: Indices) -> Scores:
+        newest = rows * self._num_columns + columns
+        cells = newest[:, None] - back * self._num_columns
+        windows: Scores = block.scores.take(cells, mode="clip")
+        return windows
 
     def _from_both(
         self, block: Block, rows: Indices, columns: Indices, back: Indices, num_new: Indices
