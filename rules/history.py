@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from saeguard.rules.aggregates import Indices, Scores
-from saeguard.rules.blocks import Block, extended, nonzero
+from saeguard.rules.blocks import Block, extended
 
 
 class History:
@@ -77,8 +77,9 @@ class History:
         places *= self._num_columns
         places += (slots * (self._length * self._num_columns) + columns)[:, None]
         windows: Scores = self._scores.take(places)
-        which, age = nonzero(back[: int(num_new.max())] < num_new[:, None])
-        windows[which, age] = block.scores[rows[which] - age, columns[which]]
+        recent = back[: int(num_new.max())]
+        new = self._from_block(block, rows, columns, recent)
+        np.copyto(windows[:, : len(recent)], new, where=recent < num_new[:, None])
         return windows
 
     def position(self, block: Block, row: int, back: int) -> int:
