@@ -128,6 +128,23 @@ def test_columns_of_another_watchlist_are_found_by_feature(tmp_path: Path):
     np.testing.assert_array_equal(rows.scores[1:], [[np.nan, 3, 0.5], [9, 4.5, 0]])
 
 
+def test_speculated_tokens_that_are_not_settled_yet_move_to_the_new_columns(tmp_path: Path):
+    """Also of a request that the rule engine had no room for."""
+    ruleset = load(tmp_path, RULES)
+    wanted = ["anger", "calm", "deceit"]
+    detector = Detector(Engine(ruleset, COLUMNS, max_requests=1), "w", 2, record_tokens=16)
+    rows = {"a": (0, [[0, 0], [5, 0]]), "b": (0, [[0, 0], [5, 0]])}
+    for name in rows:
+        detector.start(start_message(name, [1]), NO_TEXTS)
+    drafts = {"num_drafts": [1, 1]}
+    assert not detector.observe(*frame_message(rows, 1, "w", **drafts), 0.0), "not settled yet"
+    order = order_of(wanted, COLUMNS)
+    detector.adopt(Engine(ruleset, wanted, max_requests=1), lookback(ruleset), "x", order)
+    rows = {name: (2, [[0, 0, 0]]) for name in rows}
+    (found,) = detector.observe(*frame_message(rows, 2, "x", tuple(wanted)), 0.0)
+    assert (found.match.key, found.match.position) == ("a", 1)
+
+
 def test_a_failing_change_leaves_everything_as_it_was(tmp_path: Path):
     ruleset = load(tmp_path, RULES)
     detector = Detector(Engine(ruleset, COLUMNS), "w", 2, record_tokens=16)
