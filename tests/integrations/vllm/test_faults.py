@@ -19,7 +19,7 @@ FAULTS = {
     "damaged_watchlist": "cannot be read as a watchlist",
     "wrong_d_model": "the watchlist is for d_model 32",
     "wrong_layer": "the watchlist taps layer 9",
-    "broken_config": "saeguard.yaml:2:1",
+    "broken_config": "saeguard.yaml:1:11",
     "absent_config": "No such file",
     "unknown_architecture": "architecture OPTForCausalLM has no entry",
     "bad_additional_config": "no path under 'config'",
