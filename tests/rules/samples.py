@@ -30,7 +30,10 @@ def findings(*paths: Path) -> list[str]:
 
 
 def one_rule(folder: Path, **keys: Any) -> RuleSet:
-    """A rule over the features `a` and `b`; it fires on answer tokens where `a` is above 1."""
+    """A rule over the features `a` and `b`; it fires on answer tokens where `a` is above 1.
+
+    A key that is None is left out.
+    """
     rule = {
         "id": "00000000-0000-0000-0000-000000000001",
         "name": "the_rule",
@@ -45,7 +48,7 @@ def one_rule(folder: Path, **keys: Any) -> RuleSet:
         "version": 1,
         "ruleset": {"name": "one", "version": "1"},
         "features": {name: {"sae": {"path": "sae"}, "index": 0} for name in ("a", "b")},
-        "rules": [rule | keys],
+        "rules": [{key: value for key, value in (rule | keys).items() if value is not None}],
     }
     path = folder / "one.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))

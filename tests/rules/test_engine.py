@@ -77,6 +77,35 @@ def test_firing_again_in_the_next_phase_run_is_another_match(start):
     assert [match.phase for match in observe(engine, [2, 2, 2, 2], phases)] == [2, 3]
 
 
+def test_keep_firing_for_bridges_gaps_of_so_many_tokens(start):
+    keys = {"keep_firing_for": "2 tokens", "limit": {"max": 9}}
+    assert positions(observe(start(**keys), [2, 0, 0, 2, 0, 2])) == [0]
+    assert positions(observe(start(**keys), [2, 0, 0, 0, 2])) == [0, 4]
+
+
+def test_a_bridged_gap_asks_for_no_new_row_of_true_tokens(start):
+    keys = {"keep_firing_for": "1 token", "for": "2 tokens", "limit": {"max": 9}}
+    assert positions(observe(start(**keys), [2, 2, 0, 2, 0, 2])) == [1]
+    assert positions(observe(start(**keys), [2, 2, 0, 0, 2, 0, 2, 2])) == [1, 7]
+
+
+def test_an_angle_may_lie_across_180_degrees(start):
+    signal = {"features": ["a", "b"], "combine": "angle", "agg": "value", "between": [135, -135]}
+    engine = start(signals={"s": signal}, limit={"max": 9})
+    assert positions(observe(engine, [-1, 1, -1], b=0.5)) == [0, 2]
+    assert positions(observe(engine, [0, 1, -1], b=-0.5, first=3)) == [5]
+
+
+def test_more_requests_than_there_was_room_for_at_first(start):
+    engine = start(max_requests=1000, **{"for": "2 tokens"})
+    observe(engine, [2])
+    for i in range(500):
+        engine.start(f"other-{i}", RequestContext())
+    assert engine.num_refused == 0
+    assert not observe(engine, [2], key="other-499")
+    assert positions(observe(engine, [2], first=1)) == [1]
+
+
 def test_a_phase_out_of_scope_is_not_looked_at(start):
     assert not observe(start(), [2, 2], Phase.PROMPT)
 
