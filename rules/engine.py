@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices, Scores
-from saeguard.rules.blocks import Block, expand, extended
+from saeguard.rules.blocks import Block, extended
 from saeguard.rules.matches import Match, RuleCount
 from saeguard.rules.model import Correlation, RuleSet
 from saeguard.rules.phases import Phase
 from saeguard.rules.program import Hit, Program
 from saeguard.rules.scope import RequestContext
+from saeguard.rules.stretches import Stretches, cut, rows_of, turns
 
 IntArray = npt.NDArray[np.integer]
 _NO_PHASE = -1
@@ -38,21 +39,6 @@ _FEW_SLOTS = 64
 class _Request:
     slot: int
     matches: dict[int, int] = field(default_factory=dict)  # index of the rule -> matches so far
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretches:
-    """Parts of a call, each of one request and one phase."""
-
-    slots: Indices
-    begins: Indices  # rows
-    lengths: Indices
-    phases: Indices
-
-    def take(self, chosen: npt.NDArray[np.generic]) -> _Stretches:
-        return _Stretches(
-            self.slots[chosen], self.begins[chosen], self.lengths[chosen], self.phases[chosen]
-        )
 
 
 class Engine:
@@ -176,14 +162,15 @@ class Engine:
             raise ValueError("row_starts must begin at 0 and have one entry more than keys")
         if not len(scores) == len(positions) == len(phases) == row_starts[-1]:
             raise ValueError("scores, positions and phases must have row_starts[-1] rows each")
-        stretches = _stretches(self._slots_of(keys), np.asarray(row_starts), phases)
+        scores = np.ascontiguousarray(scores, np.float32)
+        stretches = cut(self._slots_of(keys), np.asarray(row_starts), phases)
         is_known = stretches.slots >= 0
         if not is_known.all():
             self.num_ignored_tokens += int(stretches.lengths[~is_known].sum())
             stretches = stretches.take(is_known)
         hits: list[tuple[int, int, Hit]] = []
         with np.errstate(all="ignore"):
-            for turn in _turns(stretches):
+            for turn in turns(stretches):
                 hits += self._run(turn, scores, positions)
         return self._matches(hits, keys, np.asarray(row_starts), positions, phases)
 
@@ -196,7 +183,7 @@ class Engine:
         return self._known[1]
 
     def _run(
-        self, stretches: _Stretches, scores: Scores, positions: IntArray
+        self, stretches: Stretches, scores: Scores, positions: IntArray
     ) -> Iterator[tuple[int, int, Hit]]:
         """Go on with requests by a stretch each: (row, index of the rule, hit)."""
         slots = stretches.slots
@@ -216,7 +203,7 @@ class Engine:
             return
         rows = None
         if stretches.lengths.sum() < len(scores):
-            rows = _rows(stretches)
+            rows = rows_of(stretches)
             scores, positions = scores[rows], positions[rows]
         block = Block.of(
             slots,
@@ -256,36 +243,6 @@ class Engine:
                 )
             )
         return matches
-
-
-def _stretches(slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]) -> _Stretches:
-    """Cut rows into stretches of one request and one phase."""
-    begins_here = np.zeros(len(phases) + 1, np.bool_)
-    begins_here[row_starts] = True  # the end of the last request among them
-    begins_here[1:-1] |= phases[1:] != phases[:-1]
-    bounds = np.flatnonzero(begins_here)
-    begins = bounds[:-1]
-    if np.array_equal(begins, row_starts[:-1]):  # no empty request, no change of phase
-        owners = np.arange(len(slots))
-    else:
-        owners = np.searchsorted(row_starts, begins, side="right") - 1
-    return _Stretches(slots[owners], begins, np.diff(bounds), phases[begins].astype(np.int64))
-
-
-def _turns(stretches: _Stretches) -> Iterator[_Stretches]:
-    """Sets of stretches of different requests; those of one request stay in their order."""
-    while stretches.slots.size:
-        _, firsts = np.unique(stretches.slots, return_index=True)
-        if len(firsts) == len(stretches.slots):
-            yield stretches
-            return
-        yield stretches.take(np.sort(firsts))
-        stretches = stretches.take(np.delete(np.arange(len(stretches.slots)), firsts))
-
-
-def _rows(stretches: _Stretches) -> Indices:
-    owners, offsets = expand(stretches.lengths)
-    return stretches.begins[owners] + offsets
 
 
 def _keep_freed_memory() -> None:

@@ -1,116 +1,30 @@
-"""Where a signal can possibly hold: a cheap bound that lets the engine skip nearly everything.
+"""Where signals can possibly hold, kept up to date for every slot.
 
-Most scores are far below what any signal asks for. A token is *evidence* for a signal when its
-score x is above a level l, and it weighs w(x) >= 0: one, or x - l. For each kind of signal there is
-a need, such that the signal can only hold on a token if the weights of the tokens in its span add
-up to the need. With low the least value for which the comparison is true:
+The weights of evidence, as `bounds.py` has them, are kept in two buckets per test and slot, each as
+long as the span. The span of a token lies within its own bucket and the one before, so those two
+together bound its weight, and between pieces of evidence the bound only falls. A test is therefore
+*possible* from a piece of evidence that fulfils the need until the last one is out of reach, and
+nowhere else. For `value` and `max` this is not a bound but the truth.
 
-    value, max                x >= low                                    one such token
-    count, min_evidence       x > over; x >= low                          low; k of them
-    sum                       Σ (x - l)⁺ >= Σ x - span·l                  >= low - span·l
-    mean of n observed        Σ (x - l)⁺ >= n (mean - l)                  >= n (low - l)
-    topk_mean                 likewise over the k largest                 >= k (low - l)
-    rolling_mean_max          likewise over the n of one rolling span     >= n (low - l)
-    noisy_or                  a sum of q(x) = -log(1 - p), so as sum      >= q_low - span·q(l)
-
-Any l will do; half of what an even spread would need keeps small scores out. Signals that can hold
-without any score above zero (`lt`, `gte: -1`) have no such bound: they are possible everywhere.
-
-The weights are kept in two buckets per signal and slot, each as long as the span. The span of a
-token lies within its own bucket and the one before, so those two together bound its weight, and
-between pieces of evidence the bound only falls. A signal is therefore *possible* from a piece of
-evidence that fulfils the need until the last one is out of reach, and nowhere else. For `value` and
-`max` this is not a bound but the truth. `n` above is the length of the span unless some of it was
-not observed, so a token with a hole makes those signals possible for as long as it is in reach.
+The n of a mean is the length of its span unless some of it was not observed, so a token with a hole
+makes means possible for as long as it is in reach.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.rules.aggregates import Indices, Numbers, span
 from saeguard.rules.blocks import Block, expand, extended, nonzero
+from saeguard.rules.bounds import Bound, q_of, span_of_evidence
 from saeguard.rules.conditions import Bools
-from saeguard.rules.model import Aggregate
-from saeguard.rules.thresholds import Test, float32_below
+from saeguard.rules.thresholds import Test
 
 _SLACK = 1 - 1e-6  # for rounding in sums of weights
 _NEVER = -(2**30)
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a test must have seen before it can hold."""
-
-    level: float
-    """Scores above it are evidence; a float32."""
-    need: float
-    """For each of `per` tokens, where `per` is not 0."""
-    per: int = 0
-    weighs: bool = True
-    """Evidence weighs what it is above the level; False: one."""
-    one: float = math.inf
-    """For `noisy_or`: weights are q(x) - q(level), of the rise from `zero` to `one`."""
-    zero: float = 0.0
-    is_exact: bool = False
-    """The test holds exactly where it is possible."""
-
-
-def bound_of(test: Test) -> Bound | None:
-    """None if the test can hold without any score above zero."""
-    aggregate, low = test.aggregate, test.low
-    if test.wraps or low <= 0 or aggregate.kind == "ema":
-        return None
-    tokens, half = aggregate.tokens, float32_below(low / 2)
-    match aggregate.kind:
-        case "value" | "max":
-            return Bound(_strictly_below(low), 1, weighs=False, is_exact=test.high == np.inf)
-        case "count":
-            return Bound(float32_below(aggregate.over), low, weighs=False)
-        case "min_evidence":
-            return Bound(_strictly_below(low), aggregate.k, weighs=False)
-        case "sum":
-            level = float32_below(low / (2 * tokens))
-            return Bound(level, low - tokens * level)
-        case "mean":
-            return Bound(half, low - half, per=tokens)
-        case "topk_mean":
-            return Bound(half, aggregate.k * (low - half))
-        case "rolling_mean_max":
-            return Bound(half, low - half, per=aggregate.rolling)
-    return _noisy_or_bound(aggregate, low)
-
-
-def _noisy_or_bound(aggregate: Aggregate, low: float) -> Bound | None:
-    zero, one, tokens = aggregate.zero, aggregate.one, aggregate.tokens
-    if one <= zero or zero < 0:
-        return None
-    q_low = -math.log1p(-low) if low < 1 else math.inf
-    p_level = -math.expm1(-q_low / (2 * tokens)) if low < 1 else 0.0
-    level = float32_below(zero + (one - zero) * p_level)
-    return Bound(level, q_low - tokens * float(_q(level, zero, one)), zero=zero, one=one)
-
-
-def _q(x: npt.ArrayLike, zero: npt.ArrayLike, one: npt.ArrayLike) -> Numbers:
-    """-log(1 - p), of `noisy_or`'s p; infinite from `one` on."""
-    p = np.clip(np.subtract(x, zero) / np.subtract(one, zero), 0.0, 1.0)
-    q: Numbers = -np.log1p(-p)
-    return q
-
-
-def _span_of_evidence(aggregate: Aggregate) -> int:
-    """Tokens among which the evidence must lie."""
-    return aggregate.rolling if aggregate.kind == "rolling_mean_max" else aggregate.tokens
-
-
-def _strictly_below(low: float) -> float:
-    near = float32_below(low)
-    return near if near < low else float(np.nextafter(np.float32(near), np.float32(-np.inf)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +53,7 @@ class Evidence:
             num_columns: how many scores a token has.
         """
         bounds = [bound for _, bound in tests]
-        self._spans = np.array([_span_of_evidence(test.aggregate) for test, _ in tests], np.int64)
+        self._spans = np.array([span_of_evidence(test.aggregate) for test, _ in tests], np.int64)
         self._reach = np.array([span(test.aggregate) - 1 for test, _ in tests], np.int64)
         self._levels = np.array([bound.level for bound in bounds], np.float32)
         self._needs = np.array([bound.need for bound in bounds]) * _SLACK
@@ -147,7 +61,7 @@ class Evidence:
         self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
         self._zero = np.array([bound.zero for bound in bounds])
         self._one = np.array([bound.one for bound in bounds])
-        self._q_level = _q(self._levels, self._zero, self._one)
+        self._q_level = q_of(self._levels, self._zero, self._one)
         self._hole_tests = np.flatnonzero(self._per)
         self._hole_columns = columns[self._hole_tests]
         self._num_tests_of = np.bincount(columns, minlength=num_columns)
@@ -208,7 +122,7 @@ class Evidence:
         rises = np.flatnonzero(np.isfinite(self._one[tests]))
         if rises.size:
             of = tests[rises]
-            weights[rises] = _q(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
+            weights[rises] = q_of(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
         tokens = block.tokens[rows]
         return _grouped(lanes, tests, tokens, tokens // self._spans[tests], weights)
 

@@ -13,9 +13,10 @@ import numpy as np
 from saeguard.rules.aggregates import Indices, Numbers, Parameters, Windows, aggregate_windows, span
 from saeguard.rules.averages import Averages
 from saeguard.rules.blocks import Block
+from saeguard.rules.bounds import bound_of
 from saeguard.rules.columns import Columns
 from saeguard.rules.conditions import Bools
-from saeguard.rules.evidence import Evidence, bound_of
+from saeguard.rules.evidence import Evidence
 from saeguard.rules.history import History
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Aggregate, Signal
