@@ -62,7 +62,7 @@ class Windows:
         filled = np.where(missing, np.float32(0), scores)
         return cls(scores, lengths, parameters, aggregates, num_observed, filled)
 
-    def take(self, chosen: Indices, longest: int) -> Windows:
+    def take(self, chosen: slice, longest: int) -> Windows:
         """Some of them, none with a span longer than `longest`."""
         return Windows(
             self.scores[chosen, :longest],

@@ -41,14 +41,14 @@ class _Groups:
 
 
 class Evidence:
-    """The state of tests that have a bound. Test t reads the column `columns[t]`, in order."""
+    """The state of tests that have a bound."""
 
     def __init__(
         self, tests: Sequence[tuple[Test, Bound]], columns: Indices, num_columns: int
     ) -> None:
         """
         Args:
-            tests: ordered by column.
+            tests: each with its bound.
             columns: which score each reads.
             num_columns: how many scores a token has.
         """
@@ -66,6 +66,7 @@ class Evidence:
         self._hole_columns = columns[self._hole_tests]
         self._num_tests_of = np.bincount(columns, minlength=num_columns)
         self._first_test_of = np.cumsum(self._num_tests_of) - self._num_tests_of
+        self._by_column = np.argsort(columns, kind="stable")
         self._lowest = np.full(num_columns, np.inf, np.float32)
         np.minimum.at(self._lowest, columns, self._levels)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
@@ -108,7 +109,7 @@ class Evidence:
         scores = block.scores
         rows, columns = nonzero(scores > self._lowest)
         cell, number = expand(self._num_tests_of[columns])
-        tests = self._first_test_of[columns][cell] + number
+        tests = self._by_column[self._first_test_of[columns][cell] + number]
         x = scores[rows, columns][cell]
         is_evidence = x > self._levels[tests]
         if not is_evidence.any():

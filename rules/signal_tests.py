@@ -44,13 +44,11 @@ class Signals:
     """The tests of some signals over the given columns, with their state in every slot."""
 
     def __init__(self, signals: Iterable[Signal], columns: Sequence[str]) -> None:
-        tests = list(dict.fromkeys(map(as_test, signals)))
+        tests = sorted(dict.fromkeys(map(as_test, signals)), key=lambda t: t.aggregate.kind)
         self.columns = Columns((test.aggregate for test in tests), columns)
         bounds = {test: bound_of(test) for test in tests}
         averaged = [test for test in tests if test.aggregate.kind == "ema"]
-        bounded = sorted(
-            (test for test in tests if bounds[test]), key=lambda t: self.columns.of(t.aggregate)
-        )
+        bounded = [test for test in tests if bounds[test]]
         free = [test for test in tests if test not in averaged and not bounds[test]]
         self._tests = (*bounded, *averaged, *free)
         self._row_of = {test: row for row, test in enumerate(self._tests)}
@@ -154,11 +152,12 @@ class Signals:
         )
         windows = Windows.of(scores, lengths, self._parameters, tests)
         kinds = self._kind_of[tests]
+        bounds = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
         values = np.empty(len(tests))
-        for kind in _distinct(kinds):
-            of = np.flatnonzero(kinds == kind)
-            chosen = windows.take(of, int(self._spans[tests[of]].max()))
-            values[of] = aggregate_windows(self._kinds[kind], chosen)
+        for begin, end in zip(bounds, bounds[1:], strict=False):  # tests are ordered by kind
+            of = slice(begin, end)
+            part = windows.take(of, int(self._spans[tests[of]].max()))
+            values[of] = aggregate_windows(self._kinds[kinds[begin]], part)
         return values
 
     def readings(
