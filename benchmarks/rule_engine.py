@@ -187,7 +187,7 @@ def draw_growth(rates: Sequence[Rate]) -> str:
         '<text x="270" y="322" text-anchor="middle">rules</text>\n'
         f'<polyline points="{x(10):.0f},{y(base):.0f} {x(1000):.0f},{y(100 * base):.0f}" '
         'fill="none" stroke="#999" stroke-dasharray="4"/>\n'
-        f'<text x="{x(250):.0f}" y="{y(100 * base) + 30:.0f}" fill="#666">'
+        f'<text x="{x(300):.0f}" y="{y(30 * base) - 8:.0f}" text-anchor="end" fill="#666">'
         "if it grew with the rules</text>\n"
         f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>'
         f"\n{marks}\n</svg>\n"

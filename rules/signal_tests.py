@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -154,7 +155,7 @@ class Signals:
         kinds = self._kind_of[tests]
         bounds = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
         values = np.empty(len(tests))
-        for begin, end in zip(bounds, bounds[1:], strict=False):  # tests are ordered by kind
+        for begin, end in pairwise(bounds):  # tests are ordered by kind
             of = slice(begin, end)
             part = windows.take(of, int(self._spans[tests[of]].max()))
             values[of] = aggregate_windows(self._kinds[kinds[begin]], part)
