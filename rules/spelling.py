@@ -14,6 +14,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from saeguard.rules.document import describe
+from saeguard.rules.tags import SITE_TAG, known_tags, tag_error
 
 MAX_NUMBER = 1e38  # scores are float32
 
@@ -100,6 +101,26 @@ class _Day:
         raise expected("a day, such as 2027-01-31", value)
 
 
+class _Tag:
+    """One of the lists that come with saeguard, or a site's own."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        choices = [{"enum": list(known_tags())}, {"pattern": f"^(?:{SITE_TAG})$"}]
+        return handler(schema) | {"anyOf": choices}
+
+    def _check(self, value: object) -> object:
+        if isinstance(value, str) and (problem := tag_error(value)):
+            raise PydanticCustomError("tag", "{problem}", {"problem": problem})
+        return value
+
+
 Name = Annotated[
     str, Spelled(r"[a-z][a-z0-9_]{0,63}", "a snake_case name of at most 64 characters")
 ]
@@ -109,6 +130,7 @@ Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=Fal
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Threshold = Annotated[float | str, _Threshold()]
 Day = Annotated[date, _Day()]
+RuleTag = Annotated[str, _Tag()]
 Uuid = Annotated[
     str,
     Spelled(

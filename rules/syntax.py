@@ -25,6 +25,7 @@ from saeguard.rules.spelling import (
     Percentage,
     PhaseName,
     Reach,
+    RuleTag,
     SomeGlobs,
     SomeTexts,
     Text,
@@ -160,7 +161,7 @@ class BaseRuleEntry(Entry):
     emit: bool = True
     action: Action = "alert"
     message: Text = "{rule.title}"
-    tags: Texts = Field(default=[])
+    tags: list[RuleTag] = Field(default=[])
     falsepositives: Texts = Field(default=[])
     references: Texts = Field(default=[])
 

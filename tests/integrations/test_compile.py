@@ -58,7 +58,7 @@ def write_rules(directory: Path, indices: list[int], **feature: object) -> Path:
         "signals": signals,
         "condition": " and ".join(signals),
         "message": "{rule.title}",
-        "tags": ["test"],
+        "tags": ["site.test"],
         "falsepositives": [],
     }
     path = directory / "rules.yaml"

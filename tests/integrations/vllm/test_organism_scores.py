@@ -48,7 +48,7 @@ def _rule(number: int, features: list[str]) -> dict[str, object]:
         },
         "condition": " or ".join(f"s{i}" for i in range(len(features))),
         "message": "{rule.title}",
-        "tags": ["test"],
+        "tags": ["site.test"],
         "falsepositives": [],
     }
 
