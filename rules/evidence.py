@@ -97,13 +97,18 @@ class Evidence:
             self._take(block, groups, possible)
 
     def _take_holes(self, block: Block, possible: Bools) -> None:
-        holes = np.isnan(block.scores[:, self._hole_columns])
-        rows, which = nonzero(holes)
-        tests = self._hole_tests[which]
-        until = block.tokens[rows] + self._reach[tests]
-        slots = block.slots[block.lanes[rows]]
-        np.maximum.at(self._until, (slots, tests), until)
-        _fill(possible, block, block.lanes[rows], tests, block.tokens[rows], until)
+        """Roughly, which is enough: from the first hole of a lane to the last."""
+        which, rows = nonzero(np.isnan(block.scores[:, self._hole_columns]).T)
+        lanes = block.lanes[rows]
+        opens = np.ones(len(rows), np.bool_)
+        opens[1:] = (which[1:] != which[:-1]) | (lanes[1:] != lanes[:-1])
+        begins = np.flatnonzero(opens)
+        ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
+        lanes, tests = lanes[begins], self._hole_tests[which[begins]]
+        until = block.tokens[rows[ends]] + self._reach[tests]
+        slots = block.slots[lanes]
+        self._until[slots, tests] = np.maximum(self._until[slots, tests], until)
+        _fill(possible, block, lanes, tests, block.tokens[rows[begins]], until)
 
     def _groups(self, block: Block) -> _Groups | None:
         scores = block.scores

@@ -112,24 +112,28 @@ class Program:
             phases: [lanes], the phase of each lane.
         """
         view = self._signals.look(block)
+        block = view.block
         predicates, rows = self._predicates.possible(view.holds, block.lanes, phases)
-        admitted = self._admitted[block.slots[block.lanes[rows]], self._rule_of[predicates]]
-        predicates, rows = predicates[admitted], rows[admitted]
+        rules = self._rule_of[predicates]
+        slots = block.slots[block.lanes[rows]]
+        admitted = self._admitted[slots, rules]
+        numbers = block.tokens[rows] - self._num_skipped[slots, rules]
+        if view.has_holes:
+            skipped = self._skipped(view)
+            admitted &= ~skipped[rows, rules]
+            numbers -= self._count_skipped(block, skipped)[rows, rules]
+        predicates, rows, numbers = predicates[admitted], rows[admitted], numbers[admitted]
         self._signals.settle(view, *self._predicates.open_tests(view.holds, predicates, rows))
         true = self._predicates.decide(view.holds, predicates, rows)
-        hits = self._matches(view, predicates[true], rows[true])
+        hits = self._matches(view, predicates[true], rows[true], numbers[true])
         self._signals.remember(view)
         return hits
 
-    def _matches(self, view: View, predicates: Indices, rows: Indices) -> list[Hit]:
-        """What begins to match, from all true pairs."""
+    def _matches(
+        self, view: View, predicates: Indices, rows: Indices, numbers: Indices
+    ) -> list[Hit]:
+        """What begins to match, from all true pairs; the numbers are those of the rule's tokens."""
         block, rules = view.block, self._rule_of[predicates]
-        numbers = block.tokens[rows] - self._num_skipped[block.slots[block.lanes[rows]], rules]
-        if view.has_holes:
-            skipped = self._skipped(view)
-            known = ~skipped[rows, rules]
-            predicates, rows, rules = predicates[known], rows[known], rules[known]
-            numbers = numbers[known] - self._count_skipped(block, skipped)[rows, rules]
         is_step = self._is_sequence[rules]
         plain, step = np.flatnonzero(~is_step), np.flatnonzero(is_step)
         begun = [
