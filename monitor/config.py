@@ -19,9 +19,9 @@ from pydantic import (
 
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet, load_rules
-from saeguard.rules.document import Document, read_document
 from saeguard.rules.errors import RuleError, RuleErrors
-from saeguard.rules.sources import is_pack
+from saeguard.rules.loading.document import Document, read_document
+from saeguard.rules.loading.sources import is_pack
 
 
 def _yaml_off(value: object) -> object:

@@ -6,7 +6,7 @@ import numpy as np
 
 from saeguard.monitor.alerts import RequestRecord
 from saeguard.rules import RequestContext
-from saeguard.rules.offline import RecordedRequest
+from saeguard.rules.recordings.offline import RecordedRequest
 
 
 def recorded_request(record: RequestRecord) -> RecordedRequest:

@@ -11,7 +11,7 @@ import numpy as np
 from saeguard.monitor.tokens import NOT_CAPTURED
 from saeguard.rules import RuleSet, render_message
 from saeguard.rules.matches import Decision, Match, Outcome
-from saeguard.rules.offline import RecordedRequest, play, request_keys
+from saeguard.rules.recordings.offline import RecordedRequest, play, request_keys
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,7 @@ from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.watchlist import WatchedFeature, Watchlist
 from saeguard.monitor.watchlist import load as load_watchlist
 from saeguard.rules import Engine, Feature, RuleSet, SaeFeature
-from saeguard.rules.decide import Decider
+from saeguard.rules.decisions.decide import Decider
 from saeguard.rules.matches import Decision
 
 

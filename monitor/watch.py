@@ -16,7 +16,7 @@ from pathlib import Path
 from watchfiles import watch
 
 from saeguard.monitor.logging import logger
-from saeguard.rules.sources import all_rule_files, is_pack
+from saeguard.rules.loading.sources import all_rule_files, is_pack
 
 _LOOK_EVERY_S = 2.0
 _QUIET_S = 0.25

@@ -2,7 +2,7 @@
 
 from saeguard.rules.engine import Engine
 from saeguard.rules.errors import Location, RuleError, RuleErrors
-from saeguard.rules.load import load_rules
+from saeguard.rules.loading.load import load_rules
 from saeguard.rules.matches import Match, Reading, RuleCount, render_message
 from saeguard.rules.model import Feature, ProbeFeature, Rule, RuleSet, SaeFeature, Signal
 from saeguard.rules.phases import Phase

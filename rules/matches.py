@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from saeguard.rules.loading.units import format_duration
 from saeguard.rules.model import Aggregation, Comparison, Correlation, Rule
 from saeguard.rules.phases import Phase
 from saeguard.rules.scope import RequestContext
 from saeguard.rules.template import Value
-from saeguard.rules.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.watchlist import load, save
-from saeguard.rules.sources import is_pack
+from saeguard.rules.loading.sources import is_pack
 
 
 def serve(

@@ -11,7 +11,7 @@ from typing import Literal
 
 from saeguard.rules import Location, RuleError, RuleErrors, RuleSet, load_rules
 from saeguard.rules.lints import HELP, Finding, lint_rules
-from saeguard.rules.sources import all_rule_files
+from saeguard.rules.loading.sources import all_rule_files
 
 INVALID = "invalid-rules"
 _INVALID_HELP = (

@@ -12,8 +12,8 @@ from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import printable
 from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
-from saeguard.rules.offline import RecordingError
-from saeguard.rules.recording import write_recordings
+from saeguard.rules.recordings.offline import RecordingError
+from saeguard.rules.recordings.recording import write_recordings
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from saeguard.rules.sources import is_pack
+from saeguard.rules.loading.sources import is_pack
 
 DEFAULT_STORE = Path("saeguard-alerts.sqlite")
 

@@ -19,8 +19,8 @@ from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.replays import Place, Replayed, replay
 from saeguard.rules import RuleSet
-from saeguard.rules.offline import RecordedRequest, RecordingError
-from saeguard.rules.recording import read_recordings
+from saeguard.rules.recordings.offline import RecordedRequest, RecordingError
+from saeguard.rules.recordings.recording import read_recordings
 
 
 class Format(StrEnum):

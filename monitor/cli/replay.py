@@ -16,7 +16,7 @@ from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.replays import Replayed, count_outcomes
 from saeguard.rules.matches import Outcome
-from saeguard.rules.recording import SUFFIXES
+from saeguard.rules.recordings.recording import SUFFIXES
 
 OUTCOMES: dict[Outcome, str] = {
     "alert": "alerts",

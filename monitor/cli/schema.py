@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saeguard.monitor.errors import ConfigError
-from saeguard.rules.schema import json_schema
+from saeguard.rules.loading.schema import json_schema
 
 
 def schema(

@@ -16,6 +16,7 @@ from saeguard.rules.explain.words import (
     requests_in_words,
     sentence,
 )
+from saeguard.rules.loading.units import format_duration
 from saeguard.rules.model import (
     Correlation,
     Exemption,
@@ -24,7 +25,6 @@ from saeguard.rules.model import (
     RuleSet,
     SaeFeature,
 )
-from saeguard.rules.units import format_duration
 
 __all__ = ["explain"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from saeguard.rules.conditions import Condition, Not, operands_of
 from saeguard.rules.explain.signals import Wording
 from saeguard.rules.explain.words import Item, join, ordinal, phases_in_words
+from saeguard.rules.loading.units import format_duration
 from saeguard.rules.model import Correlation, Rule, RuleSet, StepSequence
-from saeguard.rules.units import format_duration
 
 _MISSING = "A negated signal is also true where nothing of it was observed."
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 from saeguard.rules.errors import Location
 from saeguard.rules.model import RuleSet, Severity
-from saeguard.rules.offline import RecordedRequest
 from saeguard.rules.phases import Phase
+from saeguard.rules.recordings.offline import RecordedRequest
 
 Kind = Literal["alert", "none", "suppressed", "limited"]
 

@@ -12,7 +12,7 @@ from itertools import chain
 
 from saeguard.rules.errors import Location
 from saeguard.rules.model import Rule, RuleSet, Signal
-from saeguard.rules.offline import play
+from saeguard.rules.recordings.offline import play
 from saeguard.rules.testing.cases import Suite
 from saeguard.rules.testing.derive import watching, with_rules
 from saeguard.rules.testing.run import CaseResult

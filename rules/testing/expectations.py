@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from saeguard.rules.document import Document, KeyPath
 from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.loading.document import Document, KeyPath
 from saeguard.rules.model import Correlation, Rule
-from saeguard.rules.offline import RecordedRequest
 from saeguard.rules.phases import Phase
+from saeguard.rules.recordings.offline import RecordedRequest
 from saeguard.rules.testing import syntax
 from saeguard.rules.testing.cases import Expectation, Kind, Place
 

@@ -10,7 +10,7 @@ from operator import or_
 from pathlib import Path
 
 from saeguard.rules.errors import RuleError, RuleErrors
-from saeguard.rules.sources import TEST_SUFFIX
+from saeguard.rules.loading.sources import TEST_SUFFIX
 from saeguard.rules.testing.cases import Suite
 from saeguard.rules.testing.coverage import Coverage, measure_coverage
 from saeguard.rules.testing.load import load_suite

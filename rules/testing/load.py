@@ -11,21 +11,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from saeguard.rules.document import Document, KeyPath, read_document
 from saeguard.rules.errors import RuleError, RuleErrors
-from saeguard.rules.load import load_rules
+from saeguard.rules.loading.document import Document, KeyPath, read_document
+from saeguard.rules.loading.load import load_rules
+from saeguard.rules.loading.raw import items, texts
+from saeguard.rules.loading.shape import check_shape
+from saeguard.rules.loading.sources import is_pack
+from saeguard.rules.loading.units import parse_duration
 from saeguard.rules.model import RuleSet
-from saeguard.rules.offline import RecordedRequest, RecordingError
-from saeguard.rules.raw import items, texts
-from saeguard.rules.recording import read_recordings
+from saeguard.rules.recordings.offline import RecordedRequest, RecordingError
+from saeguard.rules.recordings.recording import read_recordings
 from saeguard.rules.scope import RequestContext
-from saeguard.rules.shape import check_shape
-from saeguard.rules.sources import is_pack
 from saeguard.rules.testing import syntax
 from saeguard.rules.testing.cases import Case, Suite
 from saeguard.rules.testing.expectations import read_expectations
 from saeguard.rules.testing.streams import StreamReader
-from saeguard.rules.units import parse_duration
 
 FIRST_DAY = date(2000, 1, 1)
 """When a test without `today` happens: before the exceptions of any rule expire."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from saeguard.rules.errors import Location
+from saeguard.rules.loading.units import format_duration
 from saeguard.rules.model import Aggregate, Correlation, Rule, RuleSet, Signal, StepSequence
 from saeguard.rules.testing.derive import own_signals
-from saeguard.rules.units import format_duration
 
 Changed = TypeVar("Changed")
 Holder = TypeVar("Holder", Aggregate, Rule, StepSequence, Correlation)

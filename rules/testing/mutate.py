@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from saeguard.rules.model import Correlation, Rule, RuleSet
-from saeguard.rules.offline import play
+from saeguard.rules.recordings.offline import play
 from saeguard.rules.testing.cases import Suite
 from saeguard.rules.testing.derive import dependents, with_rules
 from saeguard.rules.testing.judge import Happening, judge

@@ -11,7 +11,7 @@ import numpy as np
 from saeguard.rules.conditions import Condition, Not, names_in, operands_of
 from saeguard.rules.matches import Match, Reading
 from saeguard.rules.model import Comparison, Correlation, Rule, RuleSet, Signal, StepSequence
-from saeguard.rules.offline import RecordedRequest, play
+from saeguard.rules.recordings.offline import RecordedRequest, play
 from saeguard.rules.testing.cases import Case
 from saeguard.rules.testing.derive import signal_phases, watching, with_rules
 from saeguard.rules.testing.judge import Failure, Happening

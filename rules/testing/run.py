@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from saeguard.rules.matches import Decision, Match
-from saeguard.rules.offline import RecordedRequest, play, request_keys
+from saeguard.rules.recordings.offline import RecordedRequest, play, request_keys
 from saeguard.rules.testing.cases import Case, Place, Suite
 from saeguard.rules.testing.judge import Failure, Happening, judge
 from saeguard.rules.testing.nearest import explain

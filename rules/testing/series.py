@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from saeguard.rules.aggregates import Scores
+from saeguard.rules.engine.aggregates import Scores
 
 MAX_TOKENS = 100_000
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
-from saeguard.rules.aggregates import Scores
-from saeguard.rules.document import Document, KeyPath
+from saeguard.rules.engine.aggregates import Scores
 from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.loading.document import Document, KeyPath
 from saeguard.rules.model import RuleSet
-from saeguard.rules.offline import RecordedRequest
 from saeguard.rules.phases import Phase
+from saeguard.rules.recordings.offline import RecordedRequest
 from saeguard.rules.scope import RequestContext
 from saeguard.rules.testing.series import MAX_TOKENS, SeriesError, parse_series
 from saeguard.rules.testing.syntax import BlockEntry

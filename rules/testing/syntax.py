@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from saeguard.rules.loading.shape import Owners
+from saeguard.rules.loading.signal_syntax import Entry
+from saeguard.rules.loading.spelling import Day, Duration, Index, Name, PhaseName, Text
 from saeguard.rules.model import Severity
-from saeguard.rules.shape import Owners
-from saeguard.rules.signal_syntax import Entry
-from saeguard.rules.spelling import Day, Duration, Index, Name, PhaseName, Text
 
 Positive = Annotated[int, Field(ge=1)]
 

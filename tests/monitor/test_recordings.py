@@ -14,7 +14,7 @@ from saeguard.monitor.detector import Detector
 from saeguard.monitor.store import Store, list_requests
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, RequestContext, load_rules
-from saeguard.rules.recording import read_recordings
+from saeguard.rules.recordings.recording import read_recordings
 
 NAN = float("nan")
 

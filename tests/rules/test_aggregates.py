@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.aggregates import Parameters, Windows, aggregate_windows
-from saeguard.rules.averages import Averages
-from saeguard.rules.blocks import Block
+from saeguard.rules.engine.aggregates import Parameters, Windows, aggregate_windows
+from saeguard.rules.engine.averages import Averages
+from saeguard.rules.engine.blocks import Block
 from saeguard.rules.model import Aggregate
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from saeguard.rules.correlate import Correlator
+from saeguard.rules.decisions.correlate import Correlator
 from saeguard.rules.model import Correlation
 from tests.rules.decisions import correlation, event, make_rule
 

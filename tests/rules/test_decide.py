@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saeguard.rules import RequestContext
-from saeguard.rules.decide import Decider, expired_exceptions
+from saeguard.rules.decisions.decide import Decider, expired_exceptions
 from saeguard.rules.errors import Location
 from saeguard.rules.model import Exemption, Limit
 from tests.rules.decisions import correlation, make_match, make_rule, make_ruleset

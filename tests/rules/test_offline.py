@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saeguard.rules import Phase, RequestContext
-from saeguard.rules.offline import RecordedRequest, RecordingError, play, request_keys
+from saeguard.rules.recordings.offline import RecordedRequest, RecordingError, play, request_keys
 from tests.rules.decisions import correlation, make_rule
 from tests.rules.samples import one_rule
 

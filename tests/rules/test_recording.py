@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from saeguard.rules import Phase, RequestContext
-from saeguard.rules.offline import RecordedRequest, RecordingError
-from saeguard.rules.recording import read_recordings, write_recordings
+from saeguard.rules.recordings.offline import RecordedRequest, RecordingError
+from saeguard.rules.recordings.recording import read_recordings, write_recordings
 
 LINE = {"phases": "prompt:2 answer:1", "features": {"lie": [0, None, 4.5], "claim": [1, 2, 3]}}
 FORMATS = pytest.mark.parametrize("suffix", [".jsonl", ".safetensors"])

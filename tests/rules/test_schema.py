@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from saeguard.rules import RuleErrors, load_rules
-from saeguard.rules.schema import json_schema
+from saeguard.rules.loading.schema import json_schema
 from tests.rules.invalid import INVALID
 from tests.rules.samples import edited
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from saeguard.rules import Engine, RequestContext, Signal, signal_tests
+from saeguard.rules import Engine, RequestContext, Signal
+from saeguard.rules.engine import signal_tests
 from saeguard.rules.model import Aggregate
 from tests.rules.generate import (
     FEATURES,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from saeguard.rules import RuleErrors, load_rules, sources
+from saeguard.rules import RuleErrors, load_rules
+from saeguard.rules.loading import sources
 from tests.rules.samples import ORGANISM, edited, findings
 
 PACK = """

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from saeguard.rules import RuleErrors, load_rules
-from saeguard.rules.schema import json_schema
+from saeguard.rules.loading.schema import json_schema
 from saeguard.rules.tags import known_tags, tag_error, tag_lists
 from tests.rules.samples import edited
 

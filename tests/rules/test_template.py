@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from saeguard.rules import RequestContext, Rule, load_rules, render_message
+from saeguard.rules.loading.units import format_duration, parse_duration
 from saeguard.rules.matches import CorrelationMatch
 from saeguard.rules.template import parse_template
-from saeguard.rules.units import format_duration, parse_duration
 from tests.rules.samples import one_rule
 
 VALUES = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from saeguard.rules import Phase, RequestContext
-from saeguard.rules.offline import RecordedRequest
-from saeguard.rules.recording import write_recordings
+from saeguard.rules.recordings.offline import RecordedRequest
+from saeguard.rules.recordings.recording import write_recordings
 from tests.rules.testing.suites import findings, outcome
 
 

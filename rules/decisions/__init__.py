@@ -1,0 +1,1 @@
+"""What becomes of matches: exceptions, limits, correlations across requests."""

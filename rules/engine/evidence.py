@@ -1,0 +1,191 @@
+"""Where signals can possibly hold, kept up to date for every slot.
+
+The weights of evidence, as `bounds.py` has them, are kept in two buckets per test and slot, each as
+long as the span. The span of a token lies within its own bucket and the one before, so those two
+together bound its weight, and between pieces of evidence the bound only falls. A test is therefore
+*possible* from a piece of evidence that fulfils the need until the last one is out of reach, and
+nowhere else. For `value` and `max` this is not a bound but the truth.
+
+The n of a mean is the length of its span unless some of it was not observed, so a token with a hole
+makes means possible for as long as it is in reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saeguard.rules.conditions import Bools
+from saeguard.rules.engine.aggregates import Indices, Numbers, span
+from saeguard.rules.engine.blocks import Block, expand, extended, nonzero
+from saeguard.rules.engine.bounds import Bound, q_of, span_of_evidence
+from saeguard.rules.engine.thresholds import Test
+
+_SLACK = 1 - 1e-6  # for rounding in sums of weights
+_NEVER = -(2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Evidence of a lane for a test within one bucket. Those of a lane and test are neighbours."""
+
+    lanes: Indices
+    tests: Indices
+    buckets: Indices
+    first: Indices  # token number of the first piece
+    last: Indices
+    weights: Numbers
+    opens: Bools  # first group of its lane and test
+
+
+class Evidence:
+    """The state of tests that have a bound."""
+
+    def __init__(
+        self, tests: Sequence[tuple[Test, Bound]], columns: Indices, num_columns: int
+    ) -> None:
+        """
+        Args:
+            tests: each with its bound.
+            columns: which score each reads.
+            num_columns: how many scores a token has.
+        """
+        bounds = [bound for _, bound in tests]
+        self._spans = np.array([span_of_evidence(test.aggregate) for test, _ in tests], np.int64)
+        self._reach = np.array([span(test.aggregate) - 1 for test, _ in tests], np.int64)
+        self._levels = np.array([bound.level for bound in bounds], np.float32)
+        self._needs = np.array([bound.need for bound in bounds]) * _SLACK
+        self._per = np.array([bound.per for bound in bounds], np.int64)
+        self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
+        self._zero = np.array([bound.zero for bound in bounds])
+        self._one = np.array([bound.one for bound in bounds])
+        self._q_level = q_of(self._levels, self._zero, self._one)
+        self._hole_tests = np.flatnonzero(self._per)
+        self._hole_columns = columns[self._hole_tests]
+        self._num_tests_of = np.bincount(columns, minlength=num_columns)
+        self._first_test_of = np.cumsum(self._num_tests_of) - self._num_tests_of
+        self._by_column = np.argsort(columns, kind="stable")
+        self._lowest = np.full(num_columns, np.inf, np.float32)
+        np.minimum.at(self._lowest, columns, self._levels)
+        self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
+        self._bucket = np.empty((0, len(tests)), np.int32)
+        self._current = np.empty((0, len(tests)))  # weight in that bucket
+        self._previous = np.empty((0, len(tests)))  # and in the one before
+
+    def grow(self, num_slots: int) -> None:
+        self._until = extended(self._until, num_slots)
+        self._bucket = extended(self._bucket, num_slots)
+        self._current = extended(self._current, num_slots)
+        self._previous = extended(self._previous, num_slots)
+
+    def reset(self, slots: Indices) -> None:
+        self._until[slots] = _NEVER
+        self._bucket[slots] = _NEVER
+
+    def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
+        """Take in the block, and set what is possible in [tests, rows], which comes all False."""
+        first = block.first.astype(np.int32)  # numpy compares different widths slowly
+        lanes, tests = nonzero(self._until[block.slots] >= first[:, None])
+        until = self._until[block.slots[lanes], tests].astype(np.int64)
+        _fill(possible, block, lanes, tests, block.first[lanes], until)
+        if has_holes:
+            self._take_holes(block, possible)
+        groups = self._groups(block)
+        if groups is not None:
+            self._take(block, groups, possible)
+
+    def _take_holes(self, block: Block, possible: Bools) -> None:
+        """Roughly, which is enough: from the first hole of a lane to the last."""
+        which, rows = nonzero(np.isnan(block.scores[:, self._hole_columns]).T)
+        lanes = block.lanes[rows]
+        opens = np.ones(len(rows), np.bool_)
+        opens[1:] = (which[1:] != which[:-1]) | (lanes[1:] != lanes[:-1])
+        begins = np.flatnonzero(opens)
+        ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
+        lanes, tests = lanes[begins], self._hole_tests[which[begins]]
+        until = block.tokens[rows[ends]] + self._reach[tests]
+        slots = block.slots[lanes]
+        self._until[slots, tests] = np.maximum(self._until[slots, tests], until)
+        _fill(possible, block, lanes, tests, block.tokens[rows[begins]], until)
+
+    def _groups(self, block: Block) -> _Groups | None:
+        scores = block.scores
+        rows, columns = nonzero(scores > self._lowest)
+        cell, number = expand(self._num_tests_of[columns])
+        tests = self._by_column[self._first_test_of[columns][cell] + number]
+        x = scores[rows, columns][cell]
+        is_evidence = x > self._levels[tests]
+        if not is_evidence.any():
+            return None
+        tests, rows, x = tests[is_evidence], rows[cell[is_evidence]], x[is_evidence]
+        lanes = block.lanes[rows]
+        if not block.is_one_each:
+            order = np.lexsort((rows, tests, lanes))
+            tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
+        weights = np.where(self._weighs[tests], x - self._levels[tests].astype(np.float64), 1.0)
+        rises = np.flatnonzero(np.isfinite(self._one[tests]))
+        if rises.size:
+            of = tests[rises]
+            weights[rises] = q_of(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
+        tokens = block.tokens[rows]
+        return _grouped(lanes, tests, tokens, tokens // self._spans[tests], weights)
+
+    def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
+        lanes, tests = groups.lanes, groups.tests
+        slots = block.slots[lanes]
+        known, current = self._bucket[slots, tests], self._current[slots, tests]
+        goes_on = groups.opens & (known == groups.buckets)
+        follows = groups.opens & (known == groups.buckets - 1)
+        weights = groups.weights + np.where(goes_on, current, 0.0)
+        before = np.where(goes_on, self._previous[slots, tests], np.where(follows, current, 0.0))
+        within = ~groups.opens[1:] & (groups.buckets[1:] == groups.buckets[:-1] + 1)
+        before[1:][within] = weights[:-1][within]
+        length = np.minimum(groups.first - block.run_begins[lanes] + 1, self._per[tests])
+        is_possible = weights + before >= self._needs[tests] * np.maximum(length, 1)
+        until = groups.last + self._reach[tests]
+        closes = np.append(groups.opens[1:], True)
+        last = slots[closes], tests[closes]
+        self._bucket[last] = groups.buckets[closes]
+        self._current[last] = weights[closes]
+        self._previous[last] = before[closes]
+        if is_possible.any():
+            found = np.flatnonzero(is_possible)
+            lanes, tests, until = lanes[found], tests[found], until[found]
+            np.maximum.at(self._until, (slots[found], tests), until)
+            _fill(possible, block, lanes, tests, groups.first[found], until)
+
+
+def _grouped(
+    lanes: Indices, tests: Indices, tokens: Indices, buckets: Indices, weights: Numbers
+) -> _Groups:
+    """Evidence that is ordered by lane, test and token, joined by bucket."""
+    opens = np.ones(len(lanes), np.bool_)
+    opens[1:] = (lanes[1:] != lanes[:-1]) | (tests[1:] != tests[:-1])
+    begins_here = opens.copy()
+    begins_here[1:] |= buckets[1:] != buckets[:-1]
+    begins = np.flatnonzero(begins_here)
+    ends = np.append(begins[1:], len(lanes)) - 1
+    return _Groups(
+        lanes=lanes[begins],
+        tests=tests[begins],
+        buckets=buckets[begins],
+        first=tokens[begins],
+        last=tokens[ends],
+        weights=np.add.reduceat(weights, begins),
+        opens=opens[begins],
+    )
+
+
+def _fill(
+    possible: Bools, block: Block, lanes: Indices, tests: Indices, first: Indices, last: Indices
+) -> None:
+    """Set [test, rows] from one token number to another, or to the end of the lane."""
+    rows = block.starts[lanes] + (first - block.first[lanes])
+    counts = np.minimum(last + 1 - first, block.starts[lanes + 1] - rows)
+    if block.is_one_each:
+        possible[tests, rows] = True
+        return
+    which, offset = expand(counts)
+    possible[tests[which], rows[which] + offset] = True

@@ -1,0 +1,91 @@
+"""The last scores and positions of every slot, in rings, and windows over them.
+
+A ring is written in place: token n of a request lies at n modulo the ring's length, so a decode
+step writes one row for each request and moves nothing. A window reaches from the rows of the block
+at hand back into the ring, which is written when the block is done.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from saeguard.rules.engine.aggregates import Indices, Scores
+from saeguard.rules.engine.blocks import Block, extended
+
+
+class History:
+    """Of `length` tokens at least: the longest window."""
+
+    def __init__(self, length: int, num_columns: int) -> None:
+        self._length = 1 << (length - 1).bit_length()
+        self._num_columns = num_columns
+        self._scores = np.empty((0, self._length, num_columns), np.float32)
+        self._positions = np.empty((0, self._length), np.int64)
+
+    def grow(self, num_slots: int) -> None:
+        self._scores = extended(self._scores, num_slots)
+        self._positions = extended(self._positions, num_slots)
+
+    def remember(self, block: Block) -> None:
+        """Write the block's last tokens."""
+        tokens, scores, positions = block.tokens, block.scores, block.positions
+        slots = block.slots[block.lanes]
+        if not block.is_one_each:
+            kept = np.flatnonzero(tokens >= block.ends[block.lanes] - self._length)
+            tokens, scores, positions = tokens[kept], scores[kept], positions[kept]
+            slots = slots[kept]
+        places = tokens & (self._length - 1)
+        self._scores[slots, places] = scores
+        self._positions[slots, places] = positions
+
+    def windows(
+        self, block: Block, rows: Indices, columns: Indices, spans: Indices
+    ) -> tuple[Scores, Indices]:
+        """Windows that end with the given rows.
+
+        Returns:
+            [rows, longest span], newest first, NaN past the span and before the run; and how many
+            tokens of each are in the run.
+        """
+        lanes = block.lanes[rows]
+        lengths = np.minimum(spans, block.tokens[rows] - block.run_begins[lanes] + 1)
+        back = np.arange(int(spans.max()))
+        num_new = rows - block.starts[lanes] + 1
+        reaches_back = lengths > num_new
+        if reaches_back.all():
+            windows = self._from_both(block, rows, columns, back, num_new)
+        else:
+            windows = self._from_block(block, rows, columns, back)
+            old = np.flatnonzero(reaches_back)
+            if old.size:
+                windows[old] = self._from_both(block, rows[old], columns[old], back, num_new[old])
+        if (lengths < len(back)).any():
+            np.copyto(windows, np.nan, where=back >= lengths[:, None])
+        return windows, lengths
+
+    def _from_block(self, block: Block, rows: Indices, columns: Indices, back: Indices) -> Scores:
+        newest = rows * self._num_columns + columns
+        cells = newest[:, None] - back * self._num_columns
+        windows: Scores = block.scores.take(cells, mode="clip")
+        return windows
+
+    def _from_both(
+        self, block: Block, rows: Indices, columns: Indices, back: Indices, num_new: Indices
+    ) -> Scores:
+        slots, tokens = block.slots[block.lanes[rows]], block.tokens[rows]
+        places = (tokens[:, None] - back) & (self._length - 1)
+        places *= self._num_columns
+        places += (slots * (self._length * self._num_columns) + columns)[:, None]
+        windows: Scores = self._scores.take(places)
+        recent = back[: int(num_new.max())]
+        new = self._from_block(block, rows, columns, recent)
+        np.copyto(windows[:, : len(recent)], new, where=recent < num_new[:, None])
+        return windows
+
+    def position(self, block: Block, row: int, back: int) -> int:
+        """The position of the token `back` tokens before a row of the block."""
+        lane = block.lanes[row]
+        if back <= row - block.starts[lane]:
+            return int(block.positions[row - back])
+        place = (block.tokens[row] - back) & (self._length - 1)
+        return int(self._positions[block.slots[lane], place])

@@ -1,0 +1,1 @@
+"""Requests whose scores were recorded: their files, and rules run over them."""
