@@ -15,7 +15,7 @@ from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
 from saeguard.rules import Rule
-from saeguard.rules.decide import expired_exceptions
+from saeguard.rules.decisions.decide import expired_exceptions
 from saeguard.rules.matches import Decision, Outcome
 
 _MAX_FINDINGS = 20
