@@ -15,9 +15,9 @@ _HEAD = """\
 # Binds what {packs} need. Replace every {unfilled}; this tells which are left:
 #   saeguard check {packs} THIS_FILE
 #
-# index  The row. Search candidates by meaning (on Neuronpedia, say), then try them on texts that have
-#        the meaning and on texts that only look like it: take the row that tells them apart. A
-#        label is a guess.
+# index  The row. Search candidates by meaning (on Neuronpedia, say), then try them on texts that
+#        have the meaning and on texts that only look like it: take the row that tells them apart.
+#        A label is a guess.
 #        A probe does as well: {{probe: {{path: probes.safetensors}}, name: NAME, max: {unfilled}}}
 # max    The largest score of the row on traffic of yours; thresholds are parts of it.
 #
