@@ -25,6 +25,7 @@ class Commands(LazyGroup):
             "saeguard.monitor.cli.schema:schema",
             "Print the JSON Schema of rule files, for editors.",
         ),
+        "packs": ("saeguard.monitor.cli.packs:app", "Rules that come with saeguard."),
         "compile": (
             "saeguard.monitor.cli.compile:compile_",
             "Compile the watchlist of some rules.",
