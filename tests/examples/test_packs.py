@@ -52,7 +52,7 @@ def _rates(split):
     from rollouts import answer, load_model, residuals
 
     torch.set_num_threads(2)
-    ruleset = load_rules([*PACKS, ORGANISM / "mapping.yaml"])
+    ruleset = load_rules([*PACKS, ORGANISM / "packs" / "mapping.yaml"])
     (site,) = compile_watchlist(ruleset).sites
     model, tokenizer = load_model(ORGANISM / "artifacts" / "model")
     cases = _some(draw(split, SEED))

@@ -16,7 +16,7 @@ from saeguard.rules.testing.files import find_test_files, run_files, total_cover
 
 FOLDER = Path(__file__).with_name("packs")
 MAPPING = FOLDER / "mapping.yaml"
-ORGANISM = Path(__file__).parents[2] / "examples" / "organism" / "mapping.yaml"
+ORGANISM = Path(__file__).parents[2] / "examples" / "organism" / "packs" / "mapping.yaml"
 NAMES = [pack.name for pack in packs()]
 ITEMS = [f"pack:{name}" for name in NAMES]
 
