@@ -9,10 +9,18 @@ import typer
 
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleErrors
-from saeguard.rules.mappings import packs, read_pack, releases, template
+from saeguard.rules.mappings import packs, read_pack, template
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Rules that come with saeguard.")
-Release = StrEnum("Release", {name: name for name in releases()})
+
+
+class Release(StrEnum):
+    """SAEs that there are notes on."""
+
+    GEMMA_SCOPE_2 = "gemma-scope-2"
+    GOODFIRE = "goodfire"
+    LLAMA_SCOPE = "llama-scope"
+    QWEN_SCOPE = "qwen-scope"
 
 
 @app.command("list")

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from saeguard.monitor.cli import main
+from saeguard.monitor.cli.packs import Release
+from saeguard.rules.mappings import releases
 
 
 @pytest.fixture
@@ -42,3 +44,7 @@ def test_unknown_pack_is_refused_with_the_likely_one(run):
     code, _, err = run("mapping", "refusals", "--sae", "goodfire")
     assert code == 2
     assert "unknown pack 'refusals', did you mean 'refusal'?" in err
+
+
+def test_every_release_with_notes_can_be_chosen():
+    assert list(Release) == releases()
