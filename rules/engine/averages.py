@@ -1,14 +1,16 @@
 """Exponential averages of all rows of a block: the one aggregate whose past has no end.
 
 With d = 1 - a, and c tokens observed since some token, e = d^c e_before + a Σ d^(c - c_j) x_j. In
-pieces of 32 tokens the sum is a product with a fixed matrix; where scores are missing it is a
-cumulative sum of x_j d^-c_j, in which each term is rounded relative to its own share, too. Pieces
-are joined by doubling: the end of a piece is its own sum plus its decay times the end before.
+pieces of 32 tokens the sum is a product with a fixed matrix. The ends of pieces follow the same
+law, with the decay of 32 tokens, so they are summed in pieces of 32 again, and so on. Where scores
+are missing, the sum is a cumulative one of x_j d^-c_j, in which each term is rounded relative to
+its own share, too, and pieces are joined by doubling, for their decays differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,10 +27,7 @@ class Averages:
     def __init__(self, columns: Sequence[int], half_lives: Sequence[int]) -> None:
         self._columns = np.array(columns, np.int64)
         self._decay = 0.5 ** (1 / np.array(half_lives, np.float64))
-        self._powers = self._decay[:, None] ** np.arange(_PIECE + 1)
-        lag = np.arange(_PIECE) - np.arange(_PIECE)[:, None]
-        shares = (1 - self._decay)[:, None, None] * self._decay[:, None, None] ** np.abs(lag)
-        self._shares = np.where(lag >= 0, shares, 0.0)  # [averages, token, later token]
+        self._levels: list[tuple[Numbers, Numbers]] = []
         self._state = np.empty((0, len(columns)))  # NaN: nothing observed in this run
 
     def grow(self, num_slots: int) -> None:
@@ -46,10 +45,11 @@ class Averages:
         begun = ~np.isnan(before)
         start = np.where(begun, before, 0.0)
         if not has_holes:
-            values = self._step(new, start) if block.is_one_each else self._scan(block, new, start)
+            is_step = block.is_one_each
+            values = self._step(new, start) if is_step else self._scan(block.starts, new, start)
         else:
             observed = ~np.isnan(new)
-            values = self._scan(block, np.where(observed, new, 0.0), start, observed)
+            values = self._scan_with_holes(block, np.where(observed, new, 0.0), start, observed)
             values[~_has_begun(block, observed, begun)] = np.nan
         self._state[block.slots] = values[:, block.starts[1:] - 1].T
         return values
@@ -60,27 +60,75 @@ class Averages:
         new += start
         return new
 
-    def _scan(
-        self, block: Block, new: Numbers, start: Numbers, observed: Bools | None = None
+    def _scan(self, starts: Indices, new: Numbers, start: Numbers, level: int = 0) -> Numbers:
+        """All scores were observed. On level 1 the pieces of level 0 are what tokens are there."""
+        lengths = starts[1:] - starts[:-1]
+        pieces = _Pieces.of(starts, lengths)
+        powers, shares = self._level(level)
+        size = pieces.rows.shape[1]
+        values: Numbers = new[:, pieces.rows] @ shares[:, :size, :size]
+        before = start
+        if len(pieces.sizes) > len(lengths):
+            ends = values[:, np.arange(len(pieces.sizes)), pieces.sizes - 1]
+            ends = self._scan(pieces.starts, ends, start, level + 1)
+            before = np.empty_like(ends)
+            before[:, 1:] = ends[:, :-1]
+            before[:, pieces.starts[:-1]] = start
+        values += powers[:, None, 1 : size + 1] * before[..., None]
+        return pieces.joined(values)
+
+    def _level(self, level: int) -> tuple[Numbers, Numbers]:
+        """Powers of the decay [averages, tokens], and [averages, token, later token]."""
+        while level >= len(self._levels):
+            decay = self._decay**_PIECE ** len(self._levels)
+            powers = decay[:, None] ** np.arange(_PIECE + 1)
+            lag = np.arange(_PIECE) - np.arange(_PIECE)[:, None]
+            shares = np.where(lag >= 0, powers[:, np.abs(lag)], 0.0)
+            if not self._levels:
+                shares *= (1 - self._decay)[:, None, None]
+            self._levels.append((powers, shares))
+        return self._levels[level]
+
+    def _scan_with_holes(
+        self, block: Block, new: Numbers, start: Numbers, observed: Bools
     ) -> Numbers:
-        lengths = np.diff(block.starts)
-        lanes, order = expand(-(lengths // -_PIECE))  # of each piece
-        begins = block.starts[lanes] + order * _PIECE
-        sizes = np.minimum(block.starts[lanes + 1] - begins, _PIECE)
-        offsets = np.arange(int(sizes.max()))
-        rows = np.minimum(begins[:, None] + offsets, block.num_rows - 1)
-        x = new[:, rows]  # [averages, pieces, offsets]; past a piece's size whatever comes next
-        if observed is None:
-            decays = self._powers[:, None, 1 : len(offsets) + 1]
-            values = x @ self._shares[:, : len(offsets), : len(offsets)]
-        else:
-            counts = observed[:, rows].cumsum(axis=2)
-            decays = self._powers[np.arange(len(counts))[:, None, None], counts]
-            values = (x * (1 - self._decay[:, None, None]) / decays).cumsum(axis=2) * decays
-        last = slice(None), np.arange(len(sizes)), sizes - 1
-        decay = np.broadcast_to(decays, values.shape)[last]
-        values += decays * _before_pieces(order, start.T, values[last].T, decay.T).T[..., None]
-        kept: Numbers = values[:, offsets < sizes[:, None]]
+        pieces = _Pieces.of(block.starts, np.diff(block.starts))
+        counts = observed[:, pieces.rows].cumsum(axis=2)
+        decays = self._level(0)[0][np.arange(len(counts))[:, None, None], counts]
+        x = new[:, pieces.rows] * (1 - self._decay[:, None, None])
+        values = (x / decays).cumsum(axis=2) * decays
+        last = slice(None), np.arange(len(pieces.sizes)), pieces.sizes - 1
+        before = _before_pieces(pieces.order, start.T, values[last].T, decays[last].T)
+        values += decays * before.T[..., None]
+        return pieces.joined(values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Lanes cut into pieces of at most `_PIECE` tokens."""
+
+    starts: Indices  # [lanes + 1], lane i has the pieces from `starts[i]` on
+    order: Indices  # of each piece in its lane
+    sizes: Indices
+    rows: Indices  # [pieces, longest]; past a piece's size whatever comes next
+
+    @classmethod
+    def of(cls, starts: Indices, lengths: Indices) -> _Pieces:
+        counts = -(lengths // -_PIECE)
+        first = np.zeros(len(counts) + 1, np.int64)
+        counts.cumsum(out=first[1:])
+        lanes, order = expand(counts)
+        begins = starts[lanes] + order * _PIECE
+        sizes = np.minimum(starts[lanes + 1] - begins, _PIECE)
+        rows = np.minimum(begins[:, None] + np.arange(int(sizes.max())), starts[-1] - 1)
+        return cls(first, order, sizes, rows)
+
+    def joined(self, values: Numbers) -> Numbers:
+        """[averages, pieces, longest] -> [averages, rows]"""
+        longest = self.rows.shape[1]
+        if (self.sizes == longest).all():
+            return values.reshape(len(values), self.rows.size)
+        kept: Numbers = values[:, np.arange(longest) < self.sizes[:, None]]
         return kept
 
 
