@@ -58,7 +58,7 @@ class Windows:
         cls, scores: Scores, lengths: Indices, parameters: Parameters, aggregates: Indices
     ) -> Windows:
         missing = np.isnan(scores)
-        num_observed = scores.shape[1] - np.count_nonzero(missing, axis=1)
+        num_observed = scores.shape[1] - missing.sum(axis=1)
         filled = np.where(missing, np.float32(0), scores)
         return cls(scores, lengths, parameters, aggregates, num_observed, filled)
 
@@ -109,8 +109,8 @@ def _mean(windows: Windows) -> Numbers:
 
 def _count(windows: Windows) -> Numbers:
     over = windows.parameters.over[windows.aggregates]
-    count = np.count_nonzero(windows.scores > over[:, None], axis=1)
-    return np.asarray(count, np.float64)
+    count: Numbers = (windows.scores > over[:, None]).sum(axis=1, dtype=np.float64)
+    return count
 
 
 def _min_evidence(windows: Windows) -> Numbers:
@@ -163,10 +163,10 @@ def _before_each(x: npt.NDArray[np.generic]) -> Numbers:
 
 def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
     """The entry of each row at its own index, or at each of its own indices."""
-    index = np.minimum(index, x.shape[1] - 1)
-    if index.ndim == 1:
-        return np.asarray(x[np.arange(len(x)), index], np.float64)
-    return np.asarray(np.take_along_axis(x, index, axis=1), np.float64)
+    width = x.shape[1]
+    begins = np.arange(0, x.size, width)
+    cells = np.minimum(index, width - 1) + (begins if index.ndim == 1 else begins[:, None])
+    return x.take(cells).astype(np.float64)
 
 
 _FORMULAS: Mapping[Aggregation, Callable[[Windows], Numbers]] = {

@@ -41,7 +41,7 @@ class Averages:
         if not self._columns.size:
             return np.empty((0, block.num_rows))
         new = block.scores.T[self._columns].astype(np.float64)
-        before = self._state[block.slots].T
+        before = self._state.take(block.slots, axis=0).T
         begun = ~np.isnan(before)
         start = np.where(begun, before, 0.0)
         if not has_holes:
@@ -134,11 +134,11 @@ class _Pieces:
 
 def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:
     """[pieces, averages] before each piece: that of its lane, or the end of the piece before."""
-    firsts = np.flatnonzero(order == 0)
+    firsts = (order == 0).nonzero()[0]
     ends[firsts] += decay[firsts] * start
     step = 1
     while step <= int(order.max()):
-        later = np.flatnonzero(order >= step)
+        later = (order >= step).nonzero()[0]
         end_before, decay_before = ends[later - step], decay[later - step]
         ends[later] += decay[later] * end_before
         decay[later] *= decay_before

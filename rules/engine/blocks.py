@@ -91,6 +91,6 @@ def extended(array: npt.NDArray[Any], num_slots: int) -> npt.NDArray[Any]:
 def nonzero(flags: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
     """Like `np.nonzero` of a matrix; several times as fast where little is set."""
     width = flags.shape[1]
-    cells = np.flatnonzero(flags)
+    cells = flags.reshape(-1).nonzero()[0]
     rows = cells // max(width, 1)
     return rows, cells - rows * width

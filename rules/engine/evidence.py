@@ -62,13 +62,14 @@ class Evidence:
         self._zero = np.array([bound.zero for bound in bounds])
         self._one = np.array([bound.one for bound in bounds])
         self._q_level = q_of(self._levels, self._zero, self._one)
-        self._hole_tests = np.flatnonzero(self._per)
+        self._hole_tests = self._per.nonzero()[0]
         self._hole_columns = columns[self._hole_tests]
         self._num_tests_of = np.bincount(columns, minlength=num_columns)
         self._first_test_of = np.cumsum(self._num_tests_of) - self._num_tests_of
         self._by_column = np.argsort(columns, kind="stable")
         self._lowest = np.full(num_columns, np.inf, np.float32)
         np.minimum.at(self._lowest, columns, self._levels)
+        self._rises = np.isfinite(self._one)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
         self._bucket = np.empty((0, len(tests)), np.int32)
         self._current = np.empty((0, len(tests)))  # weight in that bucket
@@ -87,8 +88,9 @@ class Evidence:
     def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
         """Take in the block, and set what is possible in [tests, rows], which comes all False."""
         first = block.first.astype(np.int32)  # numpy compares different widths slowly
-        lanes, tests = nonzero(self._until[block.slots] >= first[:, None])
-        until = self._until[block.slots[lanes], tests].astype(np.int64)
+        until = self._until.take(block.slots, axis=0)
+        lanes, tests = nonzero(until >= first[:, None])
+        until = until[lanes, tests].astype(np.int64)
         _fill(possible, block, lanes, tests, block.first[lanes], until)
         if has_holes:
             self._take_holes(block, possible)
@@ -102,7 +104,7 @@ class Evidence:
         lanes = block.lanes[rows]
         opens = np.ones(len(rows), np.bool_)
         opens[1:] = (which[1:] != which[:-1]) | (lanes[1:] != lanes[:-1])
-        begins = np.flatnonzero(opens)
+        begins = opens.nonzero()[0]
         ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
         lanes, tests = lanes[begins], self._hole_tests[which[begins]]
         until = block.tokens[rows[ends]] + self._reach[tests]
@@ -117,44 +119,58 @@ class Evidence:
         tests = self._by_column[self._first_test_of[columns][cell] + number]
         x = scores[rows, columns][cell]
         is_evidence = x > self._levels[tests]
-        if not is_evidence.any():
+        chosen = is_evidence.nonzero()[0]
+        if not chosen.size:
             return None
-        tests, rows, x = tests[is_evidence], rows[cell[is_evidence]], x[is_evidence]
+        tests, rows, x = tests[chosen], rows[cell[chosen]], x[chosen]
         lanes = block.lanes[rows]
         if not block.is_one_each:
             order = np.lexsort((rows, tests, lanes))
             tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
         weights = np.where(self._weighs[tests], x - self._levels[tests].astype(np.float64), 1.0)
-        rises = np.flatnonzero(np.isfinite(self._one[tests]))
+        rises = self._rises[tests].nonzero()[0]
         if rises.size:
             of = tests[rises]
             weights[rises] = q_of(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
         tokens = block.tokens[rows]
-        return _grouped(lanes, tests, tokens, tokens // self._spans[tests], weights)
+        buckets = tokens // self._spans[tests]
+        if block.is_one_each:
+            each = np.ones(len(lanes), np.bool_)
+            return _Groups(lanes, tests, buckets, tokens, tokens, weights, opens=each)
+        return _grouped(lanes, tests, tokens, buckets, weights)
 
     def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
         lanes, tests = groups.lanes, groups.tests
-        slots = block.slots[lanes]
-        known, current = self._bucket[slots, tests], self._current[slots, tests]
-        goes_on = groups.opens & (known == groups.buckets)
-        follows = groups.opens & (known == groups.buckets - 1)
+        cells = block.slots[lanes] * len(self._spans) + tests
+        age, current = groups.buckets - self._bucket.take(cells), self._current.take(cells)
+        goes_on = groups.opens & (age == 0)
+        follows = groups.opens & (age == 1)
         weights = groups.weights + np.where(goes_on, current, 0.0)
-        before = np.where(goes_on, self._previous[slots, tests], np.where(follows, current, 0.0))
-        within = ~groups.opens[1:] & (groups.buckets[1:] == groups.buckets[:-1] + 1)
-        before[1:][within] = weights[:-1][within]
+        before = np.where(goes_on, self._previous.take(cells), np.where(follows, current, 0.0))
+        if not block.is_one_each:
+            within = ~groups.opens[1:] & (groups.buckets[1:] == groups.buckets[:-1] + 1)
+            before[1:][within] = weights[:-1][within]
         length = np.minimum(groups.first - block.run_begins[lanes] + 1, self._per[tests])
         is_possible = weights + before >= self._needs[tests] * np.maximum(length, 1)
         until = groups.last + self._reach[tests]
-        closes = np.append(groups.opens[1:], True)
-        last = slots[closes], tests[closes]
-        self._bucket[last] = groups.buckets[closes]
-        self._current[last] = weights[closes]
-        self._previous[last] = before[closes]
-        if is_possible.any():
-            found = np.flatnonzero(is_possible)
+        self._keep(cells, groups, weights, before)
+        found = is_possible.nonzero()[0]
+        if found.size:
             lanes, tests, until = lanes[found], tests[found], until[found]
-            np.maximum.at(self._until, (slots[found], tests), until)
+            np.maximum.at(self._until.reshape(-1), cells[found], until)
             _fill(possible, block, lanes, tests, groups.first[found], until)
+
+    def _keep(self, cells: Indices, groups: _Groups, weights: Numbers, before: Numbers) -> None:
+        """Of each lane and test, whose places in the state these are, the last bucket."""
+        buckets, opens = groups.buckets, groups.opens
+        if not opens.all():
+            closes = np.empty(len(opens), np.bool_)
+            closes[:-1], closes[-1] = opens[1:], True
+            cells, buckets = cells[closes], buckets[closes]
+            weights, before = weights[closes], before[closes]
+        self._bucket.reshape(-1)[cells] = buckets
+        self._current.reshape(-1)[cells] = weights
+        self._previous.reshape(-1)[cells] = before
 
 
 def _grouped(
@@ -165,7 +181,7 @@ def _grouped(
     opens[1:] = (lanes[1:] != lanes[:-1]) | (tests[1:] != tests[:-1])
     begins_here = opens.copy()
     begins_here[1:] |= buckets[1:] != buckets[:-1]
-    begins = np.flatnonzero(begins_here)
+    begins = begins_here.nonzero()[0]
     ends = np.append(begins[1:], len(lanes)) - 1
     return _Groups(
         lanes=lanes[begins],

@@ -31,12 +31,12 @@ class History:
         tokens, scores, positions = block.tokens, block.scores, block.positions
         slots = block.slots[block.lanes]
         if not block.is_one_each:
-            kept = np.flatnonzero(tokens >= block.ends[block.lanes] - self._length)
+            kept = (tokens >= block.ends[block.lanes] - self._length).nonzero()[0]
             tokens, scores, positions = tokens[kept], scores[kept], positions[kept]
             slots = slots[kept]
-        places = tokens & (self._length - 1)
-        self._scores[slots, places] = scores
-        self._positions[slots, places] = positions
+        places = slots * self._length + (tokens & (self._length - 1))
+        self._scores.reshape(-1, self._num_columns)[places] = scores
+        self._positions.reshape(-1)[places] = positions
 
     def windows(
         self, block: Block, rows: Indices, columns: Indices, spans: Indices
@@ -56,7 +56,7 @@ class History:
             windows = self._from_both(block, rows, columns, back, num_new)
         else:
             windows = self._from_block(block, rows, columns, back)
-            old = np.flatnonzero(reaches_back)
+            old = reaches_back.nonzero()[0]
             if old.size:
                 windows[old] = self._from_both(block, rows[old], columns[old], back, num_new[old])
         if (lengths < len(back)).any():

@@ -93,8 +93,11 @@ class Predicates:
         """Pairs of test and row to settle before these pairs of predicate and row are decided."""
         tests = self._open_tests[predicates]
         pair, number = nonzero((tests >= 0) & possible[tests, rows[:, None]])
-        keys = np.unique(tests[pair, number] * possible.shape[1] + rows[pair])
-        return np.divmod(keys, possible.shape[1])
+        keys = tests[pair, number] * possible.shape[1] + rows[pair]
+        keys.sort()
+        is_new = np.ones(len(keys), np.bool_)
+        is_new[1:] = keys[1:] != keys[:-1]
+        return np.divmod(keys[is_new], possible.shape[1])
 
     def decide(self, holds: Bools, predicates: Indices, rows: Indices) -> Bools:
         """Whether each of some pairs, ordered by predicate, is true.

@@ -135,7 +135,7 @@ class Program:
         """What begins to match, from all true pairs; the numbers are those of the rule's tokens."""
         block, rules = view.block, self._rule_of[predicates]
         is_step = self._is_sequence[rules]
-        plain, step = np.flatnonzero(~is_step), np.flatnonzero(is_step)
+        plain, step = (~is_step).nonzero()[0], is_step.nonzero()[0]
         begun = [
             *self._begun_runs(block, rules[plain], rows[plain], numbers[plain]),
             *self._begun_sequences(block, predicates[step], rows[step]),

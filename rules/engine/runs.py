@@ -76,12 +76,12 @@ class Runs:
         ends_episode = num_false > self._keep[rules]
         episode = np.maximum.accumulate(np.where(opens | ends_episode, index, 0))
         was_firing = (opens & ~ends_episode & self._firing[state])[episode]
-        completes = np.flatnonzero((lengths >= self._for[rules]) & ~was_firing)
+        completes = ((lengths >= self._for[rules]) & ~was_firing).nonzero()[0]
         of = episode[completes]
         firsts = completes[np.append(True, of[1:] != of[:-1])[: len(of)]]
         begins_match = np.zeros(size, np.bool_)
         begins_match[episode[firsts]] = True
-        closes = np.flatnonzero(np.append(opens[1:], True))
+        closes = np.append(opens[1:], True).nonzero()[0]
         last = slots[closes], rules[closes]
         self._last[last] = numbers[closes]
         self._length[last] = lengths[closes]

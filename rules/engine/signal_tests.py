@@ -87,6 +87,7 @@ class Signals:
         self._size_of = np.array([_size(each) for each in aggregates], np.int64)
         self._low = np.array([test.low for test in self._tests])
         self._high = np.array([test.high for test in self._tests])
+        self._any_wraps = any(test.wraps for test in self._tests)
         self._parameters = Parameters(aggregates)
 
     def _share_averages(self, tests: Sequence[Test]) -> Averages:
@@ -137,6 +138,8 @@ class Signals:
     def _hold(self, tests: Indices, values: Numbers) -> Bools:
         low, high = self._low[tests], self._high[tests]
         above, below = values >= low, values <= high
+        if not self._any_wraps:
+            return above & below
         return np.where(low <= high, above & below, above | below)
 
     def values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
@@ -144,7 +147,7 @@ class Signals:
         values = np.empty(len(tests))
         sizes = self._size_of[tests]
         for size in _distinct(sizes):
-            chosen = np.flatnonzero(sizes == size)
+            chosen = (sizes == size).nonzero()[0]
             if size == _AVERAGE:
                 values[chosen] = view.averages[self._average_of[tests[chosen]], rows[chosen]]
                 continue
@@ -160,7 +163,7 @@ class Signals:
         )
         windows = Windows.of(scores, lengths, self._parameters, tests)
         kinds = self._kind_of[tests]
-        bounds = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
+        bounds = [0, *((kinds[1:] != kinds[:-1]).nonzero()[0] + 1).tolist(), len(kinds)]
         values = np.empty(len(tests))
         for begin, end in pairwise(bounds):  # tests are ordered by kind
             of = slice(begin, end)
@@ -196,7 +199,7 @@ class Signals:
         if self._tests[test].aggregate.kind == "max" and value == value:
             at, column = np.array([row]), self._column_of[[test]]
             window, _ = self._history.windows(block, at, column, self._spans[[test]])
-            back = int(np.flatnonzero(window[0] == value)[-1])
+            back = int((window[0] == value).nonzero()[0][-1])
         return self._history.position(block, row, back)
 
     def _looks_at_from(self, block: Block, test: int, row: int) -> int:
@@ -228,5 +231,5 @@ def _size(aggregate: Aggregate) -> int:
 
 
 def _distinct(values: Indices) -> list[int]:
-    distinct: list[int] = np.flatnonzero(np.bincount(values)).tolist()
+    distinct: list[int] = np.bincount(values).nonzero()[0].tolist()
     return distinct

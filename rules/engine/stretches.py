@@ -29,10 +29,13 @@ class Stretches:
 
 def cut(slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]) -> Stretches:
     """Cut rows into stretches of one request and one phase."""
+    if len(phases) == len(slots) and (row_starts[1:] > row_starts[:-1]).all():  # one row each
+        rows = np.arange(len(slots))
+        return Stretches(slots, rows, np.ones_like(rows), phases.astype(np.int64))
     begins_here = np.zeros(len(phases) + 1, np.bool_)
     begins_here[row_starts] = True  # the end of the last request among them
     begins_here[1:-1] |= phases[1:] != phases[:-1]
-    bounds = np.flatnonzero(begins_here)
+    bounds = begins_here.nonzero()[0]
     begins = bounds[:-1]
     if np.array_equal(begins, row_starts[:-1]):  # no empty request, no change of phase
         owners = np.arange(len(slots))
@@ -43,6 +46,9 @@ def cut(slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]) -> S
 
 def turns(stretches: Stretches) -> Iterator[Stretches]:
     """Sets of stretches of different requests; those of one request stay in their order."""
+    if np.bincount(stretches.slots).max(initial=0) == 1:
+        yield stretches
+        return
     while stretches.slots.size:
         _, firsts = np.unique(stretches.slots, return_index=True)
         if len(firsts) == len(stretches.slots):

@@ -39,19 +39,18 @@ class TruthTables:
         self._begins = np.cumsum([0, *map(len, tables)])[:-1]
         small = [[] if number in self._large else t for number, t in enumerate(self.tests)]
         shape = len(small), max(map(len, small), default=0)
-        self._test_of_bit, self._is_bit = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+        self._test_of_bit, self._bits = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for number, tests in enumerate(small):
             self._test_of_bit[number, : len(tests)] = tests
-            self._is_bit[number, : len(tests)] = True
+            self._bits[number, : len(tests)] = 1 << np.arange(len(tests))
 
     def look_up(self, holds: Bools, conditions: Indices, rows: Indices) -> Bools:
         """Whether each of some pairs of condition and row of `holds` [tests, rows] is true."""
-        case = self._begins[conditions]
-        for bit in range(self._test_of_bit.shape[1]):
-            truth = holds[self._test_of_bit[conditions, bit], rows] & self._is_bit[conditions, bit]
-            case += truth.astype(np.int64) << bit
-        found: Bools = self._tables[case]
+        truth = holds[self._test_of_bit[conditions], rows[:, None]]
+        found: Bools = self._tables[
+            self._begins[conditions] + (truth * self._bits[conditions]).sum(axis=1)
+        ]
         for number, (condition, tests) in self._large.items():
-            here = np.flatnonzero(conditions == number)
+            here = (conditions == number).nonzero()[0]
             found[here] = condition(holds[tests[:, None], rows[here]])
         return found
