@@ -128,7 +128,7 @@ def _topk_mean(windows: Windows) -> Numbers:
 def _noisy_or(windows: Windows) -> Numbers:
     zero = windows.parameters.zero[windows.aggregates, None]
     one = windows.parameters.one[windows.aggregates, None]
-    absent = 1.0 - np.clip((windows.scores - zero) / (one - zero), 0.0, 1.0)
+    absent = 1.0 - np.minimum(np.maximum((windows.scores - zero) / (one - zero), 0.0), 1.0)
     np.copyto(absent, 1.0, where=np.isnan(absent))
     value: Numbers = 1.0 - absent.prod(axis=1)
     return value
@@ -137,12 +137,15 @@ def _noisy_or(windows: Windows) -> Numbers:
 def _rolling_mean_max(windows: Windows) -> Numbers:
     """The mean over `rolling` tokens from each on, where they are in the run; then the largest."""
     totals = _before_each(windows.filled)
-    counts = _before_each(~np.isnan(windows.scores))
     begin = np.arange(int(windows.parameters.tokens[windows.aggregates].max()))
     end = begin + windows.parameters.rolling[windows.aggregates, None]
     end[end > windows.lengths[:, None]] = 0
     begin = np.minimum(begin, end)
-    means = (_at(totals, end) - _at(totals, begin)) / (_at(counts, end) - _at(counts, begin))
+    num_observed = end - begin
+    if (windows.num_observed < windows.lengths).any():
+        counts = _before_each(~np.isnan(windows.scores))
+        num_observed = _at(counts, end) - _at(counts, begin)
+    means = (_at(totals, end) - _at(totals, begin)) / num_observed
     largest: Numbers = np.fmax.reduce(means, axis=1)  # 0 / 0, of nothing observed, is NaN
     return largest
 

@@ -40,18 +40,19 @@ class Averages:
         """[averages, rows], NaN before the first observed score."""
         if not self._columns.size:
             return np.empty((0, block.num_rows))
-        new = block.scores.T[self._columns].astype(np.float64)
+        is_step, scores = block.is_one_each, block.scores
+        new = scores.take(self._columns, axis=1).T if is_step else scores.T[self._columns]
+        new = new.astype(np.float64)
         before = self._state.take(block.slots, axis=0).T
         begun = ~np.isnan(before)
         start = np.where(begun, before, 0.0)
         if not has_holes:
-            is_step = block.is_one_each
             values = self._step(new, start) if is_step else self._scan(block.starts, new, start)
         else:
             observed = ~np.isnan(new)
             values = self._scan_with_holes(block, np.where(observed, new, 0.0), start, observed)
             values[~_has_begun(block, observed, begun)] = np.nan
-        self._state[block.slots] = values[:, block.starts[1:] - 1].T
+        self._state[block.slots] = (values if is_step else values[:, block.starts[1:] - 1]).T
         return values
 
     def _step(self, new: Numbers, start: Numbers) -> Numbers:

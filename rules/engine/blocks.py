@@ -7,6 +7,7 @@ comparisons, and nothing has to be moved when time goes on or a new run begins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,3 +95,11 @@ def nonzero(flags: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
     cells = flags.reshape(-1).nonzero()[0]
     rows = cells // max(width, 1)
     return rows, cells - rows * width
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Indices:
+    """[rows, longest], filled up with -1."""
+    padded = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded

@@ -85,7 +85,7 @@ def _noisy_or_bound(aggregate: Aggregate, low: float) -> Bound | None:
 
 def q_of(x: npt.ArrayLike, zero: npt.ArrayLike, one: npt.ArrayLike) -> Numbers:
     """-log(1 - p), of `noisy_or`'s p; infinite from `one` on."""
-    p = np.clip(np.subtract(x, zero) / np.subtract(one, zero), 0.0, 1.0)
+    p = np.minimum(np.maximum(np.subtract(x, zero) / np.subtract(one, zero), 0.0), 1.0)
     q: Numbers = -np.log1p(-p)
     return q
 

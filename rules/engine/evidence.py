@@ -19,7 +19,7 @@ import numpy as np
 
 from saeguard.rules.conditions import Bools
 from saeguard.rules.engine.aggregates import Indices, Numbers, span
-from saeguard.rules.engine.blocks import Block, expand, extended, nonzero
+from saeguard.rules.engine.blocks import Block, expand, extended, nonzero, padded
 from saeguard.rules.engine.bounds import Bound, q_of, span_of_evidence
 from saeguard.rules.engine.thresholds import Test
 
@@ -64,11 +64,13 @@ class Evidence:
         self._q_level = q_of(self._levels, self._zero, self._one)
         self._hole_tests = self._per.nonzero()[0]
         self._hole_columns = columns[self._hole_tests]
-        self._num_tests_of = np.bincount(columns, minlength=num_columns)
-        self._first_test_of = np.cumsum(self._num_tests_of) - self._num_tests_of
-        self._by_column = np.argsort(columns, kind="stable")
-        self._lowest = np.full(num_columns, np.inf, np.float32)
-        np.minimum.at(self._lowest, columns, self._levels)
+        tests_of: list[list[int]] = [[] for _ in range(num_columns)]
+        for number, column in enumerate(columns.tolist()):
+            tests_of[column].append(number)
+        self._tests_of = padded(tests_of)
+        levels = np.append(self._levels, np.float32(np.inf))
+        self._levels_of = levels[self._tests_of]  # of the padding, -1, infinite
+        self._lowest = self._levels_of.min(axis=1, initial=np.inf)
         self._rises = np.isfinite(self._one)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
         self._bucket = np.empty((0, len(tests)), np.int32)
@@ -115,14 +117,11 @@ class Evidence:
     def _groups(self, block: Block) -> _Groups | None:
         scores = block.scores
         rows, columns = nonzero(scores > self._lowest)
-        cell, number = expand(self._num_tests_of[columns])
-        tests = self._by_column[self._first_test_of[columns][cell] + number]
-        x = scores[rows, columns][cell]
-        is_evidence = x > self._levels[tests]
-        chosen = is_evidence.nonzero()[0]
-        if not chosen.size:
+        if not rows.size:
             return None
-        tests, rows, x = tests[chosen], rows[cell[chosen]], x[chosen]
+        x = scores[rows, columns]
+        cell, number = nonzero(x[:, None] > self._levels_of[columns])
+        tests, rows, x = self._tests_of[columns[cell], number], rows[cell], x[cell]
         lanes = block.lanes[rows]
         if not block.is_one_each:
             order = np.lexsort((rows, tests, lanes))

@@ -1,8 +1,9 @@
 """The last scores and positions of every slot, in rings, and windows over them.
 
 A ring is written in place: token n of a request lies at n modulo the ring's length, so a decode
-step writes one row for each request and moves nothing. A window reaches from the rows of the block
-at hand back into the ring, which is written when the block is done.
+step writes one row for each request and moves nothing, and its windows lie in the ring. A longer
+block could overwrite what its own windows need: these reach from its rows back into the ring, which
+is written when the block is done.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class History:
         self._positions = extended(self._positions, num_slots)
 
     def remember(self, block: Block) -> None:
-        """Write the block's last tokens."""
+        """Write the block's last tokens: for blocks of one token each before windows are asked for,
+        for others after that."""
         tokens, scores, positions = block.tokens, block.scores, block.positions
         slots = block.slots[block.lanes]
         if not block.is_one_each:
@@ -52,7 +54,9 @@ class History:
         back = np.arange(int(spans.max()))
         num_new = rows - block.starts[lanes] + 1
         reaches_back = lengths > num_new
-        if reaches_back.all():
+        if block.is_one_each:
+            windows = self._from_ring(block, rows, columns, back)
+        elif reaches_back.all():
             windows = self._from_both(block, rows, columns, back, num_new)
         else:
             windows = self._from_block(block, rows, columns, back)
@@ -69,14 +73,18 @@ class History:
         windows: Scores = block.scores.take(cells, mode="clip")
         return windows
 
-    def _from_both(
-        self, block: Block, rows: Indices, columns: Indices, back: Indices, num_new: Indices
-    ) -> Scores:
+    def _from_ring(self, block: Block, rows: Indices, columns: Indices, back: Indices) -> Scores:
         slots, tokens = block.slots[block.lanes[rows]], block.tokens[rows]
         places = (tokens[:, None] - back) & (self._length - 1)
         places *= self._num_columns
         places += (slots * (self._length * self._num_columns) + columns)[:, None]
         windows: Scores = self._scores.take(places)
+        return windows
+
+    def _from_both(
+        self, block: Block, rows: Indices, columns: Indices, back: Indices, num_new: Indices
+    ) -> Scores:
+        windows = self._from_ring(block, rows, columns, back)
         recent = back[: int(num_new.max())]
         new = self._from_block(block, rows, columns, recent)
         np.copyto(windows[:, : len(recent)], new, where=recent < num_new[:, None])

@@ -26,7 +26,7 @@ from saeguard.rules.conditions import (
     Or,
 )
 from saeguard.rules.engine.aggregates import Indices
-from saeguard.rules.engine.blocks import nonzero
+from saeguard.rules.engine.blocks import nonzero, padded
 from saeguard.rules.engine.truth_tables import TruthTables
 from saeguard.rules.phases import Phase
 
@@ -70,7 +70,7 @@ class Predicates:
         for number, predicate in enumerate(predicates):
             self._in_phase[list(predicate.phases), number] = True
         self._truth = TruthTables([(each.condition, each.rows) for each in predicates])
-        self._open_tests = _padded(
+        self._open_tests = padded(
             [[test for test in tests if test not in exact] for tests in self._truth.tests]
         )
 
@@ -174,11 +174,3 @@ class _Jagged:
         folded = np.empty_like(result)
         folded[self._order] = result
         return folded
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Indices:
-    """[rows, longest], filled up with -1."""
-    padded = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = row
-    return padded

@@ -58,11 +58,13 @@ class Runs:
         Returns:
             Which of them begin a match, and for each the position at which `for` began to count.
         """
+        opens = np.ones(len(slots), np.bool_)  # the first of its rule and slot
+        opens[1:] = (slots[1:] != slots[:-1]) | (rules[1:] != rules[:-1])
+        if opens.all():
+            return self._observe_one_each(slots, rules, numbers, positions)
         size = len(slots)
         index = np.arange(size)
         state = slots, rules
-        opens = np.ones(size, np.bool_)  # the first of its rule and slot
-        opens[1:] = (slots[1:] != slots[:-1]) | (rules[1:] != rules[:-1])
         before = self._last[state].astype(np.int64)
         before[1:] = np.where(opens[1:], before[1:], numbers[:-1])
         num_false = numbers - before - 1
@@ -87,4 +89,22 @@ class Runs:
         self._length[last] = lengths[closes]
         self._began[last] = began[closes]
         self._firing[last] = (was_firing | begins_match[episode])[closes]
+        return firsts, began[firsts]
+
+    def _observe_one_each(
+        self, slots: Indices, rules: Indices, numbers: Indices, positions: Indices
+    ) -> tuple[Indices, Indices]:
+        """The same, when no slot has two true tokens of a rule, as when decoding."""
+        state = slots, rules
+        num_false = numbers - self._last[state] - 1
+        goes_on = num_false == 0
+        lengths = np.where(goes_on, self._length[state] + 1, 1)
+        began = np.where(goes_on, self._began[state], positions)
+        firing = self._firing[state] & (num_false <= self._keep[rules])
+        firsts = ((lengths >= self._for[rules]) & ~firing).nonzero()[0]
+        firing[firsts] = True
+        self._last[state] = numbers
+        self._length[state] = lengths
+        self._began[state] = began
+        self._firing[state] = firing
         return firsts, began[firsts]

@@ -60,8 +60,8 @@ class Signals:
         free = [test for test in tests if test not in averaged and not bounds[test]]
         self._tests = (*bounded, *averaged, *free)
         self._row_of = {test: row for row, test in enumerate(self._tests)}
-        self._averaged = np.arange(len(averaged)) + len(bounded)
-        self._free = slice(len(bounded) + len(averaged), None)
+        self._averaged = slice(len(bounded), len(bounded) + len(averaged))
+        self._free = slice(self._averaged.stop, None)
         self.bounded = frozenset(range(len(bounded) + len(averaged)))
         """Tests that are not possible everywhere."""
         self.exact = frozenset(
@@ -121,21 +121,25 @@ class Signals:
         holds = np.zeros((self.num_tests, block.num_rows), np.bool_)
         holds[self._free] = True
         self._evidence.mark_possible(block, has_holes, holds)
-        if self._averaged.size:
+        if len(averages):
             values = averages[self._average_of[self._averaged]]
-            holds[self._averaged] = self._hold(self._averaged[:, None], values)
+            holds[self._averaged] = self._hold(self._averaged, values.T).T
+        if block.is_one_each:
+            self._history.remember(block)
         return View(block, averages, holds, has_holes)
 
     def remember(self, view: View) -> None:
         """Keep the end of a block for the windows of the next, when it has been dealt with."""
-        self._history.remember(view.block)
+        if not view.block.is_one_each:
+            self._history.remember(view.block)
 
     def settle(self, view: View, tests: Indices, rows: Indices) -> None:
         """Put the truth in the place of what is possible."""
         if tests.size:
             view.holds[tests, rows] = self._hold(tests, self.values(view, tests, rows))
 
-    def _hold(self, tests: Indices, values: Numbers) -> Bools:
+    def _hold(self, tests: Indices | slice, values: Numbers) -> Bools:
+        """Whether tests hold, of which these are the values, or the values on many rows."""
         low, high = self._low[tests], self._high[tests]
         above, below = values >= low, values <= high
         if not self._any_wraps:
