@@ -67,7 +67,7 @@ class Averages:
         pieces = _Pieces.of(starts, lengths)
         powers, shares = self._level(level)
         size = pieces.rows.shape[1]
-        values: Numbers = new[:, pieces.rows] @ shares[:, :size, :size]
+        values: Numbers = new.take(pieces.rows, axis=1) @ shares[:, :size, :size]
         before = start
         if len(pieces.sizes) > len(lengths):
             ends = values[:, np.arange(len(pieces.sizes)), pieces.sizes - 1]

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from saeguard.rules.conditions import Bools
-from saeguard.rules.engine.aggregates import Indices, Numbers, span
+from saeguard.rules.engine.aggregates import Indices, Numbers, Scores, span
 from saeguard.rules.engine.blocks import Block, expand, extended, nonzero, padded
 from saeguard.rules.engine.bounds import Bound, q_of, span_of_evidence
 from saeguard.rules.engine.thresholds import Test
 
 _SLACK = 1 - 1e-6  # for rounding in sums of weights
 _NEVER = -(2**30)
+_ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Evidence:
         self._levels_of = levels[self._tests_of]  # of the padding, -1, infinite
         self._lowest = self._levels_of.min(axis=1, initial=np.inf)
         self._rises = np.isfinite(self._one)
+        self._lowest_wide = np.tile(self._lowest, _ROWS_AT_ONCE)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
         self._bucket = np.empty((0, len(tests)), np.int32)
         self._current = np.empty((0, len(tests)))  # weight in that bucket
@@ -116,7 +118,7 @@ class Evidence:
 
     def _groups(self, block: Block) -> _Groups | None:
         scores = block.scores
-        rows, columns = nonzero(scores > self._lowest)
+        rows, columns = nonzero(self._above_lowest(scores))
         if not rows.size:
             return None
         x = scores[rows, columns]
@@ -124,7 +126,7 @@ class Evidence:
         tests, rows, x = self._tests_of[columns[cell], number], rows[cell], x[cell]
         lanes = block.lanes[rows]
         if not block.is_one_each:
-            order = np.lexsort((rows, tests, lanes))
+            order = ((lanes * len(self._levels) + tests) * len(scores) + rows).argsort()
             tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
         weights = np.where(self._weighs[tests], x - self._levels[tests].astype(np.float64), 1.0)
         rises = self._rises[tests].nonzero()[0]
@@ -137,6 +139,13 @@ class Evidence:
             each = np.ones(len(lanes), np.bool_)
             return _Groups(lanes, tests, buckets, tokens, tokens, weights, opens=each)
         return _grouped(lanes, tests, tokens, buckets, weights)
+
+    def _above_lowest(self, scores: Scores) -> Bools:
+        """[rows, columns]. Numpy's inner loop is along a row: several rows at once are faster."""
+        if len(scores) % _ROWS_AT_ONCE:
+            return scores > self._lowest
+        wide = scores.reshape(-1, len(self._lowest_wide)) > self._lowest_wide
+        return wide.reshape(scores.shape)
 
     def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
         lanes, tests = groups.lanes, groups.tests

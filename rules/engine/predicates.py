@@ -66,6 +66,7 @@ class Predicates:
         self._any = _Jagged([clause for each in clauses for clause in each])
         numbers = iter(range(sum(map(len, clauses))))
         self._all = _Jagged([[next(numbers) for _ in each] for each in clauses])
+        self._all_have_clauses = all(clauses)
         self._in_phase = np.zeros((len(Phase), len(predicates)), np.bool_)
         for number, predicate in enumerate(predicates):
             self._in_phase[list(predicate.phases), number] = True
@@ -82,8 +83,13 @@ class Predicates:
             lanes: [rows], the lane of each.
             phases: [lanes], the phase of each.
         """
+        somewhere = possible.any(axis=0).nonzero()[0] if self._all_have_clauses else None
+        if somewhere is not None:
+            possible = possible.take(somewhere, axis=1)
         clauses = self._any.fold(np.logical_or, possible)
         predicates, rows = nonzero(self._all.fold(np.logical_and, clauses))
+        if somewhere is not None:
+            rows = somewhere[rows]
         here = self._in_phase[phases[lanes[rows]], predicates]
         return predicates[here], rows[here]
 
