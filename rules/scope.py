@@ -21,7 +21,7 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """An empty tuple of globs or tenants admits everything, requests that have none included."""
+    """An empty tuple of globs admits everything, requests that have no such name included."""
 
     phases: frozenset[Phase]
     models: tuple[str, ...] = ()
@@ -33,12 +33,15 @@ class Scope:
         return (
             matches_glob(request.model, self.models)
             and matches_glob(request.lora, self.loras)
-            and (not self.tenants or request.tenant in self.tenants)
+            and matches_glob(request.tenant, self.tenants)
         )
 
 
 def matches_glob(name: str | None, globs: tuple[str, ...]) -> bool:
-    """Whether the name fits one of them. No globs at all fit everything; no name fits none."""
+    """Whether the name fits one of them. No globs at all fit everything; no name fits none.
+
+    `*` stands for any characters and `?` for one. Brackets are themselves: names have them, too.
+    """
     if not globs:
         return True
-    return name is not None and any(fnmatchcase(name, glob) for glob in globs)
+    return name is not None and any(fnmatchcase(name, glob.replace("[", "[[]")) for glob in globs)

@@ -148,8 +148,8 @@ def _fits(exception: Exemption, context: RequestContext) -> bool:
     return (
         matches_glob(context.model, exception.models)
         and matches_glob(context.lora, exception.loras)
-        and (not exception.tenants or context.tenant in exception.tenants)
-        and (not exception.clients or context.client in exception.clients)
+        and matches_glob(context.tenant, exception.tenants)
+        and matches_glob(context.client, exception.clients)
     )
 
 

@@ -38,12 +38,12 @@ def phases_in_words(phases: Iterable[Phase], word: str = "and") -> str:
 def requests_in_words(
     models: Sequence[str], loras: Sequence[str], tenants: Sequence[str], clients: Sequence[str] = ()
 ) -> str:
-    """`requests of tenant a or b`; nothing given means every request."""
+    """`requests of a tenant like a or b`; nothing given means every request."""
     limits = {
         "to a model like": models,
         "with a LoRA like": loras,
-        "of tenant": tenants,
-        "from client": clients,
+        "of a tenant like": tenants,
+        "from a client like": clients,
     }
     texts = [f"{text} {join(names, 'or')}" for text, names in limits.items() if names]
     return f"requests {join(texts)}" if texts else "every request"

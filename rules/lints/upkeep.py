@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from datetime import date, timedelta
@@ -11,6 +12,7 @@ from saeguard.rules.lints.finding import Remark, about
 from saeguard.rules.model import Correlation, Exemption, Rule, RuleSet, StepSequence
 
 SOON = timedelta(days=30)
+_REGEX = re.compile(r"^\^|\$$|[|\\]|\[.*\]")
 
 
 def deprecated(ruleset: RuleSet, today: date) -> Iterator[Remark]:
@@ -47,6 +49,30 @@ def permanent_exception(ruleset: RuleSet, today: date) -> Iterator[Remark]:
                 yield _at(rule, exemption, f"exception '{exemption.name}' never expires")
 
 
+def blanket_exception(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An exception whose globs fit every model, so that it lets off every request and the rule
+    raises no alert. Name who is meant, or remove the rule."""
+    for rule in ruleset.rules:
+        for exemption in rule.exceptions:
+            has_ended = exemption.expires is not None and exemption.expires < today
+            if _is_for_everybody(exemption) and not has_ended:
+                yield _at(rule, exemption, f"exception '{exemption.name}' lets off every request")
+
+
+def regex_glob(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """A name of a model, LoRA, tenant or client that looks like a regular expression. Globs know
+    `*` and `?` only: everything else stands for itself."""
+    for rule in ruleset.rules:
+        scope = rule.scope
+        for glob in (*scope.models, *scope.loras, *scope.tenants):
+            if _REGEX.search(glob):
+                yield about(rule, f"scope: {_looks(glob)}")
+        for each in rule.exceptions:
+            for glob in (*each.models, *each.loras, *each.tenants, *each.clients):
+                if _REGEX.search(glob):
+                    yield _at(rule, each, f"exception '{each.name}': {_looks(glob)}")
+
+
 def duplicate_rule(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     """Two rules that look at the same tokens and ask for the same, whatever their names. Each
     match gives two alerts; keep one of them."""
@@ -75,6 +101,16 @@ def bare_message(ruleset: RuleSet, today: date) -> Iterator[Remark]:
         shown = {placeholder.path[0] for placeholder in rule.message.placeholders()}
         if rule.emit and not shown & {"signal", "count"}:
             yield about(rule, f"the message of '{rule.name}' shows nothing of what was measured")
+
+
+def _is_for_everybody(exemption: Exemption) -> bool:
+    """Every request has a model. Who has no tenant is not let off by any tenants."""
+    others = exemption.loras or exemption.tenants or exemption.clients
+    return not others and any(set(glob) == {"*"} for glob in exemption.models)
+
+
+def _looks(glob: str) -> str:
+    return f"'{glob}' looks like a regular expression; globs know * and ?"
 
 
 def _expiring(ruleset: RuleSet) -> Iterator[tuple[Rule, Exemption, date]]:

@@ -127,6 +127,7 @@ Name = Annotated[
     str, Spelled(r"[a-z][a-z0-9_]{0,63}", "a snake_case name of at most 64 characters")
 ]
 Text = Annotated[str, Field(min_length=1)]
+Reason = Annotated[str, Spelled(r"[\s\S]*\S[\s\S]*", "a text that is not blank")]
 Texts = list[Text]
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
@@ -166,7 +167,6 @@ Glob = Annotated[
     ),
 ]
 MAX_TEXTS = 1000
-SomeTexts = Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
 SomeGlobs = Annotated[list[Glob], Field(min_length=1, max_length=MAX_TEXTS)]
 OVERLAY_PATH = r"[a-z_]+(\.[a-z0-9_]+){0,4}"
 OverlayPath = Annotated[

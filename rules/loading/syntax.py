@@ -24,9 +24,9 @@ from saeguard.rules.loading.spelling import (
     Percentage,
     PhaseName,
     Reach,
+    Reason,
     RuleTag,
     SomeGlobs,
-    SomeTexts,
     Text,
     Texts,
     Tokens,
@@ -98,7 +98,7 @@ class ScopeEntry(Entry):
     phase: Phases = Field(default=["reasoning", "answer"])
     model: SomeGlobs | None = None
     lora: SomeGlobs | None = None
-    tenant: SomeTexts | None = None
+    tenant: SomeGlobs | None = None
 
 
 class LimitEntry(Entry):
@@ -129,10 +129,10 @@ class WhoEntry(Entry):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    tenant: SomeTexts | None = None
+    tenant: SomeGlobs | None = None
     model: SomeGlobs | None = None
     lora: SomeGlobs | None = None
-    client: SomeTexts | None = None
+    client: SomeGlobs | None = None
 
     @model_validator(mode="after")
     def _is_not_everybody(self) -> Self:
@@ -144,7 +144,7 @@ class WhoEntry(Entry):
 class ExceptionEntry(Entry):
     name: Name
     when: WhoEntry
-    reason: Text
+    reason: Reason
     expires: Day | None = None
 
 

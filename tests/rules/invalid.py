@@ -351,7 +351,12 @@ EXCEPTIONS = {
     "no reason": Wrong(
         '        reason: "sanctioned"\n', "", "name: red_team", "missing key 'reason'"
     ),
-    "empty reason": Wrong('reason: "sanctioned"', 'reason: ""', '""', "reason: must not be empty"),
+    "blank reason": Wrong(
+        'reason: "sanctioned"',
+        'reason: " "',
+        '" "',
+        "reason: expected a text that is not blank, got the text ' '",
+    ),
     "for everybody": Wrong(
         'when: {tenant: [$agents], model: ["*"], lora: [c], client: [cli]}',
         "when: {}",

@@ -141,6 +141,10 @@ GOOD = {
         "condition": "other and not low and not high",
         "message": "{signal.low.value}",
     },
+    "an exception for every tenant that has a name": {
+        "exceptions": [exception(when={"tenant": ["*"], "model": ["*"]}, expires="2027-11-21")]
+    },
+    "globs with dots and dashes": {"scope": {"model": ["Qwen/Qwen2.*", "org/m-?b"]}},
     "a negative score of a probe": one_signal(
         feature="roleplay", agg="mean", window="8 tokens", lte=-1.0
     ),
@@ -290,6 +294,19 @@ BAD = {
     "an exception without an end": (
         {"exceptions": [exception()]},
         "permanent-exception: exception 'red_team' never expires",
+    ),
+    "an exception for everybody": (
+        {"exceptions": [exception(when={"model": ["x", "**"]}, expires="2027-11-21")]},
+        "blanket-exception: exception 'red_team' lets off every request",
+    ),
+    "a regular expression in an exception": (
+        {"exceptions": [exception(when={"client": ["^ci-.*$"]}, expires="2027-11-21")]},
+        "regex-glob: exception 'red_team': '^ci-.*$' looks like a regular expression; globs know "
+        "* and ?",
+    ),
+    "a class of characters in a scope": (
+        {"scope": {"model": ["Qwen[23]*"]}},
+        "regex-glob: scope: 'Qwen[23]*' looks like a regular expression; globs know * and ?",
     ),
     "no false positives": (
         {"falsepositives": None},
