@@ -169,7 +169,8 @@ def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
     width = x.shape[1]
     begins = np.arange(0, x.size, width)
     cells = np.minimum(index, width - 1) + (begins if index.ndim == 1 else begins[:, None])
-    return x.take(cells).astype(np.float64)
+    found: Numbers = x.take(cells).astype(np.float64)
+    return found
 
 
 _FORMULAS: Mapping[Aggregation, Callable[[Windows], Numbers]] = {

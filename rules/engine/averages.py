@@ -2,7 +2,7 @@
 
 With d = 1 - a, and c tokens observed since some token, e = d^c e_before + a Σ d^(c - c_j) x_j. In
 pieces of 32 tokens the sum is a product with a fixed matrix. The ends of pieces follow the same
-law, with the decay of 32 tokens, so they are summed in pieces of 32 again, and so on. Where scores
+law, with the decay of 32 tokens, so they are summed likewise, by 64, and so on. Where scores
 are missing, the sum is a cumulative one of x_j d^-c_j, in which each term is rounded relative to
 its own share, too, and pieces are joined by doubling, for their decays differ.
 """
@@ -19,6 +19,7 @@ from saeguard.rules.engine.aggregates import Indices, Numbers
 from saeguard.rules.engine.blocks import Block, expand, extended
 
 _PIECE = 32  # tokens
+_PIECES = 64  # pieces that are joined at once
 
 
 class Averages:
@@ -41,8 +42,8 @@ class Averages:
         if not self._columns.size:
             return np.empty((0, block.num_rows))
         is_step, scores = block.is_one_each, block.scores
-        new = scores.take(self._columns, axis=1).T if is_step else scores.T[self._columns]
-        new = new.astype(np.float64)
+        read = scores.take(self._columns, axis=1).T if is_step else scores.T[self._columns]
+        new = read.astype(np.float64)
         before = self._state.take(block.slots, axis=0).T
         begun = ~np.isnan(before)
         start = np.where(begun, before, 0.0)
@@ -64,7 +65,7 @@ class Averages:
     def _scan(self, starts: Indices, new: Numbers, start: Numbers, level: int = 0) -> Numbers:
         """All scores were observed. On level 1 the pieces of level 0 are what tokens are there."""
         lengths = starts[1:] - starts[:-1]
-        pieces = _Pieces.of(starts, lengths)
+        pieces = _Pieces.of(starts, lengths, _PIECES if level else _PIECE)
         powers, shares = self._level(level)
         size = pieces.rows.shape[1]
         values: Numbers = new.take(pieces.rows, axis=1) @ shares[:, :size, :size]
@@ -81,9 +82,11 @@ class Averages:
     def _level(self, level: int) -> tuple[Numbers, Numbers]:
         """Powers of the decay [averages, tokens], and [averages, token, later token]."""
         while level >= len(self._levels):
-            decay = self._decay**_PIECE ** len(self._levels)
-            powers = decay[:, None] ** np.arange(_PIECE + 1)
-            lag = np.arange(_PIECE) - np.arange(_PIECE)[:, None]
+            above = len(self._levels)
+            size = _PIECES if above else _PIECE
+            decay = self._decay ** (_PIECE * _PIECES ** (above - 1) if above else 1)
+            powers = decay[:, None] ** np.arange(size + 1)
+            lag = np.arange(size) - np.arange(size)[:, None]
             shares = np.where(lag >= 0, powers[:, np.abs(lag)], 0.0)
             if not self._levels:
                 shares *= (1 - self._decay)[:, None, None]
@@ -93,7 +96,7 @@ class Averages:
     def _scan_with_holes(
         self, block: Block, new: Numbers, start: Numbers, observed: Bools
     ) -> Numbers:
-        pieces = _Pieces.of(block.starts, np.diff(block.starts))
+        pieces = _Pieces.of(block.starts, np.diff(block.starts), _PIECE)
         counts = observed[:, pieces.rows].cumsum(axis=2)
         decays = self._level(0)[0][np.arange(len(counts))[:, None, None], counts]
         x = new[:, pieces.rows] * (1 - self._decay[:, None, None])
@@ -106,7 +109,7 @@ class Averages:
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """Lanes cut into pieces of at most `_PIECE` tokens."""
+    """Lanes cut into pieces."""
 
     starts: Indices  # [lanes + 1], lane i has the pieces from `starts[i]` on
     order: Indices  # of each piece in its lane
@@ -114,13 +117,13 @@ class _Pieces:
     rows: Indices  # [pieces, longest]; past a piece's size whatever comes next
 
     @classmethod
-    def of(cls, starts: Indices, lengths: Indices) -> _Pieces:
-        counts = -(lengths // -_PIECE)
+    def of(cls, starts: Indices, lengths: Indices, size: int) -> _Pieces:
+        counts = -(lengths // -size)
         first = np.zeros(len(counts) + 1, np.int64)
         counts.cumsum(out=first[1:])
         lanes, order = expand(counts)
-        begins = starts[lanes] + order * _PIECE
-        sizes = np.minimum(starts[lanes + 1] - begins, _PIECE)
+        begins = starts[lanes] + order * size
+        sizes = np.minimum(starts[lanes + 1] - begins, size)
         rows = np.minimum(begins[:, None] + np.arange(int(sizes.max())), starts[-1] - 1)
         return cls(first, order, sizes, rows)
 

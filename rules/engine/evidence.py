@@ -92,9 +92,9 @@ class Evidence:
     def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
         """Take in the block, and set what is possible in [tests, rows], which comes all False."""
         first = block.first.astype(np.int32)  # numpy compares different widths slowly
-        until = self._until.take(block.slots, axis=0)
-        lanes, tests = nonzero(until >= first[:, None])
-        until = until[lanes, tests].astype(np.int64)
+        known = self._until.take(block.slots, axis=0)
+        lanes, tests = nonzero(known >= first[:, None])
+        until = known[lanes, tests].astype(np.int64)
         _fill(possible, block, lanes, tests, block.first[lanes], until)
         if has_holes:
             self._take_holes(block, possible)
@@ -142,10 +142,12 @@ class Evidence:
 
     def _above_lowest(self, scores: Scores) -> Bools:
         """[rows, columns]. Numpy's inner loop is along a row: several rows at once are faster."""
-        if len(scores) % _ROWS_AT_ONCE:
-            return scores > self._lowest
-        wide = scores.reshape(-1, len(self._lowest_wide)) > self._lowest_wide
-        return wide.reshape(scores.shape)
+        if len(scores) % _ROWS_AT_ONCE == 0 and scores.size:
+            lowest, table = self._lowest_wide, scores.reshape(-1, len(self._lowest_wide))
+        else:
+            lowest, table = self._lowest, scores
+        above: Bools = table > lowest
+        return above.reshape(scores.shape)
 
     def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
         lanes, tests = groups.lanes, groups.tests

@@ -83,13 +83,13 @@ class Predicates:
             lanes: [rows], the lane of each.
             phases: [lanes], the phase of each.
         """
-        somewhere = possible.any(axis=0).nonzero()[0] if self._all_have_clauses else None
-        if somewhere is not None:
-            possible = possible.take(somewhere, axis=1)
+        chosen = np.arange(possible.shape[1])
+        if self._all_have_clauses:
+            chosen = np.logical_or.reduce(possible, axis=0).nonzero()[0]
+            possible = possible.take(chosen, axis=1)
         clauses = self._any.fold(np.logical_or, possible)
         predicates, rows = nonzero(self._all.fold(np.logical_and, clauses))
-        if somewhere is not None:
-            rows = somewhere[rows]
+        rows = chosen[rows]
         here = self._in_phase[phases[lanes[rows]], predicates]
         return predicates[here], rows[here]
 
