@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,22 +56,26 @@ def _files_in(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if _is_rule_file(path))
     if not files:
         raise RuleErrors([Location(folder).error("no *.yaml or *.yml file in the directory")])
+    # A pipe would be waited for, for ever. A link that leads nowhere is told when it is read.
+    special = [path for path in files if path.exists() and not path.is_file()]
+    if special:
+        raise RuleErrors([Location(path).error("not a regular file") for path in special])
     return files
 
 
 def _is_rule_file(path: Path) -> bool:
-    is_visible = path.suffix in _SUFFIXES and not path.name.startswith(".")
+    is_visible = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
     return is_visible and not path.stem.endswith(TEST_SUFFIX) and not path.is_dir()
 
 
 def all_rule_files(items: Sequence[Path | str]) -> tuple[list[Path], list[RuleError]]:
     """The files of several items, each once, and what is wrong with the items."""
-    files: dict[Path, Path] = {}
+    files: dict[str, Path] = {}
     errors: list[RuleError] = []
     for item in items:
         try:
             for path in rule_files(item):
-                files.setdefault(path.resolve(), path)
+                files.setdefault(os.path.realpath(path), path)
         except RuleErrors as error:
             errors += error.errors
     return list(files.values()), errors

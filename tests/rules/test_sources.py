@@ -1,6 +1,7 @@
 """A set consists of files, directories and packs."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_broken_link_is_a_finding(tmp_path):
     edited(tmp_path)
     (tmp_path / "z.yaml").symlink_to("nowhere")
     assert findings(tmp_path) == ["1:1: No such file or directory"]
+
+
+def test_links_in_a_circle_are_a_finding(tmp_path):
+    edited(tmp_path)
+    (tmp_path / "y.yaml").symlink_to("z.yaml")
+    (tmp_path / "z.yaml").symlink_to("y.yaml")
+    assert set(findings(tmp_path)) == {"1:1: Too many levels of symbolic links"}
+
+
+def test_a_pipe_in_a_directory_is_refused_and_not_waited_for(tmp_path):
+    edited(tmp_path)
+    os.mkfifo(tmp_path / "z.yaml")
+    assert findings(tmp_path) == ["1:1: not a regular file"]
+
+
+def test_suffixes_may_be_in_capitals(tmp_path):
+    edited(tmp_path, name="RULES.YAML")
+    assert len(load_rules([tmp_path]).rules) == 1
 
 
 def test_file_named_twice_counts_once(tmp_path):
