@@ -5,13 +5,19 @@ Exit codes: 0 fine, 1 findings, 2 wrong usage or environment.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import ClassVar
+from io import TextIOWrapper
+from typing import ClassVar, NoReturn
 
 import typer
 
 from saeguard.monitor.cli.lazy import LazyGroup
 from saeguard.monitor.errors import SaeguardError
+
+_CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(LazyGroup):
@@ -51,11 +57,35 @@ def saeguard() -> None:
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII only
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except SaeguardError as error:
         _explain(error)
         sys.exit(2)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        _give_up_output(_CLOSED_PIPE)  # rich and click have seen it, and would have said 1
+    except BrokenPipeError:
+        _give_up_output(_CLOSED_PIPE)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        _give_up_output(2)
+
+
+def _give_up_output(exit_code: int) -> NoReturn:
+    """End; what is still in the buffer is lost, and nothing complains of it on the way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(exit_code)
 
 
 def _explain(error: SaeguardError) -> None:
