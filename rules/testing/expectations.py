@@ -39,7 +39,20 @@ def read_expectations(
             expectation = _expectation(kind, entry, document.value_at(where))
             found.append(expectation)
             errors += _mistakes(document, where, expectation, rules, requests)
+    errors += _contradictions(found, len(requests))
     return found
+
+
+def _contradictions(found: Sequence[Expectation], num_requests: int) -> Iterator[RuleError]:
+    """Alerts of a rule are expected just where none are. A known gap contradicts nothing."""
+    firm = [each for each in found if not each.todo]
+    for none in (each for each in firm if each.kind == "none"):
+        for alert in (each for each in firm if each.kind == "alert" and each.rule == none.rule):
+            is_anywhere = none.request is None or num_requests == 1
+            if is_anywhere or alert.request == none.request:
+                where = f"line {alert.location.line} expects an alert of it there"
+                yield none.location.error(f"contradiction: no alert of '{none.rule}', but {where}")
+                break
 
 
 def _expectation(kind: Kind, entry: syntax.ExpectationEntry, location: Location) -> Expectation:

@@ -2,7 +2,8 @@
 
 First choose those that say where, then those that say which request or severity, then the rest. An
 alert that is left over counts against an expectation about its rule, rather one that lacks an
-alert, whether or not the test is strict; where there is none it fails a strict test.
+alert, whether or not the test is strict; where there is none it fails a strict test. What an
+`expect_none` forbids, no other expectation can claim.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def judge(case: Case, happenings: Sequence[Happening]) -> list[Failure]:
     claimed, left_over = _claim(case.expectations, alerts)
     failures = []
     pairs = zip(case.expectations, claimed, strict=True)
-    for expectation, claims in sorted(pairs, key=lambda pair: not _lacks(*pair)):
+    for expectation, claims in sorted(pairs, key=lambda pair: _blame(*pair)):
         if expectation.kind in ("alert", "none"):
             extra = [each for each in left_over if _concerns(expectation, each)]
             left_over = [each for each in left_over if each not in extra]
@@ -81,7 +82,9 @@ def _claim(
 ) -> tuple[list[list[Happening]], list[Happening]]:
     """For each expectation its alerts, at most as many as it counts; and those of none."""
     claimed: list[list[Happening]] = [[] for _ in expectations]
-    free = list(alerts)
+    bans = [each for each in expectations if _forbids(each)]
+    forbidden = [alert for alert in alerts if any(_concerns(ban, alert) for ban in bans)]
+    free = [alert for alert in alerts if alert not in forbidden]
     for i in sorted(range(len(expectations)), key=lambda i: _vagueness(expectations[i])):
         expectation = expectations[i]
         if expectation.kind != "alert":
@@ -92,11 +95,20 @@ def _claim(
                     claimed[i].append(alert)
                     free.remove(alert)
                     break
-    return claimed, free
+    return claimed, [*free, *forbidden]
 
 
 def _vagueness(expectation: Expectation) -> tuple[bool, bool, bool]:
     return not expectation.places, expectation.request is None, expectation.severity is None
+
+
+def _forbids(expectation: Expectation) -> bool:
+    return expectation.kind == "none" and not expectation.todo
+
+
+def _blame(expectation: Expectation, claims: Sequence[Happening]) -> tuple[bool, bool]:
+    """Sorts first what an alert that is left over counts against."""
+    return not _forbids(expectation), not _lacks(expectation, claims)
 
 
 def _wanted(expectation: Expectation) -> list[Place | None]:

@@ -174,3 +174,22 @@ def test_tokens_are_counted_within_their_phase(tmp_path):
     expect: [{rule: lying, at: {phase: answer, token: 5}}]
 """
     assert outcome(tmp_path, test) == ("ok", [])
+
+
+def test_what_is_expected_to_be_silent_in_a_request_is_claimed_by_no_other_expectation(tmp_path):
+    test = """\
+  - name: t
+    requests:
+      - {request: {model: good/one}, stream: [{phase: answer, features: {lie: 3 3}}]}
+      - {request: {model: good/one}, stream: [{phase: answer, features: {lie: 0 0}}]}
+    expect: [lying]
+    expect_none: [{rule: lying, request: %d}]
+"""
+    assert outcome(tmp_path, test % 1) == ("ok", [])
+    assert outcome(tmp_path, test % 0) == (
+        "failed",
+        [
+            "expected 1 alert of lying, got none",
+            "expected no alerts of lying in request 0, got 1 at answer token 1 in request 0",
+        ],
+    )

@@ -203,3 +203,25 @@ def test_rules_may_lie_in_another_folder(tmp_path):
     )
     rule, *_ = load_suite(path).ruleset.rules
     assert rule.location.path == tmp_path / "rules.yaml"
+
+
+@pytest.mark.parametrize(
+    ("alert", "silence"),
+    [
+        ("lying", "lying"),
+        ("{rule: lying, request: 0}", "lying"),
+        ("lying", "{rule: lying, request: 0}"),
+        ("{rule: lying, count: 2}", "{rule: lying, request: 0}"),
+    ],
+)
+def test_an_alert_cannot_be_expected_where_none_is(tmp_path, alert, silence):
+    test = f"""\
+  - name: t
+    stream: [{{phase: answer, features: {{lie: 3 3}}}}]
+    expect: [{alert}]
+    expect_none:
+      - {silence}
+"""
+    assert findings(tmp_path, test) == [
+        "7:9: contradiction: no alert of 'lying', but line 5 expects an alert of it there"
+    ]
