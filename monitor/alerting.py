@@ -19,7 +19,7 @@ from saeguard.monitor.alerts import (
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.watchlist import Watchlist
-from saeguard.rules import Reading, RuleSet, render_message
+from saeguard.rules import Reading, Rule, RuleSet, render_message
 from saeguard.rules.matches import CorrelationMatch, Decision
 from saeguard.rules.model import Correlation
 
@@ -74,7 +74,7 @@ class AlertMaker:
             kind="match" if decision.match is match else "correlation",
             correlation=_correlation(decision.match),
             action=rule.action,
-            action_outcome="" if rule.action == "alert" else "not carried out: not supported yet",
+            action_outcome=_action_outcome(rule, request),
         )
 
     def health(self, name: str, title: str, message: str) -> Alert:
@@ -128,6 +128,12 @@ class AlertMaker:
 def is_worth_recording(request: LiveRequest) -> bool:
     """Only what somebody will want to look at: matches, whatever became of them, and holes."""
     return bool(request.decisions or request.uncovered) or not request.coverage().complete
+
+
+def _action_outcome(rule: Rule, request: LiveRequest) -> str:
+    if rule.action == "alert":
+        return ""
+    return "requested" if request.end is None else "too_late"
 
 
 def _signal(reading: Reading) -> SignalReading:

@@ -139,7 +139,9 @@ class Alert(msgspec.Struct, frozen=True):
     action: str = "alert"
     """What the rule asks for."""
     action_outcome: str = ""
-    """What became of an action other than `alert`."""
+    """Of `stop`: `requested`, or `too_late` where the request had ended. What came of it is in the
+    request's record.
+    """
     correlation: CorrelationEvidence | None = None
     """Of kind `correlation`; its signals are then those of the match that completed it."""
 
@@ -166,7 +168,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     lora: str | None
     tenant: str | None
     reason: str
-    """Why it ended."""
+    """Why it ended: vLLM's word, or `saeguard:` and the rule that stopped it."""
     prompt_len: int
     num_tokens: int
     start_time_ns: int
@@ -186,6 +188,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     client: str | None = None
     uncovered: list[str] = []
     """Rules whose `min_coverage` was missed: their silence means nothing here."""
+    stop_outcome: str = ""
+    """Where rules asked to stop it: `stopped`, or `too_late` when it ended otherwise."""
 
     def score_array(self) -> npt.NDArray[np.float32]:
         """[tokens, features]"""

@@ -40,11 +40,16 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     client: str | None = None
 
 
+STOP_REASON = "saeguard:"
+"""Before the name of the rule that has ended a request: what its client reads as `stop_reason`."""
+
+
 class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """A request left the scheduler, for whatever reason (EngineCore)."""
 
     req_id: str
     reason: str
+    """vLLM's status in lower case, or `saeguard:` and the rule that ended it."""
     num_scheduled: int
     """Rows that the scheduler asked the model to compute for this request, recomputed ones
     included.
@@ -108,7 +113,16 @@ class Swap(msgspec.Struct, frozen=True, tag="swap"):
     go: bool
 
 
-Control = Swap
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """End this request; a request that has ended is left alone (monitor to EngineCore)."""
+
+    req_id: str
+    rule: str
+    """Its name, for the client."""
+    alert_id: str
+
+
+Control = Swap | Stop
 """What the monitor may say. Whoever hears a kind that is not for him ignores it."""
 
 

@@ -50,20 +50,25 @@ class Reporter:
                 self.totals.setdefault(_key("suppressed", rule, exception.name), 0)
             if rule.min_coverage:
                 self.totals.setdefault(_key("uncovered", rule), 0)
-        if stopping := [rule.name for rule in book.ruleset.rules if rule.action == "stop"]:
-            log.warning(
-                "stop_not_supported", rules=stopping, now="they raise alerts and stop no request"
-            )
+            for outcome in ("requested", "stopped", "too_late") if rule.action == "stop" else ():
+                self.totals.setdefault(_key("stops", rule, outcome), 0)
         for rule, exception in expired_exceptions(book.ruleset, time.time_ns()):
             log.warning("exception_expired", rule=rule.name, exception=exception.name)
 
-    def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> None:
+    def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> Alert | None:
         """Enter what became of a match, and raise the alert if it is one."""
         detection.request.count(decision)
         exception = [decision.exception] if decision.exception else []
         self.count({_key(_METRICS[decision.outcome], decision.match.rule, *exception): 1})
-        if decision.outcome == "alert":
-            self.raise_alert(book.maker.alert(decision, detection))
+        if decision.outcome != "alert":
+            return None
+        alert = book.maker.alert(decision, detection)
+        if alert.action_outcome:
+            self.count({_key("stops", decision.match.rule, alert.action_outcome): 1})
+        if alert.action_outcome == "requested":
+            detection.request.stopping.append(decision.match.rule)
+        self.raise_alert(alert)
+        return alert
 
     def raise_alert(self, alert: Alert) -> None:
         """Into the log and the store."""
@@ -101,6 +106,8 @@ class Reporter:
             }
         )
         self._find_uncovered(request, coverage.share, book)
+        if outcome := request.stop_outcome:
+            self.count(Counter(_key("stops", rule, outcome) for rule in request.stopping))
         if is_worth_recording(request):
             self._store.add_request(book.maker.record(request))
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from saeguard.monitor.alerts import Coverage, RequestRecord, RuleCounts
 from saeguard.monitor.columns import Order, arranged
-from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
+from saeguard.monitor.messages import (
+    STOP_REASON,
+    Frame,
+    FrameArrays,
+    RequestEnd,
+    RequestStart,
+)
 from saeguard.monitor.phases import PhaseTracker
 from saeguard.monitor.rows import RowTable
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
-from saeguard.rules import RequestContext
+from saeguard.rules import RequestContext, Rule
 from saeguard.rules.matches import Decision, Outcome
+
+StopOutcome = Literal["stopped", "too_late"]
 
 
 class _Kind(NamedTuple):
@@ -58,6 +66,8 @@ class LiveRequest:
     """How often it was decided so about a match in this request, under whatever rule set."""
     uncovered: list[str] = field(default_factory=list)
     """Names of rules whose `min_coverage` it missed."""
+    stopping: list[Rule] = field(default_factory=list)
+    """Rules that have asked to end it."""
     end: RequestEnd | None = None
     missing_reason: str = "dropped_frame"
     """Why rows that never came are missing."""
@@ -140,6 +150,14 @@ class LiveRequest:
         scheduled = self.end.num_scheduled + self.end.num_cached - self.num_rejected
         return _coverage(scheduled, self.num_observed, unseen)
 
+    @property
+    def stop_outcome(self) -> StopOutcome | None:
+        """What became of the wish to stop it, after its end; None where there was none."""
+        assert self.end is not None
+        if not self.stopping:
+            return None
+        return "stopped" if self.end.reason.startswith(STOP_REASON) else "too_late"
+
     def record(self, features: tuple[str, ...]) -> RequestRecord:
         """What is stored of a request that ended, with the rows that are still kept."""
         assert self.end is not None
@@ -166,6 +184,7 @@ class LiveRequest:
             phases=phases.tobytes(),
             client=self.start.client,
             uncovered=self.uncovered,
+            stop_outcome=self.stop_outcome or "",
         )
 
 

@@ -53,6 +53,11 @@ class Rulebook:
             for decision in self.decider.decide(detection.match, context, time_ns):
                 yield decision, detection
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether any rule ends requests."""
+        return any(rule.action == "stop" for rule in self.ruleset.rules)
+
     def is_same_as(self, ruleset: RuleSet, watchlist: Watchlist) -> bool:
         """Whether files with these contents would change nothing."""
         return (self.ruleset.sha256, self.watchlist.digest) == (ruleset.sha256, watchlist.digest)

@@ -27,6 +27,7 @@ from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, SwapStatu
 from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
+from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.monitor.watchlist import Watchlist
@@ -34,7 +35,7 @@ from saeguard.monitor.watchlist import Watchlist
 _POLL_S = 0.05
 _GATHER_S = 0.015
 """How long the first message waits for company: waking for each would cost the engine's cores more
-than the evaluation does."""
+than the evaluation does. Not with rules that stop requests: there every token counts."""
 _BATCH = 256
 _QUIET_S = 0.3
 """At shutdown: the inbox counts as drained when nothing has come for this long."""
@@ -70,6 +71,7 @@ class Service:
         self._store = Store(config.store)
         self._reporter = Reporter(self._store)
         self._reporter.introduce(self._book)
+        self._stops = Stops(self._control.send)
         self._senders = {}
         for wanted in config.destinations:
             destination = load_destination(wanted.kind, wanted.options)
@@ -123,9 +125,11 @@ class Service:
         """Take in one batch of messages; False when there was none."""
         now_s = time.monotonic()
         self._guarded(self._reload, now_s)
+        self._guarded(self._stops.poll, now_s)
         busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
         if busy:
-            time.sleep(_GATHER_S)
+            if not self._book.can_stop:
+                time.sleep(_GATHER_S)
             messages = self._receive_all()
             # While messages are queued up, nobody can be said to have waited too long.
             now_s = time.monotonic() if len(messages) < _BATCH else float("-inf")
@@ -170,6 +174,7 @@ class Service:
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
             case RequestEnd():
+                self._stops.ended(message.req_id)
                 self._decide(self._detector.end(message, time.monotonic()))
             case TapStatus():
                 self._hear(message)
@@ -190,7 +195,9 @@ class Service:
 
     def _decide(self, detections: list[Detection]) -> None:
         for decision, detection in self._book.decide(detections):
-            self._reporter.decided(decision, detection, self._book)
+            alert = self._reporter.decided(decision, detection, self._book)
+            if alert is not None and alert.action_outcome == "requested":
+                self._stops.ask(alert, time.monotonic())
 
     def _finish_requests(self, now_s: float) -> None:
         for request in self._detector.finished(now_s):

@@ -22,6 +22,7 @@ COUNTERS = {
     "suppressed": ("rule", "severity", "exception"),
     "building_blocks": ("rule", "severity"),
     "uncovered": ("rule", "severity"),
+    "stops": ("rule", "severity", "outcome"),
     "correlations/evicted": (),
     "rules/reload": ("outcome",),
     "frames/dropped": (),

@@ -21,6 +21,16 @@ _POLL_MS = 500  # how long `close` may have to wait
 _RECONNECT_MAX_MS = 1_000
 
 
+def subscribe(control: str) -> zmq.Socket[bytes]:
+    """A socket that receives all that the monitor says at this endpoint, whenever it starts."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+    socket.subscribe(b"")
+    socket.connect(control)
+    return socket
+
+
 class ControlListener:
     """From `start` on, calls a function with every message of the monitor, one after another, and
     sends what it returns to the monitor's inbox.
@@ -30,11 +40,7 @@ class ControlListener:
 
     def __init__(self, control: str, inbox: str) -> None:
         self.num_unreadable = 0
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        self._socket.subscribe(b"")
-        self._socket.connect(control)  # also when nobody listens there yet
+        self._socket = subscribe(control)
         self._outbox = DirectOutbox(inbox)
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None

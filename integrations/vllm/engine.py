@@ -10,10 +10,16 @@ from typing import Any
 from vllm.logger import init_logger
 
 from saeguard.integrations.vllm.outbox import DirectOutbox
-from saeguard.integrations.vllm.settings import inbox_endpoint, load_settings, run_directory
+from saeguard.integrations.vllm.settings import (
+    control_endpoint,
+    inbox_endpoint,
+    load_settings,
+    run_directory,
+)
+from saeguard.integrations.vllm.stop import Stopper
 from saeguard.integrations.vllm.supervisor import MonitorProcess
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.messages import RequestEnd, RequestStart
+from saeguard.monitor.messages import STOP_REASON, RequestEnd, RequestStart
 
 logger = init_logger("vllm.saeguard.engine")
 
@@ -57,7 +63,7 @@ class RequestReporter:
         req_id = request.request_id
         message = RequestEnd(
             req_id=req_id,
-            reason=request.status.name.removeprefix("FINISHED_").lower(),
+            reason=_end_reason(request),
             num_scheduled=self._num_scheduled.pop(req_id, 0),
             num_cached=self._num_cached.pop(req_id, 0),
             num_output_tokens=request.num_output_tokens,
@@ -71,7 +77,10 @@ def arm(scheduler: Any) -> None:
     config = load_settings(scheduler.vllm_config)
     if config is None:
         return
-    methods = ("add_request", "schedule", "_free_request", "shutdown")
+    methods = (
+        "add_request", "schedule", "update_from_output", "finish_requests", "_free_request",
+        "shutdown",
+    )  # fmt: skip
     if lacking := [name for name in methods if not hasattr(scheduler, name)]:
         raise UnsupportedError(f"{type(scheduler).__name__} lacks {', '.join(lacking)}")
     model_config = scheduler.vllm_config.model_config
@@ -87,10 +96,13 @@ def arm(scheduler: Any) -> None:
     _observe(scheduler, "add_request", before=reporter.started)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)
+    stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config))
+    stopper.install()
     shutdown = scheduler.shutdown
 
     def shut_down_all() -> None:
         shutdown()
+        stopper.close()
         outbox.close()
         if monitor is not None:
             monitor.stop()
@@ -128,6 +140,13 @@ def _observe(
         return result
 
     setattr(target, name, observed)
+
+
+def _end_reason(request: Any) -> str:
+    reason = request.stop_reason
+    if isinstance(reason, str) and reason.startswith(STOP_REASON):
+        return reason
+    return str(request.status.name.removeprefix("FINISHED_").lower())
 
 
 def _text(value: Any) -> str | None:

@@ -78,11 +78,11 @@ def test_an_alert_about_the_monitor_itself_shows_no_request_and_no_token(saeguar
 
 def test_a_range_and_an_action_that_was_not_carried_out_are_shown(saeguard, tmp_path):
     turn = SignalReading("turn", "angle(x, y)", "value", 90.0, "between", 80.0, True, 2, 100.0)
-    alert = make_alert(signals=[turn], action="stop", action_outcome="not carried out")
+    alert = make_alert(signals=[turn], action="stop", action_outcome="too_late")
     keep(tmp_path / "saeguard-alerts.sqlite", alert)
     _, out, _ = saeguard("alerts", "show", alert.id)
     assert "between 80 and 100" in out
-    assert "stop: not carried out" in out
+    assert "stop: too_late" in out
 
 
 def test_an_alert_of_a_running_request_is_shown_without_tokens(saeguard, tmp_path):

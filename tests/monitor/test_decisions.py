@@ -38,7 +38,7 @@ RULES = (
     "version: 1\nruleset: {name: decisions, version: 1.0.0}\nrules:"
     + ON_A_LIE.format(number=1, name="excused", more=f"exceptions: [{EXCEPTION}]")
     + ON_A_LIE.format(number=2, name="seen", more="emit: false")
-    + ON_A_LIE.format(number=3, name="careful", more="min_coverage: 90%\n    action: stop")
+    + ON_A_LIE.format(number=3, name="careful", more="min_coverage: 90%")
     + REPEATED
 )
 
@@ -124,13 +124,3 @@ def test_silence_about_a_request_that_was_hardly_seen_is_called_so(monitor: Moni
     lines = [line for line in monitor.stop().splitlines() if '"uncovered"' in line]
     assert len(lines) == 1
     assert "careful" in lines[0]
-
-
-def test_a_stop_that_is_not_carried_out_is_said_at_the_start_and_on_the_alert(monitor: Monitor):
-    monitor.lie_once("a-1")
-    wait_for(lambda: "careful" in names(monitor, "a-1"))
-    (alert,) = monitor.alerts(rule_name="careful")
-    assert alert.action == "stop"
-    assert "not carried out" in alert.action_outcome
-    (warning,) = [line for line in monitor.stop().splitlines() if "stop_not_supported" in line]
-    assert "careful" in warning

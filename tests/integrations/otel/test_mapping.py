@@ -62,6 +62,6 @@ def test_an_alert_about_the_monitor_itself_speaks_of_no_request():
 
 
 def test_what_became_of_a_stop_is_said():
-    attributes = mapping.attributes(make_alert(action="stop", action_outcome="not carried out"))
+    attributes = mapping.attributes(make_alert(action="stop", action_outcome="too_late"))
     assert attributes["saeguard.action"] == "stop"
-    assert attributes["saeguard.action.outcome"] == "not carried out"
+    assert attributes["saeguard.action.outcome"] == "too_late"
