@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import resource
 import statistics
@@ -204,6 +205,7 @@ def main() -> None:
     results = {
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "load_average": os.getloadavg()[0],  # other work slows even CPU time: caches are shared
         "memory_mb_by_tokens": memory,
         "rates": [asdict(rate) for rate in rates],
         "growth": [asdict(rate) for rate in growth],

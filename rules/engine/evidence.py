@@ -62,6 +62,7 @@ class Evidence:
         self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
         self._zero = np.array([bound.zero for bound in bounds])
         self._one = np.array([bound.one for bound in bounds])
+        self._rises = np.isfinite(self._one)
         self._q_level = q_of(self._levels, self._zero, self._one)
         self._hole_tests = self._per.nonzero()[0]
         self._hole_columns = columns[self._hole_tests]
@@ -72,7 +73,6 @@ class Evidence:
         levels = np.append(self._levels, np.float32(np.inf))
         self._levels_of = levels[self._tests_of]  # of the padding, -1, infinite
         self._lowest = self._levels_of.min(axis=1, initial=np.inf)
-        self._rises = np.isfinite(self._one)
         self._lowest_wide = np.tile(self._lowest, _ROWS_AT_ONCE)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
         self._bucket = np.empty((0, len(tests)), np.int32)

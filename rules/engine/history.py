@@ -28,8 +28,10 @@ class History:
         self._positions = extended(self._positions, num_slots)
 
     def remember(self, block: Block) -> None:
-        """Write the block's last tokens: for blocks of one token each before windows are asked for,
-        for others after that."""
+        """Write the block's last tokens.
+
+        A block of one token each is written before windows are asked for, any other after that.
+        """
         tokens, scores, positions = block.tokens, block.scores, block.positions
         slots = block.slots[block.lanes]
         if not block.is_one_each:

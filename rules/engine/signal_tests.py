@@ -129,7 +129,10 @@ class Signals:
         return View(block, averages, holds, has_holes)
 
     def remember(self, view: View) -> None:
-        """Keep the end of a block for the windows of the next, when it has been dealt with."""
+        """Keep the end of a block for the windows of the next, when it has been dealt with.
+
+        `look` has done so for blocks of one token each, whose own windows are read from there.
+        """
         if not view.block.is_one_each:
             self._history.remember(view.block)
 
