@@ -30,10 +30,13 @@ class Format(StrEnum):
 
 
 def _percentage(text: str) -> float:
+    number = text.removesuffix("%")
     try:
-        share = float(text.removesuffix("%")) / 100
+        share = float(number) / 100
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not like 90%") from error
+    if number == text and 0 < share <= 0.01:  # is it 0.9 % or 90 %?
+        raise typer.BadParameter(f"write {100 * share:.0%} or {100 * share:g}%, not {text!r}")
     if not 0 <= share <= 1:
         raise typer.BadParameter(f"{text!r} is not between 0% and 100%")
     return share

@@ -186,3 +186,10 @@ def test_without_test_files_there_is_nothing_to_run(saeguard, tmp_path):
     code, _, err = saeguard("test", ".")
     assert code == 2
     assert "no *_test.yaml in ." in err
+
+
+@pytest.mark.parametrize("option", ["--min-coverage", "--min-score"])
+def test_a_share_is_not_taken_for_a_percentage(saeguard, option):
+    code, out, err = saeguard("test", "good_test.yaml", option, "0.9")
+    assert (code, out) == (2, "")
+    assert "write 90% or 0.9%, not '0.9'" in err
