@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from rich.text import Text
 from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.replays import Change, changes
+from saeguard.monitor.rule_changes import FeatureChange, RuleChange, feature_changes, rule_changes
 
 SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "moved": ("~", "yellow")}
 
@@ -30,21 +32,33 @@ def diff(
 ) -> None:
     """Show which alerts two rule sets raise differently on the same recorded requests.
 
-    Exit code: 0 if there is no difference, 1 if there is one.
+    Exit code: 0 no difference; 1 other alerts, or a rule or feature that is defined otherwise; 2
+    wrong usage, rules or recordings.
     """
     requests = shared.read_requests(recordings)
-    _, before = shared.replay_files([old], requests)
-    _, after = shared.replay_files([new], requests)
+    old_rules, before = shared.replay_files([old], requests)
+    new_rules, after = shared.replay_files([new], requests)
     found = changes(before, after)
+    of_rules, of_features = (
+        rule_changes(old_rules, new_rules),
+        feature_changes(old_rules, new_rules),
+    )
     num_before, num_after = (
         sum(each.outcome == "alert" for each in played) for played in (before, after)
     )
     if format_ is shared.Format.JSON:
-        plain = {"old_alerts": num_before, "new_alerts": num_after, "changes": _as_json(found)}
+        plain = {
+            "old_alerts": num_before,
+            "new_alerts": num_after,
+            "changes": _as_json(found),
+            "rule_changes": [asdict(change) for change in of_rules],
+            "feature_changes": [asdict(change) for change in of_features],
+        }
         print(json.dumps(plain, indent=1))
     else:
-        shared.console().print(Group(*_as_text(found, num_before, num_after)))
-    if found:
+        lines = [*_definitions_as_text(of_rules, of_features)]
+        shared.console().print(Group(*lines, *_as_text(found, num_before, num_after)))
+    if found or of_rules or of_features:
         raise typer.Exit(1)
 
 
@@ -59,6 +73,20 @@ def _as_json(found: Sequence[Change]) -> list[dict[str, object]]:
     ]
 
 
+def _definitions_as_text(
+    of_rules: Sequence[RuleChange], of_features: Sequence[FeatureChange]
+) -> Iterator[RenderableType]:
+    for rule in of_rules:
+        text = f"{rule.rule}: {rule.key} {rule.old} → {rule.new}"
+        yield Text.assemble(("~  ", "yellow"), safe(text))
+    for feature in of_features:
+        what = f"{feature.key} {feature.old} → {feature.new} of {', '.join(feature.features)}"
+        note = f"warning: {what}: a recording cannot show what that changes"
+        yield safe(note, "yellow")
+    if of_rules or of_features:
+        yield ""
+
+
 def _as_text(found: Sequence[Change], num_before: int, num_after: int) -> Iterator[RenderableType]:
     by_rule: dict[str, list[Change]] = {}
     for change in found:
@@ -68,7 +96,7 @@ def _as_text(found: Sequence[Change], num_before: int, num_after: int) -> Iterat
         yield from (shared.indented(_change_table(of_rule)), "")
     if found:
         yield from (_summary(by_rule), "")
-    same = "" if found else ", all of them the same"
+    same = "" if found else ", all at the same tokens"
     yield f"{shared.alerts(num_before)} before, {num_after} after{same}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -60,9 +61,10 @@ def replay_files(
 
 
 def console() -> Console:
-    """Without a terminal there is no width to fit, and cut tables help nobody."""
+    """Without a terminal or COLUMNS there is no width to fit, and cut tables help nobody."""
     found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+    has_width = found.is_terminal or "COLUMNS" in os.environ
+    return found if has_width else Console(highlight=False, width=160)
 
 
 def token(place: Place | None) -> str:

@@ -39,7 +39,10 @@ def replay(
     ],
     format_: shared.FormatOption = shared.Format.TEXT,
 ) -> None:
-    """Run rules over recorded requests, and list the alerts that they raise."""
+    """Run rules over recorded requests, and list the alerts that they raise.
+
+    Exit code: 0 with or without alerts, 2 for wrong usage, rules or recordings.
+    """
     files = [item for item in items if item.endswith(SUFFIXES)]
     rules = [item for item in items if not item.endswith(SUFFIXES)]
     if not files:

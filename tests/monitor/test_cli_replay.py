@@ -145,9 +145,54 @@ def edit(path, old, new):
 
 @pytest.mark.usefixtures("files")
 def test_diff_of_equal_alerts_says_so_and_ends_with_0(saeguard, tmp_path):
-    edit(tmp_path / "rules.yaml", "path: sae", "path: elsewhere")
+    edit(tmp_path / "rules.yaml", "version: '1'", "version: '2'")
     code, out, _ = saeguard("diff", "rules.yaml", "new.yaml", "runs.jsonl")
-    assert (code, out) == (0, "2 alerts before, 2 after, all of them the same\n")
+    assert (code, out) == (0, "2 alerts before, 2 after, all at the same tokens\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("severity: high", "severity: low", "~ lying: severity high → low"),
+        ("title: Lying", "title: Lies", "~ lying: title Lying → Lies"),
+        ("index: 1", "index: 2", "warning: sae.index 1 → 2 of lie: a recording cannot show"),
+        (
+            "index: 1",
+            "index: 1\n    units: neuronpedia",
+            "warning: units raw → neuronpedia of lie:",
+        ),
+        ("index: 1", "index: 1\n    max: 9.0", "warning: max nothing → 9.0 of lie:"),
+    ],
+)
+@pytest.mark.usefixtures("files")
+def test_diff_shows_what_alerts_at_the_same_tokens_hide(saeguard, tmp_path, old, new, says):
+    edit(tmp_path / "rules.yaml", old, new)
+    code, out, _ = saeguard("diff", "rules.yaml", "new.yaml", "runs.jsonl")
+    assert code == 1
+    assert words(out)[0].startswith(says)
+
+
+@pytest.mark.usefixtures("files")
+def test_diff_as_json_names_rules_and_features_that_are_defined_otherwise(saeguard, tmp_path):
+    write_rules(tmp_path / "new.yaml", rule("lying", severity="low"), folder="other")
+    code, out, _ = saeguard("diff", "rules.yaml", "new.yaml", "runs.jsonl", "--format", "json")
+    found = json.loads(out)
+    assert code == 1
+    assert found["rule_changes"] == [
+        {"rule": "lying", "key": "severity", "old": "high", "new": "low"}
+    ]
+    (change,) = found["feature_changes"]
+    assert (change["features"], change["key"]) == (["lie"], "sae.path")
+
+
+@pytest.mark.usefixtures("files")
+def test_tables_fit_the_width_that_is_asked_for(saeguard, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    write_rules(tmp_path / "rules.yaml", rule("lying", message="as long as can be " * 9))
+    write_rules(tmp_path / "new.yaml", rule("lying", gte=9.0, message="as long as can be " * 9))
+    for command in (["replay", "rules.yaml"], ["diff", "rules.yaml", "new.yaml"]):
+        _, out, _ = saeguard(*command, "runs.jsonl")
+        assert max(map(len, out.splitlines())) <= 60
 
 
 @pytest.mark.usefixtures("files")
@@ -191,8 +236,8 @@ def test_diff_as_json_has_both_sides_of_a_change(saeguard, tmp_path):
 @pytest.mark.usefixtures("files")
 def test_diff_takes_directories(saeguard, tmp_path):
     (tmp_path / "new").mkdir()
-    write_rules(tmp_path / "new" / "a.yaml", rule("lying"))
-    write_rules(tmp_path / "new" / "b.yaml", rule("shouting", 2, gte=5.0))
+    write_rules(tmp_path / "new" / "a.yaml", rule("lying"), folder="../sae")
+    write_rules(tmp_path / "new" / "b.yaml", rule("shouting", 2, gte=5.0), folder="../sae")
     code, out, _ = saeguard("diff", "rules.yaml", "new", "runs.jsonl")
     assert (code, words(out)[0]) == (1, "shouting high")
 
