@@ -14,10 +14,12 @@ from saeguard.monitor.known_delimiters import known_delimiters, written_spans
 from saeguard.monitor.logging import logger
 from saeguard.monitor.phases import PhaseMatcher
 from saeguard.monitor.template_delimiters import derive
+from saeguard.monitor.tokenizer_file import panics_as_errors, read_tokenizer
 
 log = logger(__name__)
 
 NOT_CAPTURED = "[text not captured]"
+UNREADABLE = "[not decodable]"
 
 
 class TokenTexts:
@@ -46,7 +48,11 @@ class TokenTexts:
     def _text(self, token_id: int) -> str:
         if token_id < 0 or not self.captured or self._tokenizer is None:
             return NOT_CAPTURED
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+        try:
+            with panics_as_errors():
+                return self._tokenizer.decode([token_id], skip_special_tokens=False)
+        except Exception:
+            return UNREADABLE
 
 
 def _read_tokenizer(file: str | None) -> Tokenizer | None:
@@ -54,7 +60,7 @@ def _read_tokenizer(file: str | None) -> Tokenizer | None:
         log.warning("no_tokenizer_json", effect="all that is generated counts as answer")
         return None
     try:
-        return Tokenizer.from_file(file)
+        return read_tokenizer(file)
     except Exception as error:  # the library raises nothing narrower
         log.error("unreadable_tokenizer", file=file, error=str(error))
         return None
