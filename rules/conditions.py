@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache, reduce
+from itertools import accumulate
 from typing import Any
 
 import lark
@@ -105,9 +106,14 @@ def parse_condition(text: str, signals: Collection[str] = ()) -> Condition:
     if len(text) > MAX_LENGTH:
         raise ConditionError(f"longer than {MAX_LENGTH} characters", 0)
     condition = _build(_tree(text), signals)
-    if depth(condition) > MAX_DEPTH:
+    if max(depth(condition), _parentheses(text)) > MAX_DEPTH:
         raise ConditionError(f"nested deeper than {MAX_DEPTH} levels", 0)
     return condition
+
+
+def _parentheses(text: str) -> int:
+    """How deep they are nested, those that change nothing included."""
+    return max(accumulate((each == "(") - (each == ")") for each in text), default=0)
 
 
 @lru_cache(maxsize=4096)

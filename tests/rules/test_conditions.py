@@ -52,6 +52,7 @@ def test_and_binds_tighter_than_or_and_not_tighter_than_and(text, expected):
         ("A", 0, "unexpected 'A'"),
         ("not " * 300 + "a", 0, "longer than 1000 characters"),
         ("not " * 50 + "a", 0, "nested deeper than 50 levels"),
+        ("(" * 51 + "a" + ")" * 51, 0, "nested deeper than 50 levels"),
         ("2 of", 4, "it ends too early"),
         ("a and 3 of (a, b)", 6, "3 of 2 signal(s) is not possible"),
         ("0 of (a, b)", 0, "0 of 2 signal(s) is not possible"),
