@@ -33,4 +33,7 @@ def schema(
         raise ConfigError(
             f"{output}: {error.strerror}", "give -o a file that can be written"
         ) from error
-    print(f"wrote {output}; begin rule files with\n# yaml-language-server: $schema={output}")
+    print(
+        f"wrote {output}; begin rule files beside it with\n"
+        f"# yaml-language-server: $schema={output.name}"
+    )

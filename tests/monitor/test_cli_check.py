@@ -231,7 +231,9 @@ def test_the_schema_is_printed_or_written(saeguard, tmp_path):
     assert json.loads(printed)["title"] == "saeguard rules"
     code, out, _ = saeguard("schema", "-o", "rules.schema.json")
     assert (code, (tmp_path / "rules.schema.json").read_text()) == (0, printed)
-    assert "# yaml-language-server: $schema=rules.schema.json" in out
+    (tmp_path / "rules").mkdir()
+    code, out, _ = saeguard("schema", "-o", "rules/rules.schema.json")
+    assert "beside it with\n# yaml-language-server: $schema=rules.schema.json\n" in out
 
 
 def test_a_schema_that_cannot_be_written_is_said_without_a_traceback(saeguard, tmp_path):
