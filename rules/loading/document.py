@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,21 @@ def read_document(path: Path) -> Document:
         raise RuleErrors([Location(path, line).error("the file is not UTF-8 text")]) from error
     except yaml.MarkedYAMLError as error:
         where = _within(content, path, error.problem_mark or error.context_mark)
-        raise RuleErrors([where.error(f"not YAML: {error.problem}")]) from error
+        raise RuleErrors([where.error(f"not YAML: {_problem(error, content)}")]) from error
     except yaml.reader.ReaderError as error:
         line = content[: error.position].count(b"\n") + 1
         raise RuleErrors([Location(path, line).error(f"not YAML: {error.reason}")]) from error
+
+
+def _problem(error: yaml.MarkedYAMLError, content: bytes) -> str:
+    """The parser's words, or plainer ones for what people often do."""
+    if error.problem == "found character that cannot start any token" and error.problem_mark:
+        lines = _BREAK.split(content.decode("utf-8-sig"))
+        if lines[error.problem_mark.line].lstrip(" ").startswith("\t"):
+            return "a tab; YAML wants spaces"
+    if error.problem == "but found another document":
+        return "a second document begins at ---; write a file for each"
+    return str(error.problem)
 
 
 def _within(content: bytes, path: Path, mark: yaml.error.Mark | None) -> Location:
@@ -163,6 +175,7 @@ class _Walk:
 
     def __init__(self, document: Document) -> None:
         self.document = document
+        self.merges = False
 
     def run(self) -> Document:
         self._refuse_deep(self.document.text)
@@ -173,6 +186,8 @@ class _Walk:
         if not isinstance(root, yaml.MappingNode):
             raise RuleErrors([self._error(root, "expected a mapping at the top level")])
         self.document.data = self._read(root, ())
+        if self.merges:
+            raise RuleErrors(self.document.errors)  # without what they stand for, much is missing
         return self.document
 
     def _refuse_deep(self, text: str) -> None:
@@ -223,10 +238,12 @@ class _Walk:
     def _key(self, node: yaml.Node) -> str | None:
         if node.tag == _MERGE_TAG:
             self._report(node, "merge keys (<<) are not supported; repeat the keys")
+            self.merges = True
             return None
         key = self._scalar(node) if isinstance(node, yaml.ScalarNode) else None
         if not isinstance(key, str):
-            self._report(node, f"a key must be text; YAML reads this one as {describe(key)}")
+            hint = "; put it in quotes" if isinstance(key, bool | date) else ""
+            self._report(node, f"a key must be text; YAML reads this one as {describe(key)}{hint}")
             return None
         return key
 

@@ -64,10 +64,19 @@ def _read(items: Sequence[Path | str]) -> tuple[list[Document], list[RuleError]]
     paths, errors = all_rule_files(items)
     for path in paths:
         try:
-            documents.append(read_document(path))
+            documents.append(_rule_document(path))
         except RuleErrors as error:
             errors += error.errors
     return documents, errors
+
+
+def _rule_document(path: Path) -> Document:
+    document = read_document(path)
+    keys = document.data.keys()
+    if {"rules", "watchlist"} <= keys and "ruleset" not in keys:
+        message = "this is a server's configuration, not rules: see docs/configuration.md"
+        raise RuleErrors([Location(path).error(message)])
+    return document
 
 
 def _features(files: Sequence[_File], errors: list[RuleError]) -> dict[str, Feature]:

@@ -97,6 +97,8 @@ class Mentions:
         if block is None:
             known = [*rule.signals, *self._block_names]
             unknown = f"unknown signal '{name}'{did_you_mean(name, known)}"
+            if name == "them":
+                unknown = "unknown signal 'them'; all signals of the rule are *, as in `1 of *`"
             return unknown if self._complete else None
         if not block.is_block:
             return f"rule '{name}' is no building block: that needs a condition and emit: false"

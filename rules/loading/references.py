@@ -211,7 +211,8 @@ def _list_names(rule: RawRule) -> Iterator[tuple[KeyPath, dict[int, str]]]:
     ]
     for path, who in places:
         for key, values in mapping(who).items():
-            texts = enumerate(items(values))
+            # A `$name` without its brackets is misshapen, which is said; it uses the list.
+            texts = enumerate([values] if isinstance(values, str) else items(values))
             yield (
                 (*path, key),
                 {i: x[1:] for i, x in texts if isinstance(x, str) and x.startswith("$")},

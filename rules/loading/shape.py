@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _message(detail: ErrorDetails) -> str:
         case "dict_type" | "model_type":
             return f"expected a mapping, got {describe(value)}"
         case "list_type":
-            return f"expected a list, got {describe(value)}"
+            return f"expected a list, got {describe(value)}{_list_hint(value)}"
         case "too_short" | "string_too_short" if context["min_length"] == 1:
             return "must not be empty"
         case "too_short":
@@ -163,7 +164,8 @@ def _message(detail: ErrorDetails) -> str:
             return f"expected true or false, got {describe(value)}"
         case "literal_error":
             options = context["expected"]
-            return f"expected {options}, got {describe(value)}{_closest(value, options)}"
+            angle = "; an angle needs agg: value" if value == "angle" else ""
+            return f"expected {options}, got {describe(value)}{_closest(value, options)}{angle}"
         case "union_tag_invalid":
             tag, tags = context["tag"], context["expected_tags"]
             return f"expected {tags}, got {describe(tag)}{_closest(tag, tags)}"
@@ -172,10 +174,20 @@ def _message(detail: ErrorDetails) -> str:
 
 def _number_hint(value: Any) -> str:
     """YAML 1.1 reads `1e3` as text: a number needs a dot, and its exponent a sign."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"[-+]?\d+,\d+", value):
+        return f"; write {value.replace(',', '.')} with a decimal point"
     try:
-        return f"; write {float(value)!r} without quotes" if isinstance(value, str) else ""
+        number = float(value)
     except ValueError:
         return ""
+    return f"; write {number!r} without quotes" if math.isfinite(number) else ""
+
+
+def _list_hint(value: Any) -> str:
+    is_one = isinstance(value, str) and re.fullmatch(r"[\w$][\w./-]*", value)
+    return f"; write [{value}]" if is_one else ""
 
 
 def _closest(value: object, quoted_options: str) -> str:

@@ -138,7 +138,7 @@ Uuid = Annotated[
     str,
     Spelled(
         r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
-        "a lower-case UUID (`python -m uuid` makes one)",
+        "a lower-case UUID (python3 -c 'import uuid; print(uuid.uuid4())' makes one)",
     ),
 ]
 Tokens = Annotated[

@@ -147,7 +147,7 @@ SIGNALS = {
         "combine: l2",
         "combine: angle",
         "angle, agg: max",
-        "combine: expected 'max', 'sum' or 'l2', got the text 'angle'",
+        "combine: expected 'max', 'sum' or 'l2', got the text 'angle'; an angle needs agg: value",
     ),
     "group without combine": Wrong(
         ", combine: l2",

@@ -67,7 +67,8 @@ MISTAKES = {
     "no phase": (("[answer]", "[]"), "14:20: phase: must not be empty"),
     "bad uuid": (
         ("7d1c0c1e", "7D1C0C1E"),
-        "8:9: id: expected a lower-case UUID (`python -m uuid` makes one), "
+        "8:9: id: expected a lower-case UUID "
+        "(python3 -c 'import uuid; print(uuid.uuid4())' makes one), "
         "got the text '7D1C0C1E-5a0a-4b7c-8a5f-1c1f6f0c9b11'",
     ),
     "bad rule name": (
@@ -97,6 +98,14 @@ MISTAKES = {
         ("gte: 4.0", "gte: 1e3"),
         "16:64: gte: expected a number, got the text '1e3'; write 1000.0 without quotes",
     ),
+    "number beyond all numbers": (
+        ("gte: 4.0", "gte: '1e400'"),
+        "16:64: gte: expected a number, got the text '1e400'",
+    ),
+    "decimal comma": (
+        ("gte: 4.0", "gte: '3,5'"),
+        "16:64: gte: expected a number, got the text '3,5'; write 3.5 with a decimal point",
+    ),
     "text that YAML reads as a number": (
         ("version: 1.0.0", "version: 1.0"),
         "2:36: version: expected text, got the number 1.0; put it in quotes",
@@ -124,10 +133,10 @@ MISTAKES = {
     "not a number": (("gte: 4.0", "gte: .nan"), "16:64: gte: must be a finite number"),
     "boolean for a key": (
         ("tags:", "on: 1\n    tags:"),
-        "25:5: a key must be text; YAML reads this one as the boolean true",
+        "25:5: a key must be text; YAML reads this one as the boolean true; put it in quotes",
     ),
     "merge key": (
-        ("- id:", "- <<: {status: test}\n    id:"),
+        ("- id: 7d1c0c1e-", "- <<: {status: test}\n    if: 7d1c0c1e-"),
         "8:5: merge keys (<<) are not supported; repeat the keys",
     ),
     "unknown aggregation": (
@@ -202,8 +211,11 @@ UNREADABLE = {
     "only a comment": (b"# rules\n", "1:1: the file is empty"),
     "a list": (b"- a\n", "1:1: expected a mapping at the top level"),
     "unclosed bracket": (b"a: [\n", "2:1: not YAML: did not find expected node content"),
-    "tab": (b"a:\n\t- b\n", "2:1: not YAML: found character that cannot start any token"),
-    "two documents": (b"a: 1\n---\nb: 1\n", "2:1: not YAML: but found another document"),
+    "tab": (b"a:\n\t- b\n", "2:1: not YAML: a tab; YAML wants spaces"),
+    "two documents": (
+        b"a: 1\n---\nb: 1\n",
+        "2:1: not YAML: a second document begins at ---; write a file for each",
+    ),
     "a Python object": (
         b"version: !!python/name:os.system x\n",
         "1:10: not YAML: could not determine a constructor for the tag "
@@ -222,6 +234,27 @@ def test_a_file_that_is_not_usable_yaml_is_refused(content, expected, tmp_path):
     path = tmp_path / "rules.yaml"
     path.write_bytes(content)
     assert findings(path) == [expected]
+
+
+def test_signals_are_all_meant_by_a_star_and_not_by_them(tmp_path):
+    assert findings(edited(tmp_path, (CONDITION, "1 of them"))) == [
+        "21:21: condition: unknown signal 'them'; all signals of the rule are *, as in `1 of *`"
+    ]
+
+
+def test_a_list_named_without_brackets_is_said_once(tmp_path):
+    edits = ("rules:\n", "lists: {models: [a]}\nrules:\n"), ("scope: {", "scope: {model: $models, ")
+    assert findings(edited(tmp_path, *edits)) == [
+        "15:20: model: expected a list, got the text '$models'; write [$models]"
+    ]
+
+
+def test_a_servers_configuration_is_told_from_rules(tmp_path):
+    path = tmp_path / "saeguard.yaml"
+    path.write_text("version: 1\nrules: [rules.yaml]\nwatchlist: watch.safetensors\n")
+    assert findings(path) == [
+        "1:1: this is a server's configuration, not rules: see docs/configuration.md"
+    ]
 
 
 def test_alias_bomb_is_refused_before_it_goes_off(tmp_path):
