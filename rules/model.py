@@ -183,6 +183,15 @@ class Exemption:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What an overlay did to a rule."""
+
+    path: str
+    """Of the key that it set, such as `signals.peak.gte`, or `exceptions` when it added some."""
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One detection."""
 
@@ -211,6 +220,8 @@ class Rule:
     tags: tuple[str, ...] = ()
     falsepositives: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = field(default=(), compare=False, kw_only=True)
+    """By overlays, in their order."""
     location: Location = field(compare=False, kw_only=True)
 
     @property

@@ -57,7 +57,11 @@ def _about(rule: Rule) -> Item:
     description = f" {sentence(rule.description)}" if rule.description else ""
     kind = "A building block" if not rule.emit else f"A rule of {rule.severity} severity"
     where = f"{rule.location.path}:{rule.location.line}"
-    return Item(f"{kind}, status {rule.status}, from {where}.{description}")
+    changed = ""
+    if rule.changes:
+        keys = (f"{each.path} ({each.location.path}:{each.location.line})" for each in rule.changes)
+        changed = f" Overlays changed its {join(keys)}."
+    return Item(f"{kind}, status {rule.status}, from {where}.{changed}{description}")
 
 
 def _watches(ruleset: RuleSet, rule: Rule) -> Iterator[Item]:

@@ -34,6 +34,8 @@ LINTS = (
     Lint("expired-exception", upkeep.expired_exception),
     Lint("expiring-exception", upkeep.expiring_exception),
     Lint("blanket-exception", upkeep.blanket_exception),
+    Lint("silencing-overlay", upkeep.silencing_overlay),
+    Lint("repeated-overlay", upkeep.repeated_overlay),
     Lint("permanent-exception", upkeep.permanent_exception, "note"),
     Lint("no-falsepositives", upkeep.no_falsepositives, "note"),
     Lint("bare-message", upkeep.bare_message, "note"),

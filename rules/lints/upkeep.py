@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 from saeguard.rules.conditions import AtLeast, Condition, Name, operands_of
 from saeguard.rules.lints.finding import Remark, about
-from saeguard.rules.model import Correlation, Exemption, Rule, RuleSet, StepSequence
+from saeguard.rules.model import Change, Correlation, Exemption, Rule, RuleSet, StepSequence
 
 SOON = timedelta(days=30)
 _REGEX = re.compile(r"^\^|\$$|[|\\]|\[.*\]")
@@ -71,6 +71,28 @@ def regex_glob(ruleset: RuleSet, today: date) -> Iterator[Remark]:
             for glob in (*each.models, *each.loras, *each.tenants, *each.clients):
                 if _REGEX.search(glob):
                     yield _at(rule, each, f"exception '{each.name}': {_looks(glob)}")
+
+
+def silencing_overlay(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An overlay that sets `emit: false`: the rule raises no alert any more, and its own file does
+    not show it. An exception says why, and until when."""
+    for rule in ruleset.rules:
+        for change in rule.changes:
+            if change.path == "emit" and not rule.emit:
+                message = f"this overlay takes the alerts of rule '{rule.name}' away"
+                yield Remark(change.location, message, rule.location)
+
+
+def repeated_overlay(ruleset: RuleSet, today: date) -> Iterator[Remark]:
+    """An overlay that sets what another has set already. The last one wins, whoever wrote it;
+    keep one of them."""
+    for rule in ruleset.rules:
+        first: dict[str, Change] = {}
+        for change in rule.changes:
+            original = first.setdefault(change.path, change)
+            if original is not change and change.path != "exceptions":
+                message = f"{change.path} of '{rule.name}' was set at {original.location} already"
+                yield Remark(change.location, message, rule.location)
 
 
 def duplicate_rule(ruleset: RuleSet, today: date) -> Iterator[Remark]:

@@ -92,6 +92,7 @@ class RuleBuilder:
             tags=tuple(entry.tags),
             falsepositives=tuple(entry.falsepositives),
             references=tuple(entry.references),
+            changes=tuple(document.changes.get(path, ())),
             location=document.value_at(path),
             **special,
         )

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from saeguard.rules.errors import Location, RuleError, RuleErrors
+from saeguard.rules.model import Change
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32  # rule files need 6; the C composer recurses, and overflows its stack near 100 000
@@ -44,6 +45,8 @@ class Document:
     values: dict[KeyPath, yaml.Node] = field(default_factory=dict)
     keys: dict[KeyPath, yaml.Node] = field(default_factory=dict)
     grafts: dict[KeyPath, tuple[Document, KeyPath]] = field(default_factory=dict)
+    changes: dict[KeyPath, list[Change]] = field(default_factory=dict)
+    """Path of a rule -> what overlays did to it."""
 
     def graft(
         self, path: KeyPath, source: Document, source_path: KeyPath, value: Any = None

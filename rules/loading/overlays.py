@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from saeguard.rules.errors import RuleError, did_you_mean
+from saeguard.rules.errors import Location, RuleError, did_you_mean
 from saeguard.rules.loading.document import Document, KeyPath
 from saeguard.rules.loading.raw import RawRule, items, mapping, raw_rules, text_or_none
 from saeguard.rules.loading.spelling import OVERLAY_PATH
+from saeguard.rules.model import Change
 
 _OPTIONAL = ("scope", "limit")  # mappings that a path may reach into where the rule has none
 _FIXED = ("id", "name")
@@ -53,6 +54,7 @@ def _set(
             yield document.key_at((*at, text)).error(problem)
         else:
             rule.document.graft((*rule.path, *path), document, (*at, text))
+            _remember(rule, text, document.key_at((*at, text)))
 
 
 def _unreachable(
@@ -84,3 +86,9 @@ def _add_exceptions(
     present: Any = rule.data.get("exceptions")
     for index in range(len(added)) if isinstance(present, list) else ():
         rule.document.graft((*place, len(present)), document, (*at, index))
+    if added:
+        _remember(rule, "exceptions", document.key_at(at))
+
+
+def _remember(rule: RawRule, path: str, where: Location) -> None:
+    rule.document.changes.setdefault(rule.path, []).append(Change(path, where))

@@ -21,6 +21,16 @@ def explained(ruleset, name="the_rule", today=TODAY, width=88):
     return explain(ruleset, rule, today, width)
 
 
+def test_overlays_that_changed_the_rule_are_named(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "version: 1\nruleset: {name: site, version: '1'}\noverlays:\n"
+        "  - {rule: deceptive_reasoning, set: {severity: low}}\n"
+    )
+    text = explained(load_rules([FOLDER / "rules.yaml", path]), "deceptive_reasoning", width=999)
+    assert f"Overlays changed its severity ({path}:4)." in text
+
+
 @pytest.mark.parametrize(
     "name", ["deceptive_reasoning", "framed", "lie_then_claim", "campaign", "direction"]
 )

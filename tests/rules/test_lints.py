@@ -331,6 +331,7 @@ def test_bad_rules_are_told_what_is_wrong_and_nothing_else(keys, expected, tmp_p
 def test_every_lint_is_seen_here_and_has_a_help_text():
     seen = {expected.split(":")[0] for _, expected in BAD.values()}
     elsewhere = {"unused-feature", "unreachable-count", "duplicate-rule", "bad-ignore"}
+    elsewhere |= {"silencing-overlay", "repeated-overlay"}
     assert seen | elsewhere == set(HELP)
     assert all(text.endswith(".") and len(text) > 40 for text in HELP.values())
 
@@ -341,6 +342,23 @@ def test_a_feature_that_no_rule_of_its_file_uses_is_named(tmp_path):
     unused = {"idle": {"probe": {"path": "p"}}}
     path.write_text(yaml.safe_dump(head | {"features": FEATURES | unused, "rules": [rule()]}))
     assert [found.message for found in lint(path)] == ["no rule uses feature 'idle'"]
+
+
+def test_overlays_that_silence_a_rule_or_set_a_key_again_are_named(tmp_path):
+    overlays = [
+        {"rule": "strong_lie", "set": {"severity": "low", "signals.lie.gte": 6}},
+        {"rule": "strong_lie", "set": {"severity": "info", "emit": False}},
+        {"rule": "strong_lie", "add_exceptions": [exception(name="a", expires="2027-11-21")]},
+        {"rule": "strong_lie", "add_exceptions": [exception(name="b", expires="2027-11-21")]},
+    ]
+    path = tmp_path / "site.yaml"
+    head = {"version": 1, "ruleset": {"name": "site", "version": "1"}}
+    path.write_text(yaml.safe_dump(head | {"overlays": overlays}))
+    found = lint(*write(tmp_path, rule()), path)
+    assert {each.lint: each.message for each in found if each.location.path == path} == {
+        "silencing-overlay": "this overlay takes the alerts of rule 'strong_lie' away",
+        "repeated-overlay": f"severity of 'strong_lie' was set at {path}:4:5 already",
+    }
 
 
 def test_an_exception_is_not_spoken_of_a_month_before_it_expires(tmp_path):
