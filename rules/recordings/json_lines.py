@@ -12,6 +12,7 @@ the beginning of 1970.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -68,11 +69,22 @@ def read(path: Path) -> Iterator[RecordedRequest]:
             continue
         source = f"{path}:{number}"
         try:
-            yield _request(source, _DECODER.decode(line))
+            decoded = _DECODER.decode(line)
+            json.loads(line, object_pairs_hook=_refuse_twins)
+            yield _request(source, decoded)
         except RecordingError:
             raise
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             raise RecordingError(f"{source}: {error}") from error
+
+
+def _refuse_twins(pairs: list[tuple[str, object]]) -> None:
+    """Of a key given twice msgspec takes the last value, and says nothing."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"the key '{key}' is given twice")
+        seen.add(key)
 
 
 def encode(requests: Sequence[RecordedRequest]) -> bytes:

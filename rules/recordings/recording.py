@@ -49,13 +49,17 @@ def read_recordings(path: Path) -> list[RecordedRequest]:
     """The requests of a file, in its order.
 
     Raises:
-        RecordingError: the file cannot be read, or is not a recording; says what is wrong where.
+        RecordingError: the file cannot be read, is not a recording or has no request in it; says
+            what is wrong where.
     """
     read = json_lines.read if _is_text(path) else _read_safetensors
     try:
-        return list(read(path))
+        requests = list(read(path))
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not requests:  # rules that raise nothing on nothing are not thereby quiet
+        raise RecordingError(f"{path}: holds no requests")
+    return requests
 
 
 def write_recordings(path: Path, requests: Sequence[RecordedRequest]) -> None:

@@ -76,9 +76,10 @@ def test_a_file_that_cannot_be_written_leaves_nothing_and_is_named(tmp_path, suf
 
 
 @FORMATS
-def test_no_requests_are_a_recording_too(tmp_path, suffix):
+def test_a_recording_without_requests_is_refused(tmp_path, suffix):
     write_recordings(tmp_path / f"runs{suffix}", [])
-    assert read_recordings(tmp_path / f"runs{suffix}") == []
+    with pytest.raises(RecordingError, match=r"runs\..*: holds no requests"):
+        read_recordings(tmp_path / f"runs{suffix}")
 
 
 def read_lines(tmp_path, *lines):
@@ -130,6 +131,10 @@ def test_phases_may_be_a_list(tmp_path):
         (
             LINE | {"phases": "prompt 3"},
             "phases are written like 'prompt:2 answer:3', not 'prompt'",
+        ),
+        (
+            '{"phases": "answer:1", "features": {"a": [9], "a": [1]}}',
+            "the key 'a' is given twice",
         ),
         (LINE | {"phases": "prompts:3"}, "unknown phase 'prompts'"),
         (LINE | {"phases": ["prompt", "answer", "?"]}, "unknown phase '?'"),
