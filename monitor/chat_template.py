@@ -83,14 +83,16 @@ class ChatTemplate:
 def read_chat_templates(directory: Path, instead: Path | None = None) -> list[ChatTemplate]:
     """The templates of the model whose tokenizer lies in `directory`; usually one or none.
 
-    `instead` is a file with the template that the server uses in place of the model's own.
+    `instead` is a file with the template that the server uses in place of the model's own. Raises
+    OSError or ValueError where a template's file cannot be read.
     """
     config = _read_json(directory / "tokenizer_config.json")
-    special = {
-        key: value.get("content", "") if isinstance(value, dict) else value
+    named = {
+        key: value.get("content") if isinstance(value, dict) else value
         for key, value in config.items()
-        if key.endswith("_token") and isinstance(value, str | dict)
+        if key.endswith("_token")
     }
+    special = {key: value for key, value in named.items() if isinstance(value, str)}
     if instead is not None:
         return [ChatTemplate(instead.read_text(), special)]
     for name in _TEMPLATE_FILES:

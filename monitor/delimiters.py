@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import islice
 
 from tokenizers import Tokenizer
 
 Ids = tuple[int, ...]
 """Consecutive token ids."""
+
+_MAX_TOKENS = 128
+_MAX_SPANS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,26 @@ class Delimiters:
         """Those of both, each once."""
         return Delimiters(
             *(tuple(dict.fromkeys(getattr(self, f) + getattr(other, f))) for f in _FIELDS)
+        )
+
+    def replaced_by(self, other: Delimiters) -> Delimiters:
+        """The other's for each phase that it has any for."""
+        return Delimiters(*(getattr(other, f) or getattr(self, f) for f in _FIELDS))
+
+    def within_reason(self) -> Delimiters:
+        """Without what is too long for a delimiter, and not more than there can be."""
+
+        def short(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+            parts = [(span, (span.opening, span.before, *span.closings)) for span in spans]
+            kept = (span for span, every in parts if max(map(len, every)) <= _MAX_TOKENS)
+            return tuple(islice(kept, _MAX_SPANS))
+
+        turns = (ids for ids in self.turns if len(ids) <= _MAX_TOKENS)
+        return Delimiters(
+            short(self.system),
+            short(self.reasoning),
+            short(self.tool_call),
+            tuple(islice(turns, _MAX_SPANS)),
         )
 
     def describe(self, tokenizer: Tokenizer) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
+from saeguard.monitor.config import Delimited, Phases
 from saeguard.monitor.delimiters import Delimiters, Ids, Span, special_ids
 
 # For templates that do not show reasoning or tool calls. A pair counts only where its opening
@@ -42,6 +43,15 @@ def known_delimiters(tokenizer: Tokenizer) -> Delimiters:
         return tuple(span for span in found if span.opening[0] in special)
 
     return Delimiters(reasoning=spans(_KNOWN_REASONING), tool_call=spans(_KNOWN_TOOL_CALLS))
+
+
+def configured_delimiters(phases: Phases, tokenizer: Tokenizer) -> Delimiters:
+    """Those that the configuration names."""
+
+    def spans(pair: Delimited | None) -> tuple[Span, ...]:
+        return () if pair is None else tuple(written_spans(pair.open, pair.close, tokenizer))
+
+    return Delimiters(spans(phases.system), spans(phases.reasoning), spans(phases.tool_call))
 
 
 def written_spans(opening: str, closing: str | None, tokenizer: Tokenizer) -> Iterator[Span]:

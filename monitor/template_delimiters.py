@@ -41,7 +41,7 @@ def derive(template: ChatTemplate, tokenizer: Tokenizer) -> Delimiters:
     followed = probe.parts([_user(), _assistant(), _user(_LATER)], _USER, _ANSWER, _LATER)
     if question is None or answered is None or followed is None:
         return Delimiters()
-    return _Turns(probe, question, answered, followed).delimiters()
+    return _Turns(probe, question, answered, followed).delimiters().within_reason()
 
 
 class _Probe:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 
 from tokenizers import Tokenizer
 
 from saeguard.monitor.chat_template import read_chat_templates
-from saeguard.monitor.config import Delimited, Phases
-from saeguard.monitor.delimiters import Delimiters, Span
-from saeguard.monitor.known_delimiters import known_delimiters, written_spans
+from saeguard.monitor.config import Phases
+from saeguard.monitor.delimiters import Delimiters
+from saeguard.monitor.deriving import derive_apart
+from saeguard.monitor.known_delimiters import configured_delimiters, known_delimiters
 from saeguard.monitor.logging import logger
 from saeguard.monitor.phases import PhaseMatcher
-from saeguard.monitor.template_delimiters import derive
 from saeguard.monitor.tokenizer_file import panics_as_errors, read_tokenizer
 
 log = logger(__name__)
 
 NOT_CAPTURED = "[text not captured]"
 UNREADABLE = "[not decodable]"
+
+
+WAIT_S = 2.0
+"""How long a model's first request waits for what its template shows. It is there in less than a
+second, unless the template is broken or the machine overloaded."""
 
 
 class TokenTexts:
@@ -30,20 +38,37 @@ class TokenTexts:
     ) -> None:
         self._tokenizer = _read_tokenizer(tokenizer_file)
         self.captured = captured and self._tokenizer is not None
-        self.phases = PhaseMatcher(self._delimiters(tokenizer_file, phases or Phases()))
-        """Known even when no text is kept."""
+        self.phases = PhaseMatcher(Delimiters())
+        """Known even when no text is kept. Requests that begin later may get a better one."""
         self.text = lru_cache(maxsize=65_536)(self._text)
+        if self._tokenizer is not None and tokenizer_file is not None:
+            self._find_delimiters(self._tokenizer, tokenizer_file, phases or Phases())
 
-    def _delimiters(self, tokenizer_file: str | None, phases: Phases) -> Delimiters:
-        if self._tokenizer is None or tokenizer_file is None:
-            return Delimiters()
-        try:
-            found = _find_delimiters(self._tokenizer, Path(tokenizer_file).parent, phases)
-        except Exception as error:  # a tokenizer and its template are programs of others
-            log.error("no_phases", file=tokenizer_file, error=repr(error))
-            return Delimiters()
-        log.info("phases", **found.describe(self._tokenizer))
-        return found
+    def _find_delimiters(self, tokenizer: Tokenizer, file: str, phases: Phases) -> None:
+        """Those that are configured come first, then what the model's template shows."""
+        configured, known = Delimiters(), Delimiters()
+        with _reported("no_configured_phases", file):
+            configured = configured_delimiters(phases, tokenizer)
+        with _reported("no_known_phases", file):
+            known = known_delimiters(tokenizer)
+        self.phases = PhaseMatcher(known.replaced_by(configured))
+
+        def add_templates() -> None:
+            found = known
+            with _reported("no_phases_of_template", file):
+                templates = read_chat_templates(Path(file).parent, phases.chat_template)
+                if templates:
+                    found |= derive_apart(file, templates)
+            found = found.replaced_by(configured)
+            self.phases = PhaseMatcher(found)
+            with _reported("no_phases", file):
+                log.info("phases", **found.describe(tokenizer))
+
+        adding = Thread(target=add_templates, name="saeguard-template", daemon=True)
+        adding.start()
+        adding.join(WAIT_S)
+        if adding.is_alive():
+            log.warning("slow_chat_template", file=file, effect="known delimiters count for now")
 
     def _text(self, token_id: int) -> str:
         if token_id < 0 or not self.captured or self._tokenizer is None:
@@ -61,23 +86,16 @@ def _read_tokenizer(file: str | None) -> Tokenizer | None:
         return None
     try:
         return read_tokenizer(file)
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:
         log.error("unreadable_tokenizer", file=file, error=str(error))
         return None
 
 
-def _find_delimiters(tokenizer: Tokenizer, directory: Path, phases: Phases) -> Delimiters:
-    """Of the model whose tokenizer's files lie in `directory`. What is configured comes first."""
-    found = known_delimiters(tokenizer)
-    for template in read_chat_templates(directory, phases.chat_template):
-        found |= derive(template, tokenizer)
-
-    def written(pair: Delimited | None) -> tuple[Span, ...]:
-        return () if pair is None else tuple(written_spans(pair.open, pair.close, tokenizer))
-
-    return Delimiters(
-        system=written(phases.system) or found.system,
-        reasoning=written(phases.reasoning) or found.reasoning,
-        tool_call=written(phases.tool_call) or found.tool_call,
-        turns=found.turns,
-    )
+@contextmanager
+def _reported(event: str, file: str) -> Iterator[None]:
+    """A tokenizer and its template are programs of others: what fails in them is only logged."""
+    try:
+        with panics_as_errors():
+            yield
+    except Exception as error:
+        log.error(event, file=file, error=str(error) or repr(error))

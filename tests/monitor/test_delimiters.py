@@ -197,12 +197,26 @@ def test_a_model_without_a_tokenizer_json_is_said_to_have_two_phases(tmp_path: P
     assert "counts as answer" in capsys.readouterr().err
 
 
-def test_files_that_cannot_be_read_leave_two_phases_and_say_so(tmp_path: Path, capsys):
+def _unreadable_template(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_bytes(b"\xff")
+
+
+def _special_token_without_content(directory: Path) -> None:
+    QWEN_3.save(directory, bos_token={"content": None})
+
+
+@pytest.mark.parametrize("spoil", [_unreadable_template, _special_token_without_content])
+def test_a_file_that_cannot_be_read_costs_no_other_delimiters(tmp_path: Path, spoil, capsys):
     file = QWEN_3.save(tmp_path)
-    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
-    texts = TokenTexts(file, captured=True)
-    assert "no_phases" in capsys.readouterr().err
-    assert texts.text(0) != "[text not captured]"
+    spoil(tmp_path)
+    TokenTexts(file, True, Phases(reasoning=Delimited(open="<|im_start|>")))
+    *errors, logged = map(json.loads, capsys.readouterr().err.splitlines())
+    assert logged["reasoning"] == "<|im_start|> … "
+    assert logged["tool_call"] == "<tool_call> … </tool_call>"
+    if spoil is _unreadable_template:
+        assert "utf-8" in errors[0]["error"]
+    else:
+        assert logged["system"].startswith("<|im_start|>system")
 
 
 def test_a_delimiter_is_found_however_white_space_beside_it_is_tokenised():
