@@ -32,6 +32,10 @@ Starts = npt.NDArray[np.intp]
 _LOST = -1
 """Stands for a token whose row did not come."""
 
+_MAX_PROMPT_STOPS = 1024
+"""How many at the end of a prompt are followed one by one: a few milliseconds. The last turn of an
+ordinary prompt has less than ten."""
+
 
 class PhaseMatcher:
     """Finds a model's delimiters among token ids; shared by all of its requests."""
@@ -75,9 +79,14 @@ class PhaseMatcher:
         return np.where(is_system, np.uint8(Phase.SYSTEM), np.uint8(Phase.PROMPT))
 
     def last_turn(self, token_ids: Ints) -> Ints:
-        """The prompt's end, from where the last turn ended or the model's began."""
+        """The prompt's end, from where the last turn ended or the model's began.
+
+        Less where somebody filled it with delimiters.
+        """
         starts = [_find(token_ids, ids)[-1:] for ids in self._delimiters.turns]
-        return token_ids[max((int(s) for found in starts for s in found), default=0) :]
+        turn = token_ids[max((int(s) for found in starts for s in found), default=0) :]
+        stops = self.find_stops(turn)
+        return turn if len(stops) <= _MAX_PROMPT_STOPS else turn[stops[-_MAX_PROMPT_STOPS] :]
 
 
 class PhaseTracker:
