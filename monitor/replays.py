@@ -12,6 +12,7 @@ from saeguard.monitor.tokens import NOT_CAPTURED
 from saeguard.rules import RuleSet, render_message
 from saeguard.rules.matches import Decision, Match, Outcome
 from saeguard.rules.recordings.offline import RecordedRequest, play, request_keys
+from saeguard.rules.recordings.uncovered import uncovered_rules
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,6 +54,15 @@ def count_outcomes(ruleset: RuleSet, found: Sequence[Replayed]) -> dict[str, Cou
     for each in found:
         counts[each.rule][each.outcome] += 1
     return counts
+
+
+def find_uncovered(ruleset: RuleSet, requests: Sequence[RecordedRequest]) -> dict[str, list[str]]:
+    """Name of the rule -> the requests that miss its `min_coverage`, where there are any."""
+    found: dict[str, list[str]] = {}
+    for key, request in zip(request_keys(requests), requests, strict=True):
+        for rule in uncovered_rules(ruleset, request):
+            found.setdefault(rule.name, []).append(key)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

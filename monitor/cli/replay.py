@@ -14,7 +14,7 @@ from rich.text import Text
 
 from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
-from saeguard.monitor.replays import Replayed, count_outcomes
+from saeguard.monitor.replays import Replayed, count_outcomes, find_uncovered
 from saeguard.rules.matches import Outcome
 from saeguard.rules.recordings.recording import SUFFIXES
 
@@ -25,7 +25,10 @@ OUTCOMES: dict[Outcome, str] = {
     "building_block": "building block",
 }
 
+MAX_LISTED = 5
+
 Counts = dict[str, Counter[Outcome]]
+Uncovered = dict[str, list[str]]
 
 
 def replay(
@@ -53,25 +56,32 @@ def replay(
     ruleset, found = shared.replay_files(rules, requests)
     alerts = [each for each in found if each.outcome == "alert"]
     counts = count_outcomes(ruleset, found)
+    uncovered = find_uncovered(ruleset, requests)
     if format_ is shared.Format.JSON:
-        print(json.dumps(_as_json(len(requests), alerts, counts), indent=1))
+        print(json.dumps(_as_json(len(requests), alerts, counts, uncovered), indent=1))
     else:
-        shared.console().print(Group(*_as_text(len(requests), alerts, counts)))
+        shared.console().print(Group(*_as_text(len(requests), alerts, counts, uncovered)))
 
 
-def _as_json(num_requests: int, alerts: Sequence[Replayed], counts: Counts) -> dict[str, object]:
+def _as_json(
+    num_requests: int, alerts: Sequence[Replayed], counts: Counts, uncovered: Uncovered
+) -> dict[str, object]:
     return {
         "requests": num_requests,
         "alerts": [shared.plain(alert) for alert in alerts],
         "rules": {
-            rule: {"matches": of_rule.total(), **{name: of_rule[name] for name in OUTCOMES}}
+            rule: {
+                "matches": of_rule.total(),
+                **{name: of_rule[name] for name in OUTCOMES},
+                "uncovered": uncovered.get(rule, []),
+            }
             for rule, of_rule in counts.items()
         },
     }
 
 
 def _as_text(
-    num_requests: int, alerts: Sequence[Replayed], counts: Counts
+    num_requests: int, alerts: Sequence[Replayed], counts: Counts, uncovered: Uncovered
 ) -> Iterator[RenderableType]:
     for rule in counts:
         if of_rule := [alert for alert in alerts if alert.rule == rule]:
@@ -81,6 +91,9 @@ def _as_text(
         yield from (_summary(counts), "")
     if quiet := [rule for rule, of_rule in counts.items() if not of_rule]:
         yield Text.assemble(("never matched: ", "dim"), safe(", ".join(quiet)))
+    for rule, missed in uncovered.items():
+        known = ", ".join(missed[:MAX_LISTED]) + (", …" if len(missed) > MAX_LISTED else "")
+        yield safe(f"uncovered: {rule} in {len(missed)} of {num_requests} requests: {known}")
     num_alerting = len({alert.request for alert in alerts})
     yield f"{shared.alerts(len(alerts))} in {num_alerting} of {num_requests} requests"
 

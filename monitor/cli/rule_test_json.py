@@ -60,6 +60,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
             }
             for report in result.reports
         ],
+        "uncovered": [{"rule": e.rule, "request": e.request} for e in result.uncovered],
     }
 
 

@@ -62,6 +62,11 @@ def _case_lines(result: CaseResult) -> Iterator[RenderableType]:
         yield _indented(8, _safe(f"{failure.location}: {known}{failure.message}"))
         for note in report.notes:
             yield _indented(10, _safe(note, "dim"))
+    for each in result.uncovered:
+        note = f"the silence of {each.rule} means nothing {each.where(result.case)}"
+        yield _indented(
+            8, _safe(f"uncovered: {note}, of which less than its min_coverage was seen")
+        )
 
 
 def _counts(files: Sequence[FileResult]) -> Text:

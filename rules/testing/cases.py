@@ -18,7 +18,7 @@ from saeguard.rules.model import RuleSet, Severity
 from saeguard.rules.phases import Phase
 from saeguard.rules.recordings.offline import RecordedRequest
 
-Kind = Literal["alert", "none", "suppressed", "limited"]
+Kind = Literal["alert", "none", "suppressed", "limited", "uncovered"]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -70,7 +70,7 @@ def measure_coverage(suite: Suite, results: Iterable[CaseResult]) -> Coverage:
         rule = rules[happening.rule]
         if happening.exception is not None:
             seen.add(_exception_item(rule, happening.exception))
-        elif happening.outcome != "limited":
+        elif happening.outcome not in ("limited", "uncovered"):
             seen.add(_rule_item(rule))
     return Coverage(frozenset([*truths.values(), *_rule_items(suite.ruleset)]), frozenset(seen))
 

@@ -20,6 +20,7 @@ KINDS: dict[str, Kind] = {
     "expect_none": "none",
     "expect_suppressed": "suppressed",
     "expect_limited": "limited",
+    "expect_uncovered": "uncovered",
 }
 
 

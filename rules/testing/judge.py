@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from saeguard.rules.errors import Location
 from saeguard.rules.matches import Outcome
@@ -23,16 +24,16 @@ _MAX_LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """What became of a match, and where in the test that was."""
+    """What became of a match, or that a request missed a rule's `min_coverage`; and where."""
 
     rule: str
     severity: Severity
-    outcome: Outcome
+    outcome: Outcome | Literal["uncovered"]
     exception: str | None
     """That suppressed it."""
     request: int
     place: Place | None
-    """None for a correlation."""
+    """None for a correlation, and for a request as a whole."""
 
     def where(self, case: Case) -> str:
         """`at answer token 3`, and in which request where the test has several."""
@@ -177,11 +178,17 @@ def _listed(case: Case, got: Sequence[Happening]) -> str:
 
 def _words(expectation: Expectation) -> str:
     """`2 alerts of lying at answer token 3 of severity high in request 1`."""
-    noun = {"alert": "alert", "none": "alert", "suppressed": "match", "limited": "limited match"}
+    noun = {
+        "alert": "alert",
+        "none": "alert",
+        "suppressed": "match",
+        "limited": "limited match",
+        "uncovered": "uncovered request",
+    }[expectation.kind]
     count = expectation.count
     number = "no" if expectation.kind == "none" else str(count) if count is not None else "some"
-    plural = "" if count == 1 else "s" if expectation.kind in ("none", "alert") else "es"
-    words = [f"{number} {noun[expectation.kind]}{plural} of {expectation.rule}"]
+    plural = "" if count == 1 else "es" if noun.endswith("match") else "s"
+    words = [f"{number} {noun}{plural} of {expectation.rule}"]
     if expectation.exception is not None:
         words.append(f" suppressed by {expectation.exception}")
     if expectation.places:

@@ -140,9 +140,12 @@ def _fed_by(rules: Iterable[Rule]) -> set[str]:
 
 
 def _is_noticed(result: CaseResult, family: _Family, happened: Sequence[Happening]) -> bool:
-    before = [each for each in result.happenings if each.rule in family.names]
+    def is_unchanged(each: Happening) -> bool:
+        return each.rule not in family.names or each.outcome == "uncovered"
+
+    before = [each for each in result.happenings if not is_unchanged(each)]
     if Counter(before) == Counter(happened):
         return False
-    others = [each for each in result.happenings if each.rule not in family.names]
+    others = [each for each in result.happenings if is_unchanged(each)]
     failures = judge(result.case, [*others, *happened])
     return not all(failure.is_todo for failure in failures)

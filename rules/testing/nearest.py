@@ -54,7 +54,8 @@ def _explain_correlation(
     correlation: Correlation, happenings: Iterable[Happening]
 ) -> Iterator[str]:
     for name in dict.fromkeys(correlation.rules):
-        matched = [each for each in happenings if each.rule == name]
+        found = [each for each in happenings if each.rule == name]
+        matched = [each for each in found if each.outcome != "uncovered"]
         requests = sorted({each.request for each in matched})
         listed = f" (in request {', '.join(map(str, requests))})" if requests else ""
         yield f"matches of {name}: {len(matched)}{listed}"

@@ -10,7 +10,9 @@ from typing import Literal
 import numpy as np
 
 from saeguard.rules.matches import Decision, Match
+from saeguard.rules.model import RuleSet
 from saeguard.rules.recordings.offline import RecordedRequest, play, request_keys
+from saeguard.rules.recordings.uncovered import uncovered_rules
 from saeguard.rules.testing.cases import Case, Place, Suite
 from saeguard.rules.testing.judge import Failure, Happening, judge
 from saeguard.rules.testing.nearest import explain
@@ -42,12 +44,20 @@ class CaseResult:
             return "ok"
         return "todo" if all(report.failure.is_todo for report in self.reports) else "failed"
 
+    @property
+    def uncovered(self) -> list[Happening]:
+        """Requests that missed a rule's `min_coverage`, where the test does not speak of that."""
+        spoken = {each.rule for each in self.case.expectations if each.kind == "uncovered"}
+        found = [each for each in self.happenings if each.outcome == "uncovered"]
+        return [each for each in found if each.rule not in spoken]
+
 
 def run_suite(suite: Suite) -> Iterator[CaseResult]:
     """Run every test of a file, in order."""
     for case in suite.cases:
         started = perf_counter()
-        happenings = tuple(locate(case, play(suite.ruleset, case.requests)))
+        decisions = play(suite.ruleset, case.requests)
+        happenings = (*locate(case, decisions), *_uncovered(suite.ruleset, case))
         failures = judge(case, happenings)
         seconds = perf_counter() - started
         reports = tuple(
@@ -72,6 +82,12 @@ def locate(case: Case, decisions: Iterable[Decision]) -> Iterator[Happening]:
         yield Happening(
             rule.name, rule.severity, decision.outcome, decision.exception, number, place
         )
+
+
+def _uncovered(ruleset: RuleSet, case: Case) -> Iterator[Happening]:
+    for number, request in enumerate(case.requests):
+        for rule in uncovered_rules(ruleset, request):
+            yield Happening(rule.name, rule.severity, "uncovered", None, number, None)
 
 
 def _place(request: RecordedRequest, match: Match) -> Place:

@@ -94,6 +94,7 @@ class CaseEntry(Entry):
     expect_none: list[Silence] = Field(default_factory=list)
     expect_suppressed: list[SuppressedEntry] = Field(default_factory=list)
     expect_limited: list[LimitedEntry] = Field(default_factory=list)
+    expect_uncovered: list[Silence] = Field(default_factory=list)
 
 
 class SuiteEntry(Entry):
@@ -111,4 +112,5 @@ OWNERS: Owners = {
     "expect_none": ExpectationEntry,
     "expect_suppressed": SuppressedEntry,
     "expect_limited": LimitedEntry,
+    "expect_uncovered": ExpectationEntry,
 }

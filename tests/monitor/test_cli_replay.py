@@ -98,8 +98,8 @@ def test_replay_as_json_has_every_rule_and_every_outcome(saeguard):
     }
     outcomes = {"alert": 2, "limited": 1, "suppressed": 0, "building_block": 0}
     assert found["rules"] == {
-        "lying": {"matches": 3, **outcomes},
-        "shouting": dict.fromkeys(["matches", *outcomes], 0),
+        "lying": {"matches": 3, **outcomes, "uncovered": []},
+        "shouting": {**dict.fromkeys(["matches", *outcomes], 0), "uncovered": []},
     }
 
 
@@ -135,6 +135,18 @@ def test_what_an_exception_suppressed_is_counted(saeguard, tmp_path):
     assert "rule matches alerts suppressed" in words(out)
     assert "lying 1 0 1" in words(out)
     assert words(out)[-1] == "0 alerts in 0 of 1 requests"
+
+
+@pytest.mark.usefixtures("files")
+def test_replay_names_the_requests_in_which_a_rule_saw_too_little(saeguard, tmp_path):
+    others = {"phase": ["answer"], "tenant": ["other"]}
+    stranger = rule("stranger", 2, min_coverage="90%", scope=others)
+    write_rules(tmp_path / "rules.yaml", rule("lying", min_coverage="90%"), stranger)
+    _, out, _ = saeguard("replay", "rules.yaml", "runs.jsonl")
+    assert words(out)[-2] == "uncovered: lying in 1 of 3 requests: quiet"
+    write_rules(tmp_path / "rules.yaml", rule("lying", min_coverage="80%"))
+    _, out, _ = saeguard("replay", "rules.yaml", "runs.jsonl")
+    assert "uncovered" not in out
 
 
 def edit(path, old, new):

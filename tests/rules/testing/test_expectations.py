@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.rules.testing.suites import outcome, run
+from tests.rules.testing.suites import RULES, outcome, run
 
 LIES = """\
   - name: t
@@ -193,3 +193,34 @@ def test_what_is_expected_to_be_silent_in_a_request_is_claimed_by_no_other_expec
             "expected no alerts of lying in request 0, got 1 at answer token 1 in request 0",
         ],
     )
+
+
+CAREFUL = RULES.replace("    condition: lie and", "    min_coverage: 60%\n    condition: lie and")
+
+
+@pytest.mark.parametrize(
+    ("scores", "expectations", "messages"),
+    [
+        ("lie: 0 _, calm: 0 _", "expect_uncovered: [lying]", []),
+        ("lie: 0 _, calm: 0 _", "expect_uncovered: [{rule: lying, request: 0}]", []),
+        (
+            "lie: 0 _, calm: 0 0",
+            "expect_uncovered: [lying]",
+            ["expected some uncovered requests of lying, got none"],
+        ),
+        ("lie: 0 _, calm: 0 _", "expect: []", []),
+    ],
+)
+def test_a_request_of_which_too_little_was_seen_can_be_expected(
+    tmp_path, scores, expectations, messages
+):
+    test = f"""\
+  - name: t
+    request: {{model: good/one}}
+    stream: [{{phase: answer, features: {{{scores}}}}}]
+    {expectations}
+"""
+    (result,) = run(tmp_path, test, CAREFUL)
+    assert [report.failure.message for report in result.reports] == messages
+    is_shown = expectations == "expect: []"
+    assert [each.rule for each in result.uncovered] == (["lying"] if is_shown else [])
