@@ -59,19 +59,26 @@ def derive_apart(tokenizer_file: str, templates: list[ChatTemplate]) -> Delimite
 
 def _main() -> None:
     # It ends by itself where the monitor ended before it.
-    resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT_S, TIME_LIMIT_S))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CPU, TIME_LIMIT_S)
+    _limit(resource.RLIMIT_CORE, 0)
     task = _TASK.validate_json(sys.stdin.buffer.read())
     tokenizer = read_tokenizer(task.tokenizer_file)
-    _limit_memory()
+    _limit(resource.RLIMIT_AS, _memory() + _MEMORY_LIMIT)
     found = (derive(template, tokenizer) for template in task.templates)
     sys.stdout.buffer.write(_DELIMITERS.dump_json(reduce(or_, found, Delimiters())))
 
 
-def _limit_memory() -> None:
+def _memory() -> int:
+    """Bytes of address space that this process takes."""
     num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = num_pages * resource.getpagesize() + _MEMORY_LIMIT
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return num_pages * resource.getpagesize()
+
+
+def _limit(kind: int, limit: int) -> None:
+    """A limit that is tighter already stays as it is: it cannot be raised."""
+    _, hard = resource.getrlimit(kind)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
 
 
 if __name__ == "__main__":

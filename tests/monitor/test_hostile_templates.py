@@ -18,7 +18,7 @@ from saeguard.monitor.template_delimiters import derive
 from saeguard.monitor.tokens import TokenTexts
 
 ENDLESS = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "nested loops": "{% for a in range(99999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
     "power": "{{ 9 ** (9 ** 9) }}",
 }
 LARGE = {
