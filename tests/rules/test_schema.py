@@ -55,6 +55,12 @@ def test_schema_is_itself_valid():
     VALIDATOR.check_schema(VALIDATOR.schema)
 
 
+def test_editors_show_words_and_no_names_of_classes():
+    rule = VALIDATOR.schema["$defs"]["ConditionRuleEntry"]
+    assert rule["title"] == "condition rule"
+    assert rule["properties"]["for"]["description"].startswith("On how many tokens in a row")
+
+
 @pytest.mark.parametrize(("text", "path"), rule_files())
 def test_schema_and_loader_accept_every_example(text, path, tmp_path):
     assert accepts(text)
