@@ -54,8 +54,7 @@ def _explain_correlation(
     correlation: Correlation, happenings: Iterable[Happening]
 ) -> Iterator[str]:
     for name in dict.fromkeys(correlation.rules):
-        found = [each for each in happenings if each.rule == name]
-        matched = [each for each in found if each.outcome != "uncovered"]
+        matched = [each for each in happenings if each.rule == name]
         requests = sorted({each.request for each in matched})
         listed = f" (in request {', '.join(map(str, requests))})" if requests else ""
         yield f"matches of {name}: {len(matched)}{listed}"

@@ -56,12 +56,12 @@ def run_suite(suite: Suite) -> Iterator[CaseResult]:
     """Run every test of a file, in order."""
     for case in suite.cases:
         started = perf_counter()
-        decisions = play(suite.ruleset, case.requests)
-        happenings = (*locate(case, decisions), *_uncovered(suite.ruleset, case))
+        matched = tuple(locate(case, play(suite.ruleset, case.requests)))
+        happenings = (*matched, *_uncovered(suite.ruleset, case))
         failures = judge(case, happenings)
         seconds = perf_counter() - started
         reports = tuple(
-            Report(failure, tuple(explain(suite.ruleset, case, failure, happenings)))
+            Report(failure, tuple(explain(suite.ruleset, case, failure, matched)))
             for failure in failures
         )
         yield CaseResult(case, happenings, reports, seconds)

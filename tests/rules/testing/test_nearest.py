@@ -110,3 +110,16 @@ def test_steps_that_came_in_the_wrong_order(tmp_path):
     assert notes(tmp_path, one("lie: 0x6 3 3, calm: 4x4 0x4"), rules) == [
         "each signal was as it should be, but not in this order or not soon enough"
     ]
+
+
+def test_a_request_of_which_too_little_was_seen_has_its_signals_explained_too(tmp_path):
+    rules = RULES.replace("    condition: lie and", "    min_coverage: 60%\n    condition: lie and")
+    test = """\
+  - name: t
+    request: {model: good/one}
+    stream: [{phase: answer, features: {lie: 0 _, calm: 0 _}}]
+    expect: [lying]
+"""
+    (result,) = run(tmp_path, test, rules)
+    (report,) = result.reports
+    assert any(note.startswith("signal lie was never true") for note in report.notes)
