@@ -80,6 +80,10 @@ def _mistakes(
     def at(*key: str | int) -> Location:
         return document.value_at((*path, *key))
 
+    word = document.written_at((*path, "todo")) if document.has((*path, "todo")) else "true"
+    if word.lower() not in ("true", "false"):
+        meant = str(expectation.todo).lower()
+        yield at("todo").error(f"todo: write {meant} instead of {word}")
     rule = rules.get(expectation.rule)
     if rule is None:
         hint = did_you_mean(expectation.rule, rules)

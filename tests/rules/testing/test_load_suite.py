@@ -225,3 +225,14 @@ def test_an_alert_cannot_be_expected_where_none_is(tmp_path, alert, silence):
     assert findings(tmp_path, test) == [
         "7:9: contradiction: no alert of 'lying', but line 5 expects an alert of it there"
     ]
+
+
+@pytest.mark.parametrize("word", ["yes", "on", '"true"'])
+def test_a_known_gap_is_marked_with_true_and_no_other_word(tmp_path, word):
+    test = f"""\
+  - name: t
+    stream: [{{phase: answer, tokens: 3}}]
+    expect: [{{rule: lying, todo: {word}}}]
+"""
+    (finding,) = findings(tmp_path, test)
+    assert finding.startswith("5:34: todo: ")
