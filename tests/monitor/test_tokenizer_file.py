@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from chat_models import QWEN_3, tokenizer_of
+from tokenizers import Tokenizer
 
 from saeguard.monitor.tokenizer_file import panics_as_errors, read_tokenizer
+from saeguard.monitor.tokens import TokenTexts
 
 TRUNCATION = {"direction": "Right", "strategy": "LongestFirst"}
 PADDING = {
@@ -44,12 +46,15 @@ def test_padding_and_truncation_that_were_saved_are_not_applied(
     assert tokenizer.encode(text).ids == tokenizer_of(QWEN_3).encode(text).ids
 
 
-def test_a_panic_of_the_library_is_an_error_like_others():
-    tokenizer = tokenizer_of(QWEN_3)
-    panicking = type(tokenizer).from_str(tokenizer.to_str())
-    panicking.enable_truncation(max_length=4, stride=3)
-    state = json.loads(panicking.to_str())
-    state["truncation"]["stride"] = 10
-    panicking = type(tokenizer).from_str(json.dumps(state))
+def test_a_panic_of_the_library_is_an_error_like_others(tmp_path: Path):
+    stride = TRUNCATION | {"max_length": 4, "stride": 10}
+    panicking = Tokenizer.from_file(saved(tmp_path, truncation=stride))
     with pytest.raises(RuntimeError, match="panicked"), panics_as_errors():
         panicking.encode("What is up? The sky.")
+
+
+def test_a_token_that_cannot_be_decoded_is_said_to_be_so(tmp_path: Path):
+    strip = {"type": "Strip", "content": "a", "start": 0, "stop": 5}  # panics on a token "a"
+    texts = TokenTexts(saved(tmp_path, decoder=strip), captured=True)
+    a, b = (tokenizer_of(QWEN_3).token_to_id(letter) for letter in "ab")
+    assert (texts.text(a), texts.text(b)) == ("[not decodable]", "b")
