@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from saeguard.rules.errors import Location
@@ -37,9 +38,10 @@ def json_object(
 def _file(file: FileResult) -> dict[str, Any]:
     return {
         "path": str(file.path),
-        "errors": [
-            {"path": str(e.path), "line": e.line, "column": e.column, "message": e.message}
-            for e in file.errors
+        "errors": [asdict(error) | {"path": str(error.path)} for error in file.errors],
+        "warnings": [
+            asdict(warning) | {"path": str(warning.path)}
+            for warning in (file.suite.warnings if file.suite else ())
         ],
         "tests": [_case(result) for result in file.results],
     }

@@ -44,6 +44,9 @@ def file_lines(file: FileResult) -> Iterator[RenderableType]:
     yield _safe(str(file.path), "bold")
     for error in file.errors:
         yield _indented(2, _safe(str(error), "red"))
+    for warning in file.suite.warnings if file.suite else ():
+        place = f"{warning.path}:{warning.line}:{warning.column}"
+        yield _indented(2, _safe(f"{place}: warning: {warning.message}", "yellow"))
     for result in file.results:
         yield from _case_lines(result)
     yield Text()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from saeguard.rules.errors import Location
+from saeguard.rules.errors import Location, RuleError
 from saeguard.rules.model import RuleSet, Severity
 from saeguard.rules.phases import Phase
 from saeguard.rules.recordings.offline import RecordedRequest
@@ -74,3 +74,5 @@ class Suite:
     path: Path
     ruleset: RuleSet
     cases: tuple[Case, ...] = field(repr=False)
+    warnings: tuple[RuleError, ...] = ()
+    """What is in vain, and makes no test fail."""

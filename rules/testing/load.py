@@ -49,7 +49,7 @@ def load_suite(path: Path) -> Suite:
     cases = tuple(reader.read(("tests", i), case) for i, case in entries.items())
     if errors:
         raise RuleErrors(errors)
-    return Suite(path, ruleset, cases)
+    return Suite(path, ruleset, cases, tuple(reader.warnings))
 
 
 def _well_shaped(document: Document) -> dict[int, syntax.CaseEntry]:
@@ -119,6 +119,10 @@ class _CaseReader:
         self._columns = ruleset.used_features()
         self._streams = StreamReader(document, ruleset, errors)
         self._errors = errors
+
+    @property
+    def warnings(self) -> list[RuleError]:
+        return self._streams.warnings
 
     def read(self, path: KeyPath, entry: syntax.CaseEntry) -> Case:
         requests = self._requests(path, entry)

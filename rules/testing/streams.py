@@ -19,13 +19,16 @@ from saeguard.rules.testing.syntax import BlockEntry
 
 
 class StreamReader:
-    """Reads streams of one document; what is wrong with them is added to `errors`."""
+    """Reads streams of one document; what is wrong with them is added to `errors`, and what is
+    in vain to `warnings`.
+    """
 
     def __init__(self, document: Document, ruleset: RuleSet, errors: list[RuleError]) -> None:
         self._document = document
         self._ruleset = ruleset
         self._errors = errors
         self._columns = ruleset.used_features()
+        self.warnings: list[RuleError] = []
 
     def read(
         self, path: KeyPath, blocks: Sequence[BlockEntry], context: RequestContext, time_ns: int
@@ -78,11 +81,12 @@ class StreamReader:
         name = str(path[-1])
         if name in self._columns:
             return self._columns.index(name)
-        if name in self._ruleset.features:
-            message = f"no rule reads the feature '{name}'"
+        where = self._document.key_at(path)
+        if name in self._ruleset.features:  # a signal that is deleted must not break its tests
+            self.warnings.append(where.error(f"no rule reads the feature '{name}'"))
         else:
-            message = f"unknown feature '{name}'{did_you_mean(name, self._ruleset.features)}"
-        self._report(self._document.key_at(path), message)
+            hint = did_you_mean(name, self._ruleset.features)
+            self._report(where, f"unknown feature '{name}'{hint}")
         return None
 
     def _series(self, path: KeyPath) -> Scores | None:

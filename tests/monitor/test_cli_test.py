@@ -193,3 +193,12 @@ def test_a_share_is_not_taken_for_a_percentage(saeguard, option):
     code, out, err = saeguard("test", "good_test.yaml", option, "0.9")
     assert (code, out) == (2, "")
     assert "write 90% or 0.9%, not '0.9'" in err
+
+
+def test_a_feature_that_no_rule_reads_is_shown_and_fails_nothing(saeguard, tmp_path):
+    more = ", index: 1}, calm: {sae: {path: sae}, index: 2}}"
+    (tmp_path / "rules.yaml").write_text(RULES.replace(", index: 1}}", more))
+    (tmp_path / "good_test.yaml").write_text(FIRES.replace("0 3 3", "0 3 3, calm: 0x3"))
+    code, out, _ = saeguard("test", "good_test.yaml")
+    assert code == 0
+    assert "good_test.yaml:4:53: warning: no rule reads the feature 'calm'" in out

@@ -35,6 +35,13 @@ def test_a_feature_that_a_block_does_not_list_is_zero_there(tmp_path):
     assert scores(tmp_path, "{phase: answer, tokens: 2}") == [0, 0]
 
 
+def test_a_feature_that_no_rule_reads_any_more_is_a_warning(tmp_path):
+    block = "{phase: answer, features: {lie: 0x3, unused: 9x3}}"
+    suite = suite_of(tmp_path, f"  - {{name: t, stream: [{block}]}}\n")
+    (warning,) = suite.warnings
+    assert (warning.line, warning.message) == (3, "no rule reads the feature 'unused'")
+
+
 def test_blocks_follow_each_other(tmp_path):
     (case,) = suite_of(
         tmp_path,
@@ -113,7 +120,6 @@ def test_every_mistake_is_reported_with_its_place(tmp_path):
         "6:5: unknown key 'exepct', did you mean 'expect'?",
         "8:50: 'a' is not like 5, 0x40, 1+0.5x10, _ or _x3",
         "8:53: unknown feature 'clam', did you mean 'calm'?",
-        "8:64: no rule reads the feature 'unused'",
         "8:83: calm: a series of 4 tokens, but 'clam' has 3",
         "10:9: unknown rule 'lyng', did you mean 'lying'?",
         "11:27: answer has 3 tokens, counted from 0",
