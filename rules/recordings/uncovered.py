@@ -10,8 +10,9 @@ from saeguard.rules.recordings.offline import RecordedRequest
 
 def observed_share(request: RecordedRequest) -> float:
     """Tokens on which any feature was observed / tokens, 0 to 1; of no tokens 1."""
-    observed = ~np.isnan(request.scores).all(axis=1)
-    return float(observed.mean()) if len(observed) else 1.0
+    num_tokens = len(request.positions)
+    num_observed = np.count_nonzero((~np.isnan(request.scores)).any(axis=1))
+    return num_observed / num_tokens if num_tokens else 1.0
 
 
 def uncovered_rules(ruleset: RuleSet, request: RecordedRequest) -> list[Rule]:
