@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import unicodedata
@@ -45,7 +46,9 @@ class _Stderr:
     """Writes to today's `sys.stderr`, which may be another one than at import."""
 
     def msg(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # A closed pipe, a full disk: whoever reads the log is gone, the monitor goes on.
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
     debug = info = warning = error = critical = msg
 

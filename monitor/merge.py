@@ -37,6 +37,7 @@ def _continues(before: Step, after: Step) -> bool:
         and a.watchlist == b.watchlist
         and len(a.req_ids) == a.row_starts[-1] == b.row_starts[-1]
         and a.req_ids == b.req_ids
+        and len(a.tap_calls) == len(b.tap_calls)
         and all(new > old for old, new in zip(a.tap_calls, b.tap_calls, strict=True))
         and bool((rows_b.positions == rows_a.positions + 1).all())
     )

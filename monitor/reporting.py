@@ -71,13 +71,13 @@ class Reporter:
         return alert
 
     def raise_alert(self, alert: Alert) -> None:
-        """Into the log and the store."""
-        log_alert(alert)
+        """Into the store and the log."""
         try:
             self._store.add_alert(alert)
         except StoreError as error:  # the disk and the queue are full: the log line is left
             self.count({"alerts_not_stored": 1})
             log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
+        log_alert(alert)
 
     def refused(self, reason: str, book: Rulebook) -> None:
         """Changed rules cannot be used: nobody is to believe that they are in force."""

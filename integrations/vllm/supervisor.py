@@ -16,13 +16,16 @@ from saeguard.monitor.errors import ConfigError
 
 logger = init_logger("vllm.saeguard.supervisor")
 
+_MIN_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
+_STEADY_S = 60.0
+"""A monitor that ran for so long is started again at once when it dies."""
 _USAGE_ERROR = 2
 
 
 class MonitorProcess:
-    """The monitor as a child process, restarted with backoff when it dies of anything but its
-    configuration.
+    """The monitor as a child process, restarted with backoff when it dies; given up only when it
+    refuses the configuration that it is started with.
     """
 
     def __init__(self, config: Path, run_dir: Path) -> None:
@@ -72,12 +75,17 @@ class MonitorProcess:
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _watch(self) -> None:
-        backoff_s = 0.5
+        backoff_s, was_ready = _MIN_BACKOFF_S, False
         while not self._stopping.is_set():
+            began_s = time.monotonic()
             code = self._process.wait()
             if self._stopping.is_set():
                 return
-            if code == _USAGE_ERROR:  # it has said why; another start would say the same
+            was_ready |= (self._run_dir / "ready").exists()
+            if time.monotonic() - began_s > _STEADY_S:
+                backoff_s = _MIN_BACKOFF_S
+            # It has said why, and would again: unless its files have been good before.
+            if code == _USAGE_ERROR and not was_ready:
                 self._refused.set()
                 logger.error(
                     "saeguard is BLIND: the monitor refused its configuration. Serving goes on."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 
 import pytest
 import structlog
@@ -42,3 +44,14 @@ def test_the_host_process_keeps_its_own_logging(capsys):
 
 def test_ordinary_text_in_any_script_is_printed_as_it_is():
     assert printable("déjà 日本語 🙂") == "déjà 日本語 🙂"
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as broken:
+        monkeypatch.setattr("sys.stderr", broken)
+        log_alert(make_alert())
+        logger("saeguard.monitor").error("failed")
+        with contextlib.suppress(BrokenPipeError):
+            broken.close()

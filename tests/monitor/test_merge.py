@@ -45,3 +45,8 @@ def test_no_row_is_lost_or_made_up():
     steps = [step(i, {n: i for n in ("a", "b", "c")[: rng.integers(1, 4)]}) for i in range(100)]
     before = sum(len(arrays.positions) for _, arrays in steps)
     assert sum(len(arrays.positions) for _, arrays in merged(steps)) == before
+
+
+def test_a_step_with_another_number_of_taps_stays_apart():
+    steps = [step(1, {"a": 1}), step(2, {"a": 2}, tap_calls=[2, 2])]
+    assert list(merged(steps)) == steps
