@@ -90,11 +90,17 @@ def harmless(server: Server) -> tuple[str, int]:
 
 def records_of(server: Server, request_id: str) -> tuple[Alert, RequestRecord]:
     store = server.log.with_name("alerts.sqlite")
-    (alert,) = [a for a in list_alerts(store, limit=100) if a.request_id == request_id]
+    # The stop does not wait for the disk: the answer may be here before the alert is.
+    wait_for(lambda: alerts_of(store, request_id))
+    (alert,) = alerts_of(store, request_id)
     wait_for(lambda: get_request(store, alert.req_id) is not None)
     record = get_request(store, alert.req_id)
     assert record is not None
     return alert, record
+
+
+def alerts_of(store: Path, request_id: str) -> list[Alert]:
+    return [alert for alert in list_alerts(store, limit=100) if alert.request_id == request_id]
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
