@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,19 @@ def test_a_worker_whose_taps_are_dead_is_said_so_loudly(monitor: Monitor):
     log = monitor.stop()
     assert "blind" in log
     assert "stale compile cache" in log
+
+
+@pytest.mark.parametrize("reader", ["gone", "full disk"])
+def test_a_log_that_cannot_be_written_loses_no_alert(tmp_path: Path, reader: str):
+    reading, writing = os.pipe()
+    os.close(reading)
+    broken = writing if reader == "gone" else os.open("/dev/full", os.O_WRONLY)
+    with running_monitor(tmp_path, stderr=broken) as monitor:
+        monitor.lie_once("req-1")
+        wait_for(lambda: len(monitor.receiver.alert_ids()) == 1)
+        assert len(monitor.alerts()) == 1
+        monitor.stop()
+        assert monitor.process.returncode == 0
 
 
 def test_the_monitor_ends_when_the_process_that_started_it_is_gone(tmp_path: Path):

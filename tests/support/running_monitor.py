@@ -92,7 +92,9 @@ def write_config(directory: Path, **values: object) -> Path:
 
 
 @contextmanager
-def running_monitor(directory: Path, **config: object) -> Iterator[Monitor]:
+def running_monitor(
+    directory: Path, stderr: int = subprocess.PIPE, **config: object
+) -> Iterator[Monitor]:
     """A monitor that listens, with a receiver for its alerts and metrics."""
     run_dir = directory / "run"
     run_dir.mkdir(mode=0o700)
@@ -105,7 +107,7 @@ def running_monitor(directory: Path, **config: object) -> Iterator[Monitor]:
         )
         watchlist = load(directory / "watch.safetensors")
         engine = FakeEngine(f"ipc://{run_dir / 'inbox'}", watchlist.digest, watchlist.columns)
-        process = start_process(path, run_dir)
+        process = start_process(path, run_dir, stderr)
         try:
             wait_for(lambda: (run_dir / "ready").exists() or process.poll() is not None, 30)
             if process.poll() is not None:
@@ -116,8 +118,10 @@ def running_monitor(directory: Path, **config: object) -> Iterator[Monitor]:
             process.communicate()
 
 
-def start_process(config: Path, run_dir: Path) -> subprocess.Popen[str]:
+def start_process(
+    config: Path, run_dir: Path, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "saeguard.monitor", "--config", config, "--run-dir", run_dir],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ},
+        stdout=subprocess.DEVNULL, stderr=stderr, text=True, env={**os.environ},
     )  # fmt: skip
