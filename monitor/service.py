@@ -134,7 +134,7 @@ class Service:
             # While messages are queued up, nobody can be said to have waited too long.
             now_s = time.monotonic() if len(messages) < _BATCH else float("-inf")
             steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
-            for step in merged(steps):
+            for step in self._guarded(_merge, steps) or steps:
                 self._guarded(self._observe, step)
         self._guarded(self._finish_requests, now_s)
         return busy
@@ -263,3 +263,7 @@ def _start_metrics(config: Config, totals: Callable[[], Mapping[str, int]]) -> _
         config.metrics.endpoint, totals, interval_s=config.metrics.interval_s
     )
     return metrics
+
+
+def _merge(steps: list[Step]) -> list[Step]:
+    return list(merged(steps))
