@@ -17,9 +17,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--parent", type=int, help="end when this process has ended")
+    parser.add_argument("--tokenizer-file", help="of the model that is going to be served")
     arguments = parser.parse_args()
     try:
-        serve(load_config(arguments.config), arguments.run_dir, arguments.parent)
+        config = load_config(arguments.config)
+        serve(config, arguments.run_dir, arguments.parent, arguments.tokenizer_file)
     except SaeguardError as error:
         print(f"saeguard monitor: error: {error}", file=sys.stderr)
         return 2

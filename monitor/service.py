@@ -82,6 +82,10 @@ class Service:
         self._metrics = _start_metrics(config, self.totals)
         log.info("watching", rules=len(self._book.ruleset.rules), features=list(watchlist.columns))
 
+    def expect_model(self, tokenizer_file: str) -> None:
+        """Read what is needed of a model's tokenizer now, not at its first request."""
+        self._texts(tokenizer_file)
+
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Serve until told to stop, then take in what is still on its way."""
         while not should_stop():

@@ -18,7 +18,7 @@ from saeguard.integrations.vllm.settings import (
 )
 from saeguard.integrations.vllm.stop import Stopper
 from saeguard.integrations.vllm.supervisor import MonitorProcess
-from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.messages import STOP_REASON, RequestEnd, RequestStart
 
 logger = init_logger("vllm.saeguard.engine")
@@ -84,15 +84,21 @@ def arm(scheduler: Any) -> None:
     if lacking := [name for name in methods if not hasattr(scheduler, name)]:
         raise UnsupportedError(f"{type(scheduler).__name__} lacks {', '.join(lacking)}")
     model_config = scheduler.vllm_config.model_config
+    tokenizer_file = _tokenizer_file(model_config)
     outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
-    reporter = RequestReporter(_served_name(model_config), _tokenizer_file(model_config), outbox)
+    reporter = RequestReporter(_served_name(model_config), tokenizer_file, outbox)
     monitor: MonitorProcess | None = None
     is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local
     if config.start_monitor and is_first_on_node:
         run_dir = run_directory(scheduler.vllm_config, config)
-        monitor = MonitorProcess(config.path, run_dir)
-        if config.fail == "closed":
-            monitor.wait_until_ready()
+        monitor = MonitorProcess(config.path, run_dir, tokenizer_file)
+        # Nothing is served yet: the first request should not be the one that is not seen.
+        if not monitor.wait_until_ready():
+            if config.fail == "closed":
+                raise ConfigError(
+                    "the monitor did not start, and the configuration says fail: closed"
+                )
+            logger.error("saeguard: the monitor has not started; serving goes on without it")
     _observe(scheduler, "add_request", before=reporter.started)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,14 +91,19 @@ def test_a_log_that_cannot_be_written_loses_no_alert(tmp_path: Path, reader: str
         assert monitor.process.returncode == 0
 
 
-def test_the_monitor_ends_when_the_process_that_started_it_is_gone(tmp_path: Path):
+@pytest.mark.parametrize("is_named", [True, False], ids=["works_for_it", "by_hand"])
+def test_the_monitor_ends_with_the_process_that_it_works_for_and_no_other(
+    tmp_path: Path, is_named: bool
+):
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o700)
     config = write_config(tmp_path)
+    parent_option = ", '--parent', str(os.getpid())" if is_named else ""
     script = (
-        "import subprocess, sys, time\n"
+        "import os, subprocess, sys, time\n"
         "p = subprocess.Popen([sys.executable, '-P', '-m', 'saeguard.monitor',"
-        f" '--config', {str(config)!r}, '--run-dir', {str(run_dir)!r}])\n"
+        f" '--config', {str(config)!r}, '--run-dir', {str(run_dir)!r}"
+        f"{parent_option}])\n"
         "print(p.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -105,8 +112,13 @@ def test_the_monitor_ends_when_the_process_that_started_it_is_gone(tmp_path: Pat
     pid = int(parent.stdout.readline())
     wait_for((run_dir / "ready").exists, 30)
     parent.kill()
-    parent.communicate()
+    parent.wait()
+    if not is_named:
+        time.sleep(1)
+        assert _is_running(pid)
+        os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not _is_running(pid), 10)
+    parent.communicate()
 
 
 def _is_running(pid: int) -> bool:

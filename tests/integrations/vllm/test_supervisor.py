@@ -11,7 +11,8 @@ import pytest
 from running_monitor import wait_for, write_config
 
 from saeguard.integrations.vllm.supervisor import MonitorProcess
-from saeguard.monitor.errors import ConfigError
+
+ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def monitor(tmp_path: Path, run_dir: Path) -> Iterator[MonitorProcess]:
 def test_a_monitor_that_dies_while_its_rules_are_broken_comes_back_once_they_are_mended(
     tmp_path: Path, run_dir: Path, monitor: MonitorProcess
 ):
-    monitor.wait_until_ready()
+    assert monitor.wait_until_ready()
     rules = tmp_path / "rules.yaml"
     good = rules.read_text()
     rules.write_text("broken")
@@ -46,6 +47,15 @@ def test_a_monitor_that_refuses_what_it_is_started_with_is_given_up(tmp_path: Pa
     config = write_config(tmp_path)
     (tmp_path / "rules.yaml").write_text("broken")
     monitor = MonitorProcess(config, run_dir)
-    with pytest.raises(ConfigError, match="did not start"):
-        monitor.wait_until_ready()
+    assert not monitor.wait_until_ready()
+    monitor.stop()
+
+
+def test_a_monitor_that_is_ready_knows_the_models_phases_already(
+    tmp_path: Path, run_dir: Path, capfd: pytest.CaptureFixture[str]
+):
+    tokenizer_file = str(ORGANISM / "artifacts" / "model" / "tokenizer.json")
+    monitor = MonitorProcess(write_config(tmp_path), run_dir, tokenizer_file)
+    assert monitor.wait_until_ready()
+    assert '"event": "phases"' in capfd.readouterr().err
     monitor.stop()
