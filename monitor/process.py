@@ -28,9 +28,10 @@ def serve(
         SaeguardError: it cannot start as configured.
     """
     stop = Stop(parent)
-    _yield_to_the_engine()
     os.environ["SAEGUARD_LOG"] = config.log
     service = Service(config, run_dir)
+    if not service.can_stop:
+        _yield_to_the_engine()
     if tokenizer_file is not None:
         service.expect_model(tokenizer_file)
     (run_dir / "ready").touch()
@@ -62,6 +63,7 @@ class Stop:
 
 def _yield_to_the_engine() -> None:
     """Run behind the engine's threads where they share cores: they come first, we catch up."""
-    os.nice(5)
     with contextlib.suppress(OSError, AttributeError):  # Linux only
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)
+            os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))

@@ -82,6 +82,11 @@ class Service:
         self._metrics = _start_metrics(config, self.totals)
         log.info("watching", rules=len(self._book.ruleset.rules), features=list(watchlist.columns))
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether a rule wants requests ended, so that every token counts."""
+        return self._book.can_stop
+
     def expect_model(self, tokenizer_file: str) -> None:
         """Read what is needed of a model's tokenizer now, not at its first request."""
         self._texts(tokenizer_file)
@@ -132,7 +137,7 @@ class Service:
         self._guarded(self._stops.poll, now_s)
         busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
         if busy:
-            if not self._book.can_stop:
+            if not self.can_stop:
                 time.sleep(_GATHER_S)
             messages = self._receive_all()
             # While messages are queued up, nobody can be said to have waited too long.

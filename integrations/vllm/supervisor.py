@@ -69,8 +69,10 @@ class MonitorProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError):
             (self._run_dir / "ready").unlink()
-        # A session of its own: Ctrl-C is for the server, which then lets the monitor drain.
-        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+        # A group of its own: Ctrl-C is for the server, which then lets the monitor drain. Not a
+        # session: Linux shares out the processor by sessions (autogroup), and one that only wakes
+        # now and then has been seen to wait for seconds beside an engine that always spins.
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
 
     def _watch(self) -> None:
         backoff_s, was_ready = _MIN_BACKOFF_S, False

@@ -45,7 +45,7 @@ class Server:
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             )
 
     def wait_until_ready(self, on_wait: Callable[[float, str], None]) -> None:
@@ -89,9 +89,7 @@ class Server:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
-        with contextlib.suppress(
-            ProcessLookupError
-        ):  # the session is our own: nobody else's is hit
+        with contextlib.suppress(ProcessLookupError):  # the group is our own: nobody else is hit
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
