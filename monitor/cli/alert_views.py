@@ -56,11 +56,11 @@ def alert_table(alerts: Sequence[Alert]) -> Table:
     return table
 
 
-def header(alert: Alert) -> Group:
+def header(alert: Alert, record: RequestRecord | None) -> Group:
     rows = {
         "message": _message(alert),
         "fired": _where(alert),
-        "action": _action(alert),
+        "action": _action(alert, record),
         "request": safe(alert.req_id and f"{alert.request_id}  (engine: {alert.req_id})"),
         "model": safe(alert.model),
         "lora": safe(alert.lora or ""),
@@ -133,8 +133,12 @@ def _message(alert: Alert) -> Text:
     return Text("\n").join(safe(line) for line in lines)
 
 
-def _action(alert: Alert) -> Text:
-    return safe("" if alert.action == "alert" else f"{alert.action}: {alert.action_outcome}")
+def _action(alert: Alert, record: RequestRecord | None) -> Text:
+    """What was asked for and, of a request that has ended, what came of it."""
+    if alert.action == "alert":
+        return Text()
+    outcomes = [alert.action_outcome, record.stop_outcome if record else ""]
+    return safe(f"{alert.action}: {', then '.join(filter(None, outcomes))}")
 
 
 def _where(alert: Alert) -> Text:

@@ -65,7 +65,7 @@ def show(
     record = store.get_request(store_path, alert.req_id)
     if as_json:
         return _print_json({"alert": alert, "request": record and readable(record)})
-    parts: list[RenderableType] = [views.header(alert)]
+    parts: list[RenderableType] = [views.header(alert, record)]
     if alert.correlation is not None:
         parts.append(views.correlation(alert.correlation))
     if alert.kind != "health":

@@ -85,6 +85,16 @@ def test_a_range_and_an_action_that_was_not_carried_out_are_shown(saeguard, tmp_
     assert "stop: too_late" in out
 
 
+@pytest.mark.parametrize("outcome", ["stopped", "too_late"])
+def test_what_came_of_a_stop_is_shown_once_the_request_has_ended(saeguard, tmp_path, outcome):
+    alert = make_alert(action="stop", action_outcome="requested")
+    keep(tmp_path / "saeguard-alerts.sqlite", alert)
+    assert "then" not in saeguard("alerts", "show", alert.id)[1]
+    request = make_request(stop_outcome=outcome)
+    keep(tmp_path / "saeguard-alerts.sqlite", requests=[request])
+    assert f"stop: requested, then {outcome}" in saeguard("alerts", "show", alert.id)[1]
+
+
 def test_an_alert_of_a_running_request_is_shown_without_tokens(saeguard, tmp_path):
     alert = make_alert()
     keep(tmp_path / "saeguard-alerts.sqlite", alert)
