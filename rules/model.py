@@ -222,6 +222,8 @@ class Rule:
     references: tuple[str, ...] = ()
     changes: tuple[Change, ...] = field(default=(), compare=False, kw_only=True)
     """By overlays, in their order."""
+    places: Mapping[str, Location] = field(default_factory=dict, compare=False, kw_only=True)
+    """Where its numbers are written that belong to no signal: `for`, `correlate.timespan`."""
     location: Location = field(compare=False, kw_only=True)
 
     @property

@@ -27,6 +27,15 @@ from saeguard.rules.phases import Phase
 from saeguard.rules.scope import Scope
 from saeguard.rules.template import parse_template
 
+_NUMBERS = (
+    "for",
+    "keep_firing_for",
+    "sequence.within",
+    "correlate.gt",
+    "correlate.gte",
+    "correlate.timespan",
+)
+
 
 def build_feature(
     document: Document, name: str, entry: syntax.SaeFeatureEntry | syntax.ProbeFeatureEntry
@@ -93,6 +102,7 @@ class RuleBuilder:
             falsepositives=tuple(entry.falsepositives),
             references=tuple(entry.references),
             changes=tuple(document.changes.get(path, ())),
+            places=_places(document, path),
             location=document.value_at(path),
             **special,
         )
@@ -185,6 +195,12 @@ class RuleBuilder:
             for text in texts or ()
             for each in (self._lists[text[1:]] if text.startswith("$") else (text,))
         )
+
+
+def _places(document: Document, rule: KeyPath) -> dict[str, Location]:
+    """Where the numbers are written that belong to no signal."""
+    paths = {number: (*rule, *number.split(".")) for number in _NUMBERS}
+    return {n: document.value_at(path) for n, path in paths.items() if document.has(path)}
 
 
 def _phases(names: Sequence[str]) -> frozenset[Phase]:

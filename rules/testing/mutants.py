@@ -61,7 +61,8 @@ def mutants(ruleset: RuleSet) -> Iterator[Mutant]:
                     changed=tuple(_exchanged(user, rule, signal, change.value) for user in users),
                 )
         for changed in _rule_changes(rule):
-            where, path = rule.location, changed.path
+            path = changed.path
+            where = rule.places.get(path, rule.location)
             yield Mutant(where, rule.name, path, changed.before, changed.after, (changed.value,))
 
 

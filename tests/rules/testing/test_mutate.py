@@ -133,8 +133,8 @@ def test_a_mutated_building_block_is_noticed_by_what_it_feeds(tmp_path):
     assert [line for line in survivors(tmp_path, test) if not line.startswith("lying")] == [
         *(f"block signals.high.gte 5 -> {after}" for after in (3.75, 4.75)),
         *(f"block signals.high.window 2 -> {after}" for after in (1, 3)),
-        "again correlate.gte 2 -> 1",
         *(f"again correlate.timespan 10m -> {after}" for after in ("630s", "750s")),
+        "again correlate.gte 2 -> 1",
     ]
 
 
@@ -191,3 +191,27 @@ def test_a_known_gap_notices_nothing_while_it_stays_one(tmp_path):
 def test_a_mutant_is_located_where_its_signal_is(tmp_path):
     first = next(iter(mutants(suite_of(tmp_path, QUIET).ruleset)))
     assert (first.location.path.name, first.location.line) == ("rules.yaml", 15)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "number"),
+    [
+        ("condition: high", "condition: high\n    for: >2 tokens", "for"),
+        ("condition: high", "condition: high\n    keep_firing_for: >3 tokens", "keep_firing_for"),
+        (
+            "condition: lie and not calm",
+            "sequence:\n      steps: [{when: lie}, {when: calm}]\n      within: >9 tokens",
+            "sequence.within",
+        ),
+        ("10m, gte: 2}", "10m, gte: >2}", "correlate.gte"),
+        ("10m, gte: 2}", "10m, gt: >1}", "correlate.gt"),
+        ("timespan: 10m", "timespan: >10m", "correlate.timespan"),
+    ],
+)
+def test_a_number_of_a_rule_itself_is_located_where_it_is_written(tmp_path, old, new, number):
+    before, marked, after = RULES.replace(old, new).partition(">")
+    assert marked
+    found = mutants(suite_of(tmp_path, QUIET, before + after).ruleset)
+    (place,) = {mutant.location for mutant in found if mutant.path == number}
+    lines = before.split("\n")
+    assert (place.line, place.column) == (len(lines), len(lines[-1]) + 1)
