@@ -189,6 +189,8 @@ class Change:
     path: str
     """Of the key that it set, such as `signals.peak.gte`, or `exceptions` when it added some."""
     location: Location
+    before: object = None
+    """What the key was set to, if it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ def silencing_overlay(ruleset: RuleSet, today: date) -> Iterator[Remark]:
     not show it. An exception says why, and until when."""
     for rule in ruleset.rules:
         for change in rule.changes:
-            if change.path == "emit" and not rule.emit:
+            is_news = change.before is not False  # a building block raised none before
+            if change.path == "emit" and not rule.emit and is_news:
                 message = f"this overlay takes the alerts of rule '{rule.name}' away"
                 yield Remark(change.location, message, rule.location)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from saeguard.rules.errors import Location, RuleError, did_you_mean
+from saeguard.rules.errors import RuleError, did_you_mean
 from saeguard.rules.loading.document import Document, KeyPath
 from saeguard.rules.loading.raw import RawRule, items, mapping, raw_rules, text_or_none
 from saeguard.rules.loading.spelling import OVERLAY_PATH
@@ -53,8 +53,9 @@ def _set(
         if problem:
             yield document.key_at((*at, text)).error(problem)
         else:
+            before = mapping(rule.document.lookup((*rule.path, *path[:-1]))).get(path[-1])
             rule.document.graft((*rule.path, *path), document, (*at, text))
-            _remember(rule, text, document.key_at((*at, text)))
+            _remember(rule, Change(text, document.key_at((*at, text)), before))
 
 
 def _unreachable(
@@ -87,8 +88,8 @@ def _add_exceptions(
     for index in range(len(added)) if isinstance(present, list) else ():
         rule.document.graft((*place, len(present)), document, (*at, index))
     if added:
-        _remember(rule, "exceptions", document.key_at(at))
+        _remember(rule, Change("exceptions", document.key_at(at)))
 
 
-def _remember(rule: RawRule, path: str, where: Location) -> None:
-    rule.document.changes.setdefault(rule.path, []).append(Change(path, where))
+def _remember(rule: RawRule, change: Change) -> None:
+    rule.document.changes.setdefault(rule.path, []).append(change)

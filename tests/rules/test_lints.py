@@ -361,6 +361,16 @@ def test_overlays_that_silence_a_rule_or_set_a_key_again_are_named(tmp_path):
     }
 
 
+def test_an_overlay_that_leaves_a_building_block_silent_is_not_spoken_of(tmp_path):
+    path = tmp_path / "site.yaml"
+    overlays = [{"rule": "block", "set": {"emit": False}}]
+    head = {"version": 1, "ruleset": {"name": "site", "version": "1"}}
+    path.write_text(yaml.safe_dump(head | {"overlays": overlays}))
+    block = rule("block", emit=False, message="x", falsepositives=None)
+    user = rule(condition="lie and not play and block")
+    assert not [each for each in lint(*write(tmp_path, block, user), path)]
+
+
 def test_an_exception_is_not_spoken_of_a_month_before_it_expires(tmp_path):
     assert remarks(tmp_path, rule(exceptions=[exception(expires="2026-12-22")])) == []
 
