@@ -11,8 +11,7 @@ from saeguard.rules.errors import Location, RuleError, RuleErrors, did_you_mean
 PACKS = Path(__file__).parents[1] / "packs"
 _PACK = "pack:"
 _SUFFIXES = (".yaml", ".yml")
-TEST_SUFFIX = "_test"
-"""Ends the names of test files, which lie beside the rules that they test."""
+_TEST = "_test"
 
 
 def is_pack(item: Path | str) -> bool:
@@ -64,8 +63,16 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_rule_file(path: Path) -> bool:
-    is_visible = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    return is_visible and not path.stem.endswith(TEST_SUFFIX) and not path.is_dir()
+    return _is_yaml(path) and not is_test(path) and not path.is_dir()
+
+
+def is_test(path: Path) -> bool:
+    """Whether it is named as a test file is, which lies beside the rules that it tests."""
+    return _is_yaml(path) and path.stem.endswith(_TEST)
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def all_rule_files(items: Sequence[Path | str]) -> tuple[list[Path], list[RuleError]]:

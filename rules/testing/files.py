@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain
 from operator import or_
 from pathlib import Path
 
 from saeguard.rules.errors import RuleError, RuleErrors
-from saeguard.rules.loading.sources import TEST_SUFFIX
+from saeguard.rules.loading.sources import is_test
 from saeguard.rules.testing.cases import Suite
 from saeguard.rules.testing.coverage import Coverage, measure_coverage
 from saeguard.rules.testing.load import load_suite
 from saeguard.rules.testing.mutate import MutationScore, mutate
 from saeguard.rules.testing.run import CaseResult, run_suite
-
-PATTERNS = (f"*{TEST_SUFFIX}.yaml", f"*{TEST_SUFFIX}.yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,8 @@ def find_test_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    within = chain.from_iterable(folder.rglob(pattern) for pattern in PATTERNS)
-    return sorted(path for path in within if path.is_file() and not _is_hidden(path, folder))
+    tests = (path for path in folder.rglob("*") if is_test(path) and path.is_file())
+    return sorted(path for path in tests if not _is_hidden(path, folder))
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

@@ -81,13 +81,16 @@ def test_a_directory_stands_for_the_test_files_in_and_below_it(saeguard, tmp_pat
     (tmp_path / "below" / "more_test.yml").write_text(FIRES.replace("[rules", "[../rules"))
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "more_test.yaml").write_text(FAILS)
+    (tmp_path / ".hidden_test.yaml").write_text(FAILS)
+    (tmp_path / "loud_test.YAML").write_text(FIRES)
     code, out, _ = saeguard("test", ".")
     assert code == 0
-    assert [line for line in out.splitlines() if line.endswith(("yaml", "yml"))] == [
+    assert [line for line in out.splitlines() if line.lower().endswith(("yaml", "yml"))] == [
         "below/more_test.yml",
         "good_test.yaml",
+        "loud_test.YAML",
     ]
-    assert "2 tests in 2 files: 2 ok" in out
+    assert "3 tests in 3 files: 3 ok" in out
 
 
 def test_a_file_with_mistakes_does_not_keep_the_others_from_running(saeguard, tmp_path):
