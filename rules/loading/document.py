@@ -220,7 +220,12 @@ class _Walk:
 
     def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
+        before: yaml.Node | None = None
         for key_node, value_node in node.value:
+            if before is not None and (number := _split_number(before, key_node)):
+                self._report(before, f"write {number} with a decimal point; a comma ends the value")
+                continue
+            before = value_node
             key = self._key(key_node)
             if key is None:
                 continue
@@ -272,6 +277,13 @@ class _Walk:
     def _error(self, at: yaml.Node | yaml.Event, message: str) -> RuleError:
         mark: Any = at.start_mark
         return Location(self.document.path, mark.line + 1, mark.column + 1).error(message)
+
+
+def _split_number(value: yaml.Node, key: yaml.Node) -> str:
+    """The number that was meant where braces hold `3,5`: a value and a key; else nothing."""
+    is_one_word = value.end_mark.index + 1 == key.start_mark.index
+    text = f"{value.value}.{key.value}"
+    return text if is_one_word and re.fullmatch(r"[-+]?\d+\.\d+", text) else ""
 
 
 def describe(value: object) -> str:

@@ -106,6 +106,10 @@ MISTAKES = {
         ("gte: 4.0", "gte: '3,5'"),
         "16:64: gte: expected a number, got the text '3,5'; write 3.5 with a decimal point",
     ),
+    "decimal comma in braces": (
+        ("gte: 4.0", "gte: 3,5"),
+        "16:64: write 3.5 with a decimal point; a comma ends the value",
+    ),
     "text that YAML reads as a number": (
         ("version: 1.0.0", "version: 1.0"),
         "2:36: version: expected text, got the number 1.0; put it in quotes",
