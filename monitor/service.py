@@ -40,6 +40,8 @@ _BATCH = 256
 _QUIET_S = 0.3
 """At shutdown: the inbox counts as drained when nothing has come for this long."""
 _DRAIN_S = 5.0
+_FLUSH_S = 2.0
+"""How long the disk may take at the end: whoever ends us does not wait for ever."""
 
 log = logger("saeguard.monitor")
 T = TypeVar("T")
@@ -104,12 +106,12 @@ class Service:
         """Make everything durable, and deliver what can be delivered in time."""
         self._reloader.close()
         self._guarded(self._finish_requests, float("inf"))  # no row can come any more
-        self._store.flush()
+        self._store.flush(_FLUSH_S)
         for sender in self._senders.values():
             sender.drain(timeout_s=5.0)
         if self._metrics is not None:
             self._metrics.close()
-        self._store.close()
+        self._store.close(_FLUSH_S)
         self._inbox.close()
         self._control.close()
 

@@ -9,6 +9,7 @@ Totals are counters named `metric/label/label...`, such as `tokens/unseen/droppe
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -71,6 +72,7 @@ class Store:
         self._closing = threading.Event()
         self._listeners: list[Callable[[], None]] = []
         self._num_lost = 0
+        self._give_up_s = float("inf")
         self._writer = threading.Thread(target=self._write, name="saeguard-store", daemon=True)
         self._writer.start()
 
@@ -125,16 +127,21 @@ class Store:
             return False
         return done.wait(timeout_s)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         """Commits what was handed over, then closes the file.
+
+        Args:
+            timeout_s: how long a disk that does not take it is tried.
 
         Raises:
             StoreError: some records could not be written.
         """
         if self._closing.is_set():
             return
+        self._give_up_s = time.monotonic() + timeout_s
         self._closing.set()
-        self._queue.put(threading.Event())  # wakes the writer
+        with contextlib.suppress(queue.Full):  # then the writer is awake
+            self._queue.put_nowait(threading.Event())
         self._writer.join()
         with self._db_lock:
             self._db.close()
@@ -158,9 +165,8 @@ class Store:
     def _write(self) -> None:
         while not (self._closing.is_set() and self._queue.empty()):
             group = self._next_group()
-            statements = [line for item in group if isinstance(item, list) for line in item]
-            if statements:
-                self._insist(statements)
+            if records := [item for item in group if isinstance(item, list)]:
+                self._insist(records)
             for done in group:
                 if isinstance(done, threading.Event):
                     done.set()
@@ -175,16 +181,20 @@ class Store:
                 break
         return group
 
-    def _insist(self, statements: list[Statement]) -> None:
-        """Tries until the group is written: a full disk may be emptied. Only closing ends it."""
-        while True:
+    def _insist(self, records: list[list[Statement]]) -> None:
+        """Tries until the group is written: a full disk may be emptied. Only closing ends it: once
+        a group is given up, those behind it are, too.
+        """
+        while not self._num_lost:
             try:
-                return self._commit(statements)
+                return self._commit([statement for record in records for statement in record])
             except StoreError as error:
                 log.error("store_write_failed", error=str(error))
-            if self._closing.wait(RETRY_S):
-                self._num_lost += len(statements)
-                return None
+            if time.monotonic() >= self._give_up_s:
+                break
+            time.sleep(RETRY_S)
+        self._num_lost += len(records)
+        return None
 
     def _commit(self, statements: list[Statement]) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -89,6 +91,21 @@ def test_a_log_that_cannot_be_written_loses_no_alert(tmp_path: Path, reader: str
         assert len(monitor.alerts()) == 1
         monitor.stop()
         assert monitor.process.returncode == 0
+
+
+def test_a_full_disk_does_not_keep_the_monitor_from_ending_and_what_is_lost_is_said(
+    monitor: Monitor,
+):
+    monitor.lie_once("req-1")
+    wait_for(lambda: len(monitor.alerts()) == 1)
+    resource.prlimit(monitor.process.pid, resource.RLIMIT_FSIZE, (1, 1))
+    monitor.lie_once("req-2")
+    began_s = time.monotonic()
+    log = monitor.stop()
+    assert time.monotonic() - began_s < 10, "the plugin kills it then"
+    assert re.search(r"\d+ records could not be written", log)
+    assert log.count('"event": "alert"') == 2
+    assert len(monitor.alerts()) == 1
 
 
 @pytest.mark.parametrize("is_named", [True, False], ids=["works_for_it", "by_hand"])

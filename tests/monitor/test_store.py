@@ -101,8 +101,25 @@ def test_closing_tells_how_many_records_could_not_be_written(path, monkeypatch):
 
     monkeypatch.setattr(store, "_commit", full)
     store.add_alert(make_alert())
-    with pytest.raises(StoreError, match="1 records could not be written"):
-        store.close()
+    store.add_request(make_request())
+    with pytest.raises(StoreError, match="2 records could not be written"):
+        store.close(timeout_s=0)
+
+
+def test_closing_waits_for_a_disk_that_is_being_mended(path, monkeypatch):
+    monkeypatch.setattr(store_module, "RETRY_S", 0.01)
+    store = Store(path)
+    commit, mended_s = store._commit, time.monotonic() + 0.3
+
+    def broken(statements):
+        if time.monotonic() < mended_s:
+            raise StoreError("disk full")
+        commit(statements)
+
+    monkeypatch.setattr(store, "_commit", broken)
+    store.add_alert(make_alert())
+    store.close(timeout_s=5)
+    assert len(list_alerts(path)) == 1
 
 
 def test_a_closed_store_refuses_alerts_aloud(path):
