@@ -30,6 +30,8 @@ class Refusal:
 
     reason: str
     """Every finding on a line of its own, and what to do."""
+    is_blinding: bool = False
+    """The workers do not use the watchlist in force: their scores cannot be read."""
 
 
 class Reloader:
@@ -56,10 +58,13 @@ class Reloader:
         self._usable = load_rulebook(config)  # the last that could be read
         self.book = self._usable
         """In force, or just handed out to be."""
+        self.is_blind = False
+        """Workers refuse the watchlist in force."""
         self._waiting: Rulebook | None = None
         """For all workers to use its watchlist."""
         self._swapper = Swapper(send)
-        self._offer(self.book.watchlist)  # workers may know it, or another from before we started
+        # Workers may know it, or another from before we started.
+        self._swapper.offer(self.book.watchlist.digest)
         if config.reload:
             self._watcher.start()
 
@@ -93,32 +98,42 @@ class Reloader:
         except Exception as error:  # a fault of ours must not end the watching
             self._changes.put(Refusal(f"{type(error).__name__}: {error}"))
         else:
-            if book is self._usable:
-                log.info("rules_unchanged", sha256=book.ruleset.sha256)
-            else:
-                self._usable = book
-                self._changes.put(book)
+            self._usable = book
+            self._changes.put(book)
 
     def _changed(self, book: Rulebook) -> Rulebook | None:
         """Rules for the same scores are adopted at once, others when the workers are ready."""
-        is_same = book.watchlist.digest == self.book.watchlist.digest
-        if not is_same or self._offered != book.watchlist.digest:
-            self._offer(book.watchlist)
-        if is_same:
-            self._waiting, self.book = None, book
-            return book
-        self._waiting = book
-        self._expect(book.watchlist)
-        return None
-
-    def _offer(self, watchlist: Watchlist) -> None:
-        self._offered = watchlist.digest
-        self._swapper.offer(watchlist.digest)
+        self._swapper.offer(book.watchlist.digest)  # again, too: it may have been refused
+        if book.watchlist.digest != self.book.watchlist.digest:
+            self._waiting = book
+            self._expect(book.watchlist)
+            return None
+        self._waiting = None
+        if book.is_same_as(self.book.ruleset, self.book.watchlist):
+            log.info("rules_unchanged", sha256=book.ruleset.sha256)
+            return None
+        self.book = book
+        return book
 
     def _swapped(self, result: SwapResult) -> Rulebook | Refusal | None:
         if result.refusal:  # the book goes on waiting: a worker that starts anew may have room
-            return Refusal(f"{self._config.watchlist}: {result.refusal}")
+            return self._refused(result)
+        if self.is_blind:
+            self.is_blind = False
+            log.info("no_longer_blind", watchlist=result.watchlist)
         book, self._waiting = self._waiting, None
         if book is not None:
             self.book = book
         return book
+
+    def _refused(self, result: SwapResult) -> Refusal:
+        path = self._config.watchlist
+        if result.watchlist != self.book.watchlist.digest:
+            return Refusal(f"{path}: {result.refusal}")
+        self.is_blind = True
+        return Refusal(
+            f"the server watches with another watchlist than {path}, and refuses this one: "
+            f"{result.refusal} (restart the server, or put the watchlist back that it was "
+            "started with, and rules that fit it)",
+            is_blinding=True,
+        )

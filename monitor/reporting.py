@@ -94,6 +94,12 @@ class Reporter:
             )
         )
 
+    def blinded(self, reason: str, book: Rulebook) -> None:
+        """Nothing can be seen until somebody does something."""
+        log.critical("blind", reason=reason)
+        title = "The monitor sees nothing"
+        self.raise_alert(book.maker.health("saeguard.blind", title, reason))
+
     def finished(self, request: LiveRequest, book: Rulebook) -> None:
         """Enter a request that has ended, and keep it if somebody will want to look at it."""
         coverage = request.coverage()

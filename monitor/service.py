@@ -223,8 +223,10 @@ class Service:
                     self._adopt(book)
                 except Exception as error:  # a fault of ours, and no reason to change half
                     self._reporter.refused(f"they could not be taken up: {error!r}", self._book)
-            case Refusal() as refusal:
-                self._reporter.refused(refusal.reason, self._book)
+            case Refusal(reason, is_blinding=True):
+                self._reporter.blinded(reason, self._book)
+            case Refusal(reason):
+                self._reporter.refused(reason, self._book)
 
     def _adopt(self, book: Rulebook) -> None:
         """Change the rules between two steps, under live requests as well."""
@@ -259,7 +261,8 @@ class Service:
             log.critical("blind", worker=worker, reason=self._dead[worker])
 
     def _blind(self) -> bool:
-        return bool(self._dead) or not all(self._detector.taps_alive.values())
+        alive = self._detector.taps_alive.values()
+        return bool(self._dead) or self._reloader.is_blind or not all(alive)
 
 
 class _Closeable(Protocol):

@@ -2,7 +2,8 @@
 
 Two rounds. First every worker is asked to load the file and to test it; only when all are ready
 they are told to go. Each question is repeated until it is answered, so that it does not matter
-which side was started, or started anew, in between.
+which side was started, or started anew, in between. After a refusal they are asked again, ever more
+rarely: what a worker lacked, such as memory, it may have later.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from saeguard.monitor.messages import Control, Swap, SwapStatus
 
 _REPEAT_S = 0.5
+_MIN_RETRY_S = 10.0
+_MAX_RETRY_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,14 @@ class Swapper:
         self._is_settled = True
         self._result: SwapResult | None = None
         self._next_s = float("-inf")
+        self._retry_s = float("inf")
+        self._backoff_s = _MIN_RETRY_S
 
     def offer(self, watchlist: str) -> None:
         """Ask for the watchlist of this digest; an offer before it is given up."""
         self._offered = watchlist
         self._result = None
+        self._backoff_s = _MIN_RETRY_S
         self._ask_again()
 
     def hear(self, status: SwapStatus) -> None:
@@ -53,10 +59,13 @@ class Swapper:
     def worker_started(self) -> None:
         """A worker has loaded the file as it is now: what was refused may fit it."""
         if self._offered:
+            self._backoff_s = _MIN_RETRY_S
             self._ask_again()
 
     def poll(self, now_s: float) -> SwapResult | None:
         """To be called often. The outcome of an offer, once; again only when it has changed."""
+        if now_s >= self._retry_s:
+            self._ask_again()
         if self._is_settled:
             return None
         result = self._outcome()
@@ -66,6 +75,9 @@ class Swapper:
                 self._next_s = now_s + _REPEAT_S
             return None
         self._is_settled = True
+        if result.refusal:
+            self._retry_s = now_s + self._backoff_s
+            self._backoff_s = min(2 * self._backoff_s, _MAX_RETRY_S)
         is_news, self._result = result != self._result, result
         return result if is_news else None
 
@@ -86,4 +98,4 @@ class Swapper:
     def _ask_again(self) -> None:
         self._answers.clear()
         self._is_settled = False
-        self._next_s = float("-inf")
+        self._next_s, self._retry_s = float("-inf"), float("inf")

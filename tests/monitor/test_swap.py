@@ -107,3 +107,20 @@ def test_the_same_file_offered_twice_is_answered_twice(talk: Conversation):
         talk.answer(0, "refused", reason="no")
         assert talk.turn() == SwapResult(NEW, "worker 0: no")
         talk.swapper.offer(NEW)
+
+
+def test_a_refused_watchlist_is_offered_again_ever_more_rarely(talk: Conversation):
+    waits = []
+    for _ in range(8):
+        talk.answer(0, "refused", reason="no memory left")
+        talk.turn()
+        num_said, asked_s = len(talk.said), talk.now_s
+        while len(talk.said) == num_said:
+            assert talk.turn(1.0) is None, "what is known is not told again"
+        waits.append(talk.now_s - asked_s)
+    assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
+    for rank in (0, 1):
+        talk.answer(rank, "done")
+    assert talk.turn() == SwapResult(NEW)
+    assert talk.turn(1000.0) is None
+    assert len(talk.said) == num_said + 1
