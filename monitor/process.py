@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 from saeguard.monitor.config import Config
 from saeguard.monitor.logging import logger
 from saeguard.monitor.service import Service
+
+_BEHIND = 5
+"""How much nicer the monitor makes itself while it may take its time."""
 
 log = logger("saeguard.monitor")
 
@@ -30,13 +32,17 @@ def serve(
     stop = Stop(parent)
     os.environ["SAEGUARD_LOG"] = config.log
     service = Service(config, run_dir)
-    if not service.can_stop:
-        _yield_to_the_engine()
+    priority = Priority()
+
+    def is_over() -> bool:
+        priority.suit(service.can_stop)  # a change of rules may have changed it
+        return stop()
+
     if tokenizer_file is not None:
         service.expect_model(tokenizer_file)
     (run_dir / "ready").touch()
     try:
-        service.run(stop)
+        service.run(is_over)
     finally:
         service.close()
 
@@ -61,9 +67,44 @@ class Stop:
         self._reason = signal.Signals(number).name
 
 
-def _yield_to_the_engine() -> None:
-    """Run behind the engine's threads where they share cores: they come first, we catch up."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        for thread in Path("/proc/self/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), 5)
-            os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
+class Priority:
+    """The monitor's place where it shares cores with the engine: behind it, to catch up, unless
+    rules stop requests, for which every token counts.
+    """
+
+    def __init__(self) -> None:
+        self._at_start = os.getpriority(os.PRIO_PROCESS, 0)
+        self._is_behind = False
+
+    def suit(self, can_stop: bool) -> None:
+        """To be called often: costs nothing while `can_stop` is as before."""
+        if self._is_behind != can_stop:
+            return
+        self._is_behind = not can_stop
+        niceness = self._at_start + (_BEHIND if self._is_behind else 0)
+        policy = os.SCHED_BATCH if self._is_behind else os.SCHED_OTHER
+        is_permitted = all([_schedule(thread, policy, niceness) for thread in _threads()])
+        if can_stop and not is_permitted:
+            log.warning(
+                "priority_stays_low",
+                reason="rules now stop requests, but priority can only be raised with CAP_SYS_NICE",
+                remedy="restart the monitor",
+            )
+
+
+def _threads() -> list[int]:
+    """Those of this process; none where the system is not Linux."""
+    tasks = Path("/proc/self/task")
+    return [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else []
+
+
+def _schedule(thread: int, policy: int, niceness: int) -> bool:
+    """Whether it is permitted. A thread that has ended meanwhile needs nothing."""
+    try:
+        os.sched_setscheduler(thread, policy, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
