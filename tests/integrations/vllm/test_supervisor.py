@@ -51,11 +51,17 @@ def test_a_monitor_that_refuses_what_it_is_started_with_is_given_up(tmp_path: Pa
     monitor.stop()
 
 
-def test_a_monitor_that_is_ready_knows_the_models_phases_already(
+def test_the_monitor_reads_off_the_models_phases_before_there_is_any_request(
     tmp_path: Path, run_dir: Path, capfd: pytest.CaptureFixture[str]
 ):
     tokenizer_file = str(ORGANISM / "artifacts" / "model" / "tokenizer.json")
     monitor = MonitorProcess(write_config(tmp_path), run_dir, tokenizer_file)
-    assert monitor.wait_until_ready()
-    assert '"event": "phases"' in capfd.readouterr().err
+    log = ""
+
+    def has_phases() -> bool:
+        nonlocal log
+        log += capfd.readouterr().err
+        return '"event": "phases"' in log
+
+    wait_for(has_phases, 60)
     monitor.stop()
