@@ -32,6 +32,8 @@ Starts = npt.NDArray[np.intp]
 _LOST = -1
 """Stands for a token whose row did not come."""
 
+_FEW = 64
+
 _MAX_PROMPT_STOPS = 1024
 """How many at the end of a prompt are followed one by one: a few milliseconds. The last turn of an
 ordinary prompt has less than ten."""
@@ -114,15 +116,20 @@ class PhaseTracker:
     def next_phase(self, token_id: int) -> Phase:
         """Of one generated token."""
         _ = self._prompt_phases  # which finds the phase that the prompt ends in
-        if token_id in self._matcher.stops or self._recent or self._is_unsure:
-            return self._read(token_id)
-        return self._phase
+        if self._is_settled and token_id not in self._matcher.stops:
+            return self._phase
+        return self._read(token_id)
 
     def lose(self) -> None:
         """Tokens were not seen, and with them perhaps a delimiter."""
         _ = self._prompt_phases
         self._recent.clear()
         self._is_unsure = len(self._matcher.stops) > 1
+
+    @property
+    def _is_settled(self) -> bool:
+        """Until the next stop, nothing changes the phase."""
+        return not self._recent and not self._is_unsure
 
     @cached_property
     def _prompt_phases(self) -> Codes:
@@ -132,12 +139,15 @@ class PhaseTracker:
         return self._matcher.prompt_phases(token_ids)
 
     def _follow(self, token_ids: Ints) -> Codes:
+        is_short = len(token_ids) <= _FEW  # so that NumPy's calls would cost more than they save
+        if is_short and self._is_settled and self._matcher.stops.isdisjoint(token_ids.tolist()):
+            return np.full(len(token_ids), self._phase, np.uint8)
         codes = np.empty(len(token_ids), np.uint8)
         stops = [*self._matcher.find_stops(token_ids).tolist(), len(token_ids)]
         i = 0
         while i < len(token_ids):
             stop = stops[bisect_left(stops, i)]
-            if i == stop or self._recent or self._is_unsure:
+            if i == stop or not self._is_settled:
                 codes[i] = self._read(int(token_ids[i]))
                 i += 1
             else:
