@@ -57,12 +57,13 @@ def compare(work: Path, num_rounds: int) -> None:
 def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     ratios = sorted(ratio(pair) for pair in pairs)
     tokens = NUM_PROMPTS * NUM_TOKENS
-    plain_s = statistics.median(plain["wall_s"] for plain, _ in pairs)
-    armed_s = statistics.median(armed["wall_s"] for _, armed in pairs)
-    plain_cpu_s = statistics.median(plain["cpu_s"] for plain, _ in pairs)
-    armed_cpu_s = statistics.median(armed["cpu_s"] for _, armed in pairs)
-    print(f"plain vLLM      {tokens / plain_s:8.0f} tokens/s   {plain_cpu_s:6.2f} CPU s per round")
-    print(f"with saeguard   {tokens / armed_s:8.0f} tokens/s   {armed_cpu_s:6.2f} CPU s per round")
+    for name, results in zip(("plain vLLM", "with saeguard"), zip(*pairs, strict=True), strict=True):
+        wall_s, cpu_s, monitor_s = (
+            statistics.median(result[key] for result in results)
+            for key in ("wall_s", "cpu_s", "monitor_s")
+        )
+        share = f", {monitor_s:.2f} of them the monitor's" if monitor_s else ""
+        print(f"{name:15}{tokens / wall_s:9.0f} tokens/s {cpu_s:7.2f} CPU s per round{share}")
     print(
         f"throughput ratio {statistics.median(ratios):.3f} "
         f"(median of {len(ratios)} rounds; {ratios[0]:.3f} to {ratios[-1]:.3f})"
@@ -134,21 +135,26 @@ def serve_rounds() -> None:
     ]
     print("RESULT {}", flush=True)
     for _ in sys.stdin:
-        cpu_s, wall_s = cpu_seconds(), time.perf_counter()
+        before, started_s = cpu_seconds(), time.perf_counter()
         llm.generate(prompts, params, use_tqdm=False)
-        wall_s = time.perf_counter() - wall_s
+        wall_s = time.perf_counter() - started_s
         time.sleep(0.3)  # the monitor finishes its share
-        result = {"wall_s": wall_s, "cpu_s": cpu_seconds() - cpu_s}
-        print("RESULT " + json.dumps(result), flush=True)
+        used = {name: s - before[name] for name, s in cpu_seconds().items()}
+        print("RESULT " + json.dumps({"wall_s": wall_s, **used}), flush=True)
 
 
-def cpu_seconds() -> float:
-    """Of this process and all below it, the engine's and the monitor's among them."""
+def cpu_seconds() -> dict[str, float]:
+    """Of this process and all below it, and of the monitor among them."""
     import psutil
 
+    seconds = {"cpu_s": 0.0, "monitor_s": 0.0}
     me = psutil.Process()
-    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
-    return float(sum(t.user + t.system for t in times))
+    for process in (me, *me.children(recursive=True)):
+        times = process.cpu_times()
+        seconds["cpu_s"] += times.user + times.system
+        if "saeguard.monitor" in process.cmdline():
+            seconds["monitor_s"] += times.user + times.system
+    return seconds
 
 
 if __name__ == "__main__":
