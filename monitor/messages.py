@@ -23,7 +23,7 @@ class TapStatus(msgspec.Struct, frozen=True, tag="taps"):
 
 
 class RequestStart(msgspec.Struct, frozen=True, tag="start"):
-    """A request entered the scheduler (EngineCore)."""
+    """A request was scheduled for the first time, or ended before that (EngineCore)."""
 
     req_id: str
     """vLLM's internal id: the client's id and a random suffix."""
@@ -38,10 +38,38 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     tenant: str | None = None
     """From the request's `vllm_xargs`, as `client` is."""
     client: str | None = None
+    num_cached: int = 0
+    """How many of its first positions come from the prefix cache: their rows are not computed."""
+    block_size: int = 0
+    """In tokens, of the blocks that are hashed; 0: there is no prefix cache."""
+    block_hashes: list[bytes] = []
+    """Of the prompt's full blocks, in order. Each stands for all that is before it, too, and for
+    the LoRA, the cache salt and the images: where two are equal, so are the scores.
+    """
 
 
 STOP_REASON = "saeguard:"
 """Before the name of the rule that has ended a request: what its client reads as `stop_reason`."""
+
+
+class NewBlocks(msgspec.Struct, frozen=True, array_like=True):
+    """Full blocks that generated tokens have made."""
+
+    first: int
+    """Number of the first one in its request."""
+    hashes: list[bytes]
+
+
+class PrefixUpdate(msgspec.Struct, frozen=True, tag="prefix"):
+    """What a step changed about the prefix cache for running requests (EngineCore). It comes before
+    the start of any request that may find these blocks.
+    """
+
+    made: dict[str, NewBlocks] = {}
+    skipped: dict[str, tuple[int, int]] = {}
+    """Request that was resumed -> from which position to which it goes on with what others have
+    computed in the meantime.
+    """
 
 
 class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
@@ -55,7 +83,7 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     included.
     """
     num_cached: int
-    """Prompt positions served from the prefix cache: they have no activation in this request."""
+    """Positions that were served from the prefix cache and never computed for this request."""
     num_output_tokens: int
     time_ns: int
 
@@ -101,7 +129,7 @@ class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """Why it was refused."""
 
 
-Message = TapStatus | RequestStart | RequestEnd | Frame | SwapStatus
+Message = TapStatus | RequestStart | PrefixUpdate | RequestEnd | Frame | SwapStatus
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from fake_engine import end_message, frame_message, start_message
 
-from saeguard.monitor.messages import FrameArrays, TapStatus, decode, encode
+from saeguard.monitor.messages import (
+    FrameArrays,
+    NewBlocks,
+    PrefixUpdate,
+    TapStatus,
+    decode,
+    encode,
+)
 
 
 @pytest.mark.parametrize("req_id", ["a", "ab", "abc", "abcd"])
@@ -22,7 +29,9 @@ def test_a_frame_keeps_its_arrays_whatever_the_length_of_its_header(req_id: str)
 
 
 def test_the_other_messages_have_no_arrays():
-    for message in (start_message("a", [1, 2]), end_message("a", 3), TapStatus(rank=0, alive=True)):
+    update = PrefixUpdate(made={"a": NewBlocks(2, [b"x", b"y"])}, skipped={"b": (3, 16)})
+    start = start_message("a", [1, 2], block_size=16, block_hashes=[b"x"])
+    for message in (start, update, end_message("a", 3), TapStatus(rank=0, alive=True)):
         assert decode(encode(message)) == (message, None)
 
 

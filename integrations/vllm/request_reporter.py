@@ -1,0 +1,184 @@
+"""Tells the monitor what only the scheduler knows: which requests there are, how many rows it asked
+for, and what came from the prefix cache.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from saeguard.integrations.vllm.outbox import Outbox
+from saeguard.monitor.messages import (
+    STOP_REASON,
+    Message,
+    NewBlocks,
+    PrefixUpdate,
+    RequestEnd,
+    RequestStart,
+)
+
+
+@dataclass(slots=True)
+class _Running:
+    """What was asked for a request, and what was said of it."""
+
+    request: Any
+    num_cached: int
+    num_scheduled: int = 0
+    num_hashes: int = 0
+    """The monitor knows so many."""
+    furthest: int = 0
+    """Positions below it were computed or came from the cache, up to the last preemption."""
+    offset: int = 0
+    """The next position to be computed is so much above `num_scheduled`."""
+
+    def new_blocks(self) -> NewBlocks | None:
+        """Those of which the monitor has not been told."""
+        first, hashes = self.num_hashes, self.request.block_hashes
+        if len(hashes) <= first:
+            return None
+        self.num_hashes = len(hashes)
+        return NewBlocks(first, hashes[first:])
+
+    def resume(self, num_computed: int) -> tuple[int, int] | None:
+        """It goes on at a position; from where to where it has skipped some that are new."""
+        begin = max(self.furthest, self.num_scheduled + self.offset)
+        self.offset = num_computed - self.num_scheduled
+        self.furthest = max(begin, num_computed)
+        self.num_cached += self.furthest - begin
+        return (begin, num_computed) if num_computed > begin else None
+
+
+class RequestReporter:
+    """Looks at what a scheduler does. A request is announced when it is first scheduled: only then
+    it is known what it has from the prefix cache.
+    """
+
+    def __init__(
+        self,
+        requests: Mapping[str, Any],
+        model: str,
+        tokenizer_file: str | None,
+        block_size: int,
+        outbox: Outbox,
+    ) -> None:
+        """
+        Args:
+            requests: the scheduler's, by id.
+            block_size: of the blocks that it hashes; 0 if it has no prefix cache.
+        """
+        self._requests = requests
+        self._model = model
+        self._tokenizer_file = tokenizer_file
+        self._block_size = block_size
+        self._outbox = outbox
+        self._running: dict[str, _Running] = {}
+
+    def scheduled(self, output: Any) -> None:
+        """After `Scheduler.schedule`, with what it returned."""
+        new, skipped = [], {}
+        for req_id, num_computed in _begun(output):
+            running = self._running.get(req_id)
+            if running is None:
+                new.append((self._requests[req_id], num_computed))
+            elif (skip := running.resume(num_computed)) is not None:
+                skipped[req_id] = skip
+        self._tell_of_blocks(skipped)
+        for request, num_cached in new:
+            self._start(request, num_cached)
+        running_by_id = self._running
+        for req_id, num_tokens in output.num_scheduled_tokens.items():
+            running_by_id[req_id].num_scheduled += num_tokens
+
+    def ended(self, request: Any) -> None:
+        """Before `Scheduler._free_request`."""
+        req_id = request.request_id
+        if req_id not in self._running:  # it ended in the queue
+            self._start(request, 0)
+        running = self._running.pop(req_id)
+        if self._block_size and (made := running.new_blocks()) is not None:
+            self._post(PrefixUpdate(made={req_id: made}))
+        self._post(
+            RequestEnd(
+                req_id=req_id,
+                reason=_end_reason(request),
+                num_scheduled=running.num_scheduled,
+                num_cached=running.num_cached,
+                num_output_tokens=request.num_output_tokens,
+                time_ns=time.time_ns(),
+            )
+        )
+
+    def _start(self, request: Any, num_cached: int) -> None:
+        extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+        running = _Running(request, num_cached, furthest=num_cached, offset=num_cached)
+        self._running[request.request_id] = running
+        blocks = running.new_blocks() if self._block_size else None
+        self._post(
+            RequestStart(
+                req_id=request.request_id,
+                external_id=_external_id(request.request_id),
+                model=self._model,
+                tokenizer_file=self._tokenizer_file,
+                prompt_token_ids=list(request.prompt_token_ids or ()),
+                time_ns=time.time_ns(),
+                lora=request.lora_request.lora_name if request.lora_request else None,
+                trace_headers=dict(request.trace_headers) if request.trace_headers else None,
+                tenant=_text(extra.get("tenant")),
+                client=_text(extra.get("client")),
+                num_cached=num_cached,
+                block_size=self._block_size,
+                block_hashes=blocks.hashes if blocks else [],
+            )
+        )
+
+    def _tell_of_blocks(self, skipped: dict[str, tuple[int, int]]) -> None:
+        """Hashes are known before the block's last row is computed, and before any other request
+        can find the block.
+        """
+        made = {}
+        if self._block_size:
+            for req_id, running in self._running.items():
+                if (blocks := running.new_blocks()) is not None:
+                    made[req_id] = blocks
+        if made or skipped:
+            self._post(PrefixUpdate(made, skipped))
+
+    def _post(self, message: Message) -> None:
+        self._outbox.post(lambda: (message, None))
+
+
+def _begun(output: Any) -> Iterator[tuple[str, int]]:
+    """Requests that begin, or go on after a preemption, and at which position.
+
+    Of those that go on the runners differ in where they are listed.
+    """
+    for new in output.scheduled_new_reqs:
+        yield new.req_id, new.num_computed_tokens
+    cached = output.scheduled_cached_reqs
+    if cached.resumed_req_ids:
+        for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            if req_id in cached.resumed_req_ids:
+                yield req_id, num_computed
+
+
+def _end_reason(request: Any) -> str:
+    reason = request.stop_reason
+    if isinstance(reason, str) and reason.startswith(STOP_REASON):
+        return reason
+    return str(request.status.name.removeprefix("FINISHED_").lower())
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _external_id(req_id: str) -> str:
+    """The client's id: vLLM appends `-` and eight random characters to it."""
+    if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") == "1":
+        return req_id
+    head, dash, tail = req_id.rpartition("-")
+    return head if dash and len(tail) == 8 else req_id

@@ -1,0 +1,174 @@
+"""What a scheduler does with its requests reaches the monitor."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.request import Request, RequestStatus
+
+from saeguard.integrations.vllm.request_reporter import RequestReporter
+from saeguard.monitor.messages import Message, NewBlocks, PrefixUpdate, RequestEnd, RequestStart
+
+BLOCK_SIZE = 4
+
+
+class Scheduled:
+    """A scheduler's requests and decisions, without the scheduler, and what was said of them."""
+
+    def __init__(self, block_size: int = BLOCK_SIZE) -> None:
+        self.messages: list[Message] = []
+        self.requests: dict[str, Request] = {}
+        outbox = SimpleNamespace(post=lambda build: self.messages.append(build()[0]))
+        self._reporter = RequestReporter(self.requests, "m", None, block_size, outbox)
+        init_none_hash(sha256)
+
+    def add(self, req_id: str, prompt: list[int], **params: object) -> Request:
+        request = Request(
+            request_id=req_id,
+            prompt_token_ids=prompt,
+            sampling_params=SamplingParams(**params),
+            pooling_params=None,
+            arrival_time=time.time(),
+            block_hasher=get_request_block_hasher(BLOCK_SIZE, sha256),
+        )
+        self.requests[req_id] = request
+        return request
+
+    def step(self, v1_resumed: tuple[str, int] | None = None, **rows: tuple[int, int]) -> None:
+        """Request -> the position that it begins or goes on at, or -1, and how many rows."""
+        begun = {req_id: first for req_id, (first, _) in rows.items() if first >= 0}
+        cached = SimpleNamespace(req_ids=[], resumed_req_ids=set(), num_computed_tokens=[])
+        if v1_resumed is not None:
+            running = [req_id for req_id in rows if req_id not in begun]
+            cached.req_ids = running
+            cached.resumed_req_ids = {v1_resumed[0]}
+            cached.num_computed_tokens = [v1_resumed[1] for _ in running]
+        self._reporter.scheduled(
+            SimpleNamespace(
+                scheduled_new_reqs=[
+                    SimpleNamespace(req_id=req_id, num_computed_tokens=first)
+                    for req_id, first in begun.items()
+                ],
+                scheduled_cached_reqs=cached,
+                num_scheduled_tokens={req_id: count for req_id, (_, count) in rows.items()},
+            )
+        )
+
+    def end(self, req_id: str) -> None:
+        self.requests[req_id].status = RequestStatus.FINISHED_STOPPED
+        self._reporter.ended(self.requests.pop(req_id))
+
+    def of(self, kind: type) -> list[Message]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+
+@pytest.fixture
+def scheduled() -> Scheduled:
+    return Scheduled()
+
+
+@pytest.mark.parametrize(
+    ("xargs", "tenant", "client"),
+    [
+        ({"tenant": "acme", "client": "app-7"}, "acme", "app-7"),
+        ({"tenant": 7}, "7", None),
+        ({}, None, None),
+        (None, None, None),
+    ],
+)
+def test_tenant_and_client_come_from_the_request_s_vllm_xargs(
+    scheduled: Scheduled, xargs, tenant, client
+):
+    scheduled.add("chatcmpl-1-abcdefgh", [1, 2], extra_args=xargs)
+    scheduled.step(**{"chatcmpl-1-abcdefgh": (0, 2)})
+    (message,) = scheduled.messages
+    assert (message.tenant, message.client) == (tenant, client)
+    assert message.external_id == "chatcmpl-1"
+
+
+def test_a_request_is_announced_with_what_it_has_from_the_cache(scheduled: Scheduled):
+    request = scheduled.add("a", list(range(10)))
+    scheduled.step(a=(8, 2))
+    (start,) = scheduled.messages
+    assert (start.num_cached, start.block_size) == (8, BLOCK_SIZE)
+    assert start.block_hashes == request.block_hashes
+    assert len(start.block_hashes) == 2
+
+
+def test_a_request_that_ends_in_the_queue_is_announced_and_ended(scheduled: Scheduled):
+    scheduled.add("a", [1, 2])
+    scheduled.end("a")
+    start, end = scheduled.messages
+    assert (start.req_id, end.req_id) == ("a", "a")
+    assert (end.num_scheduled, end.num_cached) == (0, 0)
+
+
+def test_blocks_made_by_generated_tokens_are_told_before_who_may_find_them(scheduled: Scheduled):
+    request = scheduled.add("a", list(range(6)))
+    scheduled.step(a=(0, 6))
+    for token_id in (20, 21):
+        request.append_output_token_ids(token_id)
+    scheduled.add("b", list(range(6)))
+    scheduled.step(a=(-1, 1), b=(4, 2))
+    _, update, start = scheduled.messages
+    assert update == PrefixUpdate(made={"a": NewBlocks(1, request.block_hashes[1:])})
+    assert start.req_id == "b"
+    request.append_output_token_ids(22)
+    scheduled.step(a=(-1, 1), b=(-1, 1))
+    assert len(scheduled.messages) == 3, "nothing new"
+
+
+def test_the_last_blocks_are_told_with_the_end(scheduled: Scheduled):
+    request = scheduled.add("a", list(range(6)))
+    scheduled.step(a=(0, 6))
+    request.append_output_token_ids([20, 21])
+    scheduled.end("a")
+    _, update, end = scheduled.messages
+    assert update.made["a"] == NewBlocks(1, request.block_hashes[1:])
+    assert isinstance(end, RequestEnd)
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_what_a_resumed_request_skips_counts_as_cached(scheduled: Scheduled, runner: str):
+    """It was preempted within its prompt, and another request has computed more of it since."""
+    scheduled.add("a", list(range(40)))
+    scheduled.step(a=(4, 8))
+    if runner == "v1":
+        scheduled.step(v1_resumed=("a", 32), a=(-1, 8))
+    else:
+        scheduled.step(a=(32, 8))
+    (update,) = scheduled.of(PrefixUpdate)
+    assert update.skipped == {"a": (12, 32)}
+    scheduled.end("a")
+    (end,) = scheduled.of(RequestEnd)
+    assert (end.num_cached, end.num_scheduled) == (4 + 20, 16)
+
+
+def test_what_a_resumed_request_has_computed_itself_is_not_cached(scheduled: Scheduled):
+    scheduled.add("a", list(range(12)))
+    scheduled.step(a=(0, 12))
+    scheduled.step(a=(8, 4))
+    scheduled.step(a=(0, 8))
+    scheduled.step(a=(-1, 4))
+    scheduled.end("a")
+    assert not scheduled.of(PrefixUpdate)
+    (end,) = scheduled.of(RequestEnd)
+    assert (end.num_cached, end.num_scheduled) == (0, 28)
+
+
+def test_without_a_prefix_cache_no_hashes_are_sent():
+    scheduled = Scheduled(block_size=0)
+    scheduled.add("a", list(range(12)))
+    scheduled.step(a=(0, 12))
+    scheduled.end("a")
+    (start,) = scheduled.of(RequestStart)
+    assert (start.block_size, start.block_hashes) == (0, [])
+    assert not scheduled.of(PrefixUpdate)
