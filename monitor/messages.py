@@ -46,6 +46,8 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     """Of the prompt's full blocks, in order. Each stands for all that is before it, too, and for
     the LoRA, the cache salt and the images: where two are equal, so are the scores.
     """
+    num_dropped: int = 0
+    """Messages that EngineCore has had to drop so far because the monitor's queue was full."""
 
 
 STOP_REASON = "saeguard:"
@@ -86,6 +88,8 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """Positions that were served from the prefix cache and never computed for this request."""
     num_output_tokens: int
     time_ns: int
+    num_dropped: int = 0
+    """As in `RequestStart`."""
 
 
 class Frame(msgspec.Struct, frozen=True, tag="frame"):

@@ -69,6 +69,7 @@ class Service:
         captured = config.capture_text == "window"
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
         self._dropped: dict[int, int] = {}
+        self._num_unsent = 0  # by EngineCore
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
         self._reporter = Reporter(self._store)
@@ -123,6 +124,7 @@ class Service:
             "correlations/evicted": self._book.decider.num_evicted,
             "requests/live": self._detector.num_live,
             "frames/dropped": sum(self._dropped.values()),
+            "messages/dropped": self._num_unsent,
             "rows/nonfinite": self._detector.num_nonfinite,
             "rows/orphaned": self._detector.num_orphans,
             "rows/phase_unsure": self._detector.num_phase_unsure,
@@ -182,9 +184,11 @@ class Service:
             case Frame() if arrays is not None:
                 return [(message, arrays)]
             case RequestStart():
+                self._num_unsent = message.num_dropped
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
             case RequestEnd():
+                self._num_unsent = message.num_dropped
                 self._stops.ended(message.req_id)
                 self._decide(self._detector.end(message, time.monotonic()))
             case TapStatus():

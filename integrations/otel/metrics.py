@@ -26,6 +26,7 @@ COUNTERS = {
     "correlations/evicted": (),
     "rules/reload": ("outcome",),
     "frames/dropped": (),
+    "messages/dropped": (),
     "messages/unreadable": (),
     "messages/failed": (),
     "rows/nonfinite": (),

@@ -109,6 +109,7 @@ class RequestReporter:
                 num_cached=running.num_cached,
                 num_output_tokens=request.num_output_tokens,
                 time_ns=time.time_ns(),
+                num_dropped=self._outbox.num_dropped,
             )
         )
 
@@ -132,6 +133,7 @@ class RequestReporter:
                 num_cached=num_cached,
                 block_size=self._block_size,
                 block_hashes=blocks.hashes if blocks else [],
+                num_dropped=self._outbox.num_dropped,
             )
         )
 

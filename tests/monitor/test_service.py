@@ -68,6 +68,13 @@ def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
     assert totals(monitor.store)["messages/unreadable"] == 2
 
 
+def test_what_the_engine_could_not_send_is_a_metric(monitor: Monitor):
+    monitor.engine.start("a-1", [1, 2], num_dropped=2)
+    wait_for(lambda: monitor.metric("saeguard.messages.dropped") == 2)
+    monitor.engine.end("a-1", num_scheduled=0, num_dropped=3)
+    wait_for(lambda: monitor.metric("saeguard.messages.dropped") == 3)
+
+
 def test_a_worker_whose_taps_are_dead_is_said_so_loudly(monitor: Monitor):
     monitor.engine.send(TapStatus(rank=0, alive=False, reason="stale compile cache"))
     wait_for(

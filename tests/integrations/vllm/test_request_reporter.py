@@ -26,8 +26,10 @@ class Scheduled:
     def __init__(self, block_size: int = BLOCK_SIZE) -> None:
         self.messages: list[Message] = []
         self.requests: dict[str, Request] = {}
-        outbox = SimpleNamespace(post=lambda build: self.messages.append(build()[0]))
-        self._reporter = RequestReporter(self.requests, "m", None, block_size, outbox)
+        self.outbox = SimpleNamespace(
+            post=lambda build: self.messages.append(build()[0]), num_dropped=0
+        )
+        self._reporter = RequestReporter(self.requests, "m", None, block_size, self.outbox)
         init_none_hash(sha256)
 
     def add(self, req_id: str, prompt: list[int], **params: object) -> Request:
@@ -172,3 +174,12 @@ def test_without_a_prefix_cache_no_hashes_are_sent():
     (start,) = scheduled.of(RequestStart)
     assert (start.block_size, start.block_hashes) == (0, [])
     assert not scheduled.of(PrefixUpdate)
+
+
+def test_a_request_s_start_and_end_say_how_many_messages_could_not_be_sent(scheduled: Scheduled):
+    scheduled.add("a", list(range(4)))
+    scheduled.step(a=(0, 4))
+    scheduled.outbox.num_dropped = 2
+    scheduled.end("a")
+    (start,), (end,) = scheduled.of(RequestStart), scheduled.of(RequestEnd)
+    assert (start.num_dropped, end.num_dropped) == (0, 2)
