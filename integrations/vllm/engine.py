@@ -17,8 +17,8 @@ from saeguard.integrations.vllm.settings import (
     run_directory,
 )
 from saeguard.integrations.vllm.stop import Stopper
-from saeguard.integrations.vllm.supervisor import MonitorProcess
-from saeguard.monitor.errors import ConfigError, UnsupportedError
+from saeguard.integrations.vllm.supervisor import MonitorProcess, ensure_monitor
+from saeguard.monitor.errors import UnsupportedError
 
 logger = init_logger("vllm.saeguard.engine")
 
@@ -46,16 +46,9 @@ def arm(scheduler: Any) -> None:
     )
     monitor: MonitorProcess | None = None
     is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local
-    if config.start_monitor and is_first_on_node:
+    if is_first_on_node:
         run_dir = run_directory(scheduler.vllm_config, config)
-        monitor = MonitorProcess(config.path, run_dir, tokenizer_file)
-        # Nothing is served yet: the first request should not be the one that is not seen.
-        if not monitor.wait_until_ready():
-            if config.fail == "closed":
-                raise ConfigError(
-                    "the monitor did not start, and the configuration says fail: closed"
-                )
-            logger.error("saeguard: the monitor has not started; serving goes on without it")
+        monitor = ensure_monitor(config, run_dir, tokenizer_file)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)
     stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config))

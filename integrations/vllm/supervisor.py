@@ -1,16 +1,23 @@
-"""Starts the monitor process, keeps it running, and stops it with the engine."""
+"""Starts the monitor process, keeps it running, and stops it with the engine; or waits for one that
+is started by hand.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vllm.logger import init_logger
+
+from saeguard.monitor.config import Config
+from saeguard.monitor.errors import ConfigError
 
 logger = init_logger("vllm.saeguard.supervisor")
 
@@ -19,6 +26,42 @@ _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0
 """A monitor that ran for so long is started again at once when it dies."""
 _USAGE_ERROR = 2
+_PATIENCE_S = 30.0
+
+
+def ensure_monitor(
+    config: Config, run_dir: Path, tokenizer_file: str | None, patience_s: float = _PATIENCE_S
+) -> MonitorProcess | None:
+    """Start the monitor, unless somebody else does, and wait for it: nothing is served yet, and the
+    first request should not be the one that is not seen.
+
+    Args:
+        run_dir: where it listens.
+        tokenizer_file: of the model that is going to be served.
+
+    Raises:
+        ConfigError: it is not there in time, and the configuration says `fail: closed`.
+    """
+    monitor = None
+    if config.start_monitor:
+        monitor = MonitorProcess(config.path, run_dir, tokenizer_file)
+        is_ready = monitor.wait_until_ready(patience_s)
+        remedy = "its log says why"
+    else:
+        is_ready = _becomes_true(lambda: is_listening(run_dir), patience_s)
+        remedy = f"run: saeguard monitor --config {config.path}"
+    if is_ready:
+        return monitor
+    if config.fail == "closed":
+        raise ConfigError("there is no monitor, and the configuration says fail: closed", remedy)
+    logger.error("saeguard: there is no monitor (%s); serving goes on without it", remedy)
+    return monitor
+
+
+def is_listening(run_dir: Path) -> bool:
+    """Whether a monitor takes messages there: what a dead one has left behind is none."""
+    with socket.socket(socket.AF_UNIX) as inbox:
+        return inbox.connect_ex(str(run_dir / "inbox")) == 0
 
 
 class MonitorProcess:
@@ -40,16 +83,13 @@ class MonitorProcess:
         self._process = self._start()
         threading.Thread(target=self._watch, name="saeguard-supervisor", daemon=True).start()
 
-    def wait_until_ready(self, timeout_s: float = 30.0) -> bool:
+    def wait_until_ready(self, timeout_s: float = _PATIENCE_S) -> bool:
         """Return once the monitor listens: what is computed before may not reach it. False where
         it refused its configuration, or did not come up in time.
         """
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s and not self._refused.is_set():
-            if (self._run_dir / "ready").exists():
-                return True
-            time.sleep(0.05)
-        return False
+        ready = self._run_dir / "ready"
+        _becomes_true(lambda: ready.exists() or self._refused.is_set(), timeout_s)
+        return ready.exists()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Let the monitor drain what it has, then end it."""
@@ -96,3 +136,10 @@ class MonitorProcess:
             backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
             if not self._stopping.is_set():
                 self._process = self._start()
+
+
+def _becomes_true(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not (is_true := condition()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return is_true

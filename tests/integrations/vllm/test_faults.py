@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
-from engine_run import EngineRun, run_engine
+from engine_run import EngineRun, Inbox, run_engine
 from tiny_models import make_model, make_watchlist
 
 from saeguard.monitor import watchlist as wl
@@ -53,17 +54,19 @@ def write_fault(directory: Path, fault: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
-    """One process that starts an engine for every fault in turn."""
+    """One process that starts an engine for every fault in turn, none of which lacks a monitor."""
     work = tmp_path_factory.mktemp("faults")
     jobs = []
-    for fault in [*FAULTS, "fail_closed"]:
-        additional = write_fault(work / fault, fault)
-        jobs.append((work / fault / "model", {"additional_config": additional}))
-    return run_engine(
-        work / "run", jobs[0][0], None, PROMPTS, max_tokens=3,
-        engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:],
-        env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
-    )  # fmt: skip
+    with ExitStack() as inboxes:
+        for fault in [*FAULTS, "fail_closed"]:
+            additional = write_fault(work / fault, fault)
+            jobs.append((work / fault / "model", {"additional_config": additional}))
+            inboxes.callback(Inbox(work / fault / "run").close)
+        return run_engine(
+            work / "run", jobs[0][0], None, PROMPTS, max_tokens=3,
+            engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:],
+            env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
+        )  # fmt: skip
 
 
 def result_of(run: EngineRun, fault: str) -> dict[str, object]:

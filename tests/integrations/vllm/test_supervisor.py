@@ -1,4 +1,4 @@
-"""The monitor is kept running, whatever happens to it or to its files."""
+"""The monitor is kept running, whatever happens to it or to its files, and waited for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_monitor import wait_for, write_config
+from running_monitor import start_process, wait_for, write_config
 
-from saeguard.integrations.vllm.supervisor import MonitorProcess
+from saeguard.integrations.vllm.supervisor import MonitorProcess, ensure_monitor
+from saeguard.monitor.config import load_config
+from saeguard.monitor.errors import ConfigError
 
 ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
 
@@ -65,3 +67,27 @@ def test_the_monitor_reads_off_the_models_phases_before_there_is_any_request(
 
     wait_for(has_phases, 60)
     monitor.stop()
+
+
+def test_a_monitor_that_is_started_by_hand_is_waited_for(tmp_path: Path, run_dir: Path):
+    config = load_config(by_hand(tmp_path, fail="closed"))
+    with start_process(config.path, run_dir) as process:
+        try:
+            assert ensure_monitor(config, run_dir, None) is None
+        finally:
+            process.kill()
+    assert (run_dir / "inbox").exists(), "what it has left behind must not be taken for it"
+    with pytest.raises(ConfigError, match="there is no monitor") as caught:
+        ensure_monitor(config, run_dir, None, patience_s=0.1)
+    assert f"run: saeguard monitor --config {config.path}" in str(caught.value)
+
+
+def test_where_the_configuration_lets_it_the_model_is_served_without_a_monitor(
+    tmp_path: Path, run_dir: Path
+):
+    config = load_config(by_hand(tmp_path, fail="open"))
+    assert ensure_monitor(config, run_dir, None, patience_s=0.1) is None
+
+
+def by_hand(directory: Path, fail: str) -> Path:
+    return write_config(directory, start_monitor=False, run_dir="run", fail=fail)
