@@ -52,7 +52,7 @@ def carry_over(
             np.concatenate([phases for _, phases in kept]),
         )
         for request in group:
-            engine.resume(request.start.req_id, request.matches_by_id())
+            engine.resume(request.start.req_id, request.decisions.matches_by_id())
 
 
 def _groups(requests: Iterable[LiveRequest], num_rows: int) -> Iterator[list[LiveRequest]]:

@@ -101,6 +101,8 @@ class Config(_Strict):
     phases: Phases = Phases()
     record_tokens: int = Field(default=1024, ge=1)
     """How many of a request's last tokens are kept with their scores."""
+    prefix_scores_mib: int = Field(default=256, ge=0)
+    """How much memory the scores of what is in vLLM's prefix cache may take, for each model."""
     log: Literal["json", "console"] = "console"
     destinations: tuple[Destination, ...] = ()
     metrics: Metrics | None = None

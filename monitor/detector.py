@@ -11,22 +11,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.drafts import confirmed, settle
-from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd, RequestStart
+from saeguard.monitor.messages import (
+    Frame,
+    FrameArrays,
+    PrefixUpdate,
+    RequestEnd,
+    RequestStart,
+)
+from saeguard.monitor.new_rows import only_new
 from saeguard.monitor.phases import PhaseTracker, Starts, phases_of
+from saeguard.monitor.prefixes import Prefixes
 from saeguard.monitor.requests import LiveRequest
-from saeguard.monitor.rows import RowTable
+from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, Match
 
 GRACE_S = 5.0
 """How long an announced end waits for rows, and rows wait for an announced start."""
-
-_MAX_PLACEHOLDERS = 1024  # no window of a rule is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,24 @@ class Detector:
     """Not thread-safe: one thread feeds it messages in the order they arrive."""
 
     def __init__(
-        self, engine: Engine, watchlist: str, num_features: int, record_tokens: int
+        self,
+        engine: Engine,
+        watchlist: str,
+        num_features: int,
+        record_tokens: int,
+        prefix_bytes: int = 256 << 20,
     ) -> None:
+        """
+        Args:
+            watchlist: digest of the one whose columns the engine reads.
+            record_tokens: how many of a request's last rows are kept.
+            prefix_bytes: of scores that are kept for what is in vLLM's prefix cache.
+        """
         self._engine = engine
         self._watchlist = watchlist
         self._orders: dict[str, Order | None] = {watchlist: None}
         self._table = RowTable(record_tokens, num_features)
+        self._prefixes = Prefixes(num_features, prefix_bytes, record_tokens)
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
         self._waiting: dict[str, _Waiting] = {}
@@ -88,7 +105,8 @@ class Detector:
         if message.req_id in self._requests:
             return []
         tracker = PhaseTracker(message.prompt_token_ids, texts.phases)
-        request = LiveRequest(message, texts, self._table, tracker)
+        prefix = self._prefixes.of(message)
+        request = LiveRequest(message, texts, self._table, tracker, prefix)
         self._requests[message.req_id] = request
         waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
@@ -96,6 +114,15 @@ class Detector:
             starts = np.array([0, len(rows.positions)])
             detections += self._take(frame, [request], starts, rows, fault)
         return detections
+
+    def update_prefixes(self, message: PrefixUpdate) -> None:
+        """Requests have made blocks that others may find, or found some themselves."""
+        for req_id, made in message.made.items():
+            if (request := self._requests.get(req_id)) is not None:
+                request.add_blocks(made)
+        for req_id, skipped in message.skipped.items():
+            if (request := self._requests.get(req_id)) is not None:
+                request.prefix.cached = skipped
 
     def end(self, message: RequestEnd, now_s: float) -> list[Detection]:
         """A request's end was announced; `finished` returns it once its rows are in."""
@@ -120,10 +147,10 @@ class Detector:
         known = np.array([request is not None for request in found])
         for i in np.flatnonzero(~known):
             waiting = self._waiting.setdefault(frame.req_ids[i], _Waiting([], now_s + GRACE_S))
-            rows = _select(arrays, slice(starts[i], starts[i + 1]))
+            rows = taken(arrays, slice(starts[i], starts[i + 1]))
             waiting.rows.append((frame, rows, fault))
         counts = np.diff(starts)
-        rows = _select(arrays, np.repeat(known, counts))
+        rows = taken(arrays, np.repeat(known, counts))
         known_starts = np.concatenate([[0], np.cumsum(counts[known])])
         return self._take(frame, requests, known_starts, rows, fault) if requests else []
 
@@ -170,6 +197,7 @@ class Detector:
             for request in self._requests.values():
                 request.rearrange_held(order)
             self._table.rearrange(order)
+            self._prefixes.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}
         self._num_unevaluated += self._engine.num_ignored_tokens
         self._engine, self._watchlist = engine, watchlist
@@ -229,30 +257,27 @@ class Detector:
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
     ) -> list[Detection]:
         """Count rows as observed, and evaluate those that are new."""
-        is_regular = True
+        rows = self._masked(rows)
+        bounds = starts.tolist()
         firsts = rows.positions[starts[:-1]].tolist()
-        for request, first, count in zip(requests, firsts, np.diff(starts).tolist(), strict=True):
+        lasts = rows.positions[starts[1:] - 1].tolist()
+        is_regular = True
+        for i, request in enumerate(requests):
             if request.slot < 0:
-                self._open(request, first)
-            if request.is_evaluated:
-                request.num_observed += count
-            else:
-                request.unseen["rules_full"] += count
-            is_regular &= first == request.next_position
-        if is_regular:
-            rows = _select(rows, slice(None))
-        else:
-            requests, starts, rows = _only_new(requests, starts, rows)
+                self._open(request)
+            request.count_rows(bounds[i + 1] - bounds[i])
+            is_regular &= firsts[i] == request.next_position
+            if lasts[i] >= request.prefix.boundary:
+                request.keep_blocks(taken(rows, slice(bounds[i], bounds[i + 1])))
+        if not is_regular:  # what one request has just computed another may have from the cache
+            requests, starts, rows = only_new(requests, starts, rows)
         return self._evaluate(frame, requests, starts, rows) if requests else []
 
-    def _open(self, request: LiveRequest, first_position: int) -> None:
+    def _open(self, request: LiveRequest) -> None:
         """Give a request its slots. Not before its first row: what waits in vLLM's queue must not
         take the engine's.
         """
         request.slot = self._table.open()
-        request.first_position = request.next_position = first_position
-        if first_position > request.prompt_len:
-            request.phases.lose()
         num_refused = self._engine.num_refused
         self._engine.start(request.start.req_id, request.context)
         request.is_evaluated = self._engine.num_refused == num_refused
@@ -260,69 +285,27 @@ class Detector:
     def _evaluate(
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
     ) -> list[Detection]:
-        """Run the rules over new rows, in place: masks what cannot be evaluated."""
+        """Run the rules over new rows."""
         counts = np.diff(starts)
         lasts = rows.positions[starts[1:] - 1].tolist()
         phases = phases_of([request.phases for request in requests], starts, rows)
         for request, last in zip(requests, lasts, strict=True):
             request.next_position = last + 1
-        self._mask(rows)
         slots = np.array([request.slot for request in requests])
         self._table.put(np.repeat(slots, counts), rows, phases)
         keys = [request.start.req_id for request in requests]
         matches = self._engine.observe(keys, starts, rows.scores, rows.positions, phases)
         return [Detection(match, self._requests[match.key], frame) for match in matches]
 
-    def _mask(self, rows: FrameArrays) -> None:
-        """Take out what cannot be evaluated: the attention sink and, counted, what is no number."""
-        bad = ~np.isfinite(rows.scores)
+    def _masked(self, rows: FrameArrays) -> FrameArrays:
+        """Copies without what cannot be evaluated: the attention sink and, counted, what is no
+        number.
+        """
+        scores = rows.scores.copy()
+        bad = ~np.isfinite(scores)
         if bad.any():
-            is_real = (rows.positions > 0) & (rows.token_ids >= 0)  # not a placeholder of ours
-            self.num_nonfinite += int((bad.any(axis=1) & is_real).sum())
-            rows.scores[bad] = np.nan
+            self.num_nonfinite += int((bad.any(axis=1) & (rows.positions > 0)).sum())
+            scores[bad] = np.nan
         # The first token has a norm of its own, and SAEs are not trained on it.
-        rows.scores[rows.positions == 0] = np.nan
-
-
-def _select(rows: FrameArrays, which: slice | npt.NDArray[np.bool_]) -> FrameArrays:
-    """Copies of some rows: a message's own arrays are read-only."""
-    return FrameArrays(
-        rows.scores[which].copy(), rows.token_ids[which].copy(), rows.positions[which].copy()
-    )
-
-
-def _only_new(
-    requests: list[LiveRequest], starts: Starts, rows: FrameArrays
-) -> tuple[list[LiveRequest], Starts, FrameArrays]:
-    """The rows above each request's high-water mark, of the requests that have any.
-
-    Where a frame was lost, rows of NaN hold the place of what was not observed, so that a window
-    of the rules spans the tokens it says it spans.
-    """
-    kept, parts = [], []
-    for i, request in enumerate(requests):
-        part = _select(rows, slice(starts[i], starts[i + 1]))
-        part = _select(part, part.positions >= request.next_position)
-        if len(part.positions):
-            kept.append(request)
-            parts.append(_with_placeholders(part, request.next_position))
-    if not kept:
-        return [], starts[:1], _select(rows, slice(0))
-    counts = np.array([len(part.positions) for part in parts])
-    together = FrameArrays(
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.token_ids for part in parts]),
-        np.concatenate([part.positions for part in parts]),
-    )
-    return kept, np.concatenate([[0], np.cumsum(counts)]), together
-
-
-def _with_placeholders(rows: FrameArrays, next_position: int) -> FrameArrays:
-    """The rows, preceded by one of NaN for each position that was expected and did not come."""
-    first, last = int(rows.positions[0]), int(rows.positions[-1])
-    num_lost = min(first - next_position, _MAX_PLACEHOLDERS)
-    return FrameArrays(
-        scores=np.pad(rows.scores, ((num_lost, 0), (0, 0)), constant_values=np.nan),
-        token_ids=np.pad(rows.token_ids, (num_lost, 0), constant_values=-1),
-        positions=np.arange(first - num_lost, last + 1, dtype=np.int32),
-    )
+        scores[rows.positions == 0] = np.nan
+        return FrameArrays(scores, rows.token_ids, rows.positions)

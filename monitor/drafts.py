@@ -16,6 +16,7 @@ import numpy as np
 from saeguard.monitor.messages import Frame, FrameArrays
 from saeguard.monitor.phases import Starts
 from saeguard.monitor.requests import Held, LiveRequest
+from saeguard.monitor.rows import joined, taken
 
 
 def settle(
@@ -34,11 +35,11 @@ def settle(
     for request, begin, end in zip(requests, starts[:-1], starts[1:], strict=True):
         num_held = num_drafts.get(request.start.req_id, 0)
         kept = confirmed(request, int(rows.positions[begin]), frame.dropped_frames)
-        parts.append(_joined([kept, _part(rows, begin, end - num_held)]))
+        parts.append(joined([kept, taken(rows, slice(begin, end - num_held))]))
         if num_held:
-            request.held = Held(frame, _part(rows, end - num_held, end))
+            request.held = Held(frame, taken(rows, slice(end - num_held, end)))
     new_starts = np.cumsum([0, *(len(part.positions) for part in parts)])
-    return new_starts, _joined(parts)
+    return new_starts, joined(parts)
 
 
 def confirmed(request: LiveRequest, next_position: int, num_lost: int) -> FrameArrays:
@@ -58,23 +59,7 @@ def confirmed(request: LiveRequest, next_position: int, num_lost: int) -> FrameA
         return _NONE
     num_kept = int((rows.positions < next_position).sum())
     request.num_rejected += len(rows.positions) - num_kept
-    return _part(rows, 0, num_kept)
-
-
-def _part(rows: FrameArrays, begin: int, end: int) -> FrameArrays:
-    which = slice(begin, end)
-    return FrameArrays(rows.scores[which], rows.token_ids[which], rows.positions[which])
-
-
-def _joined(parts: Sequence[FrameArrays]) -> FrameArrays:
-    parts = [part for part in parts if len(part.positions)]
-    if len(parts) == 1:
-        return parts[0]
-    return FrameArrays(
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.token_ids for part in parts]),
-        np.concatenate([part.positions for part in parts]),
-    )
+    return taken(rows, slice(num_kept))
 
 
 _NONE = FrameArrays(np.empty((0, 0), np.float32), np.empty(0, np.int32), np.empty(0, np.int32))

@@ -57,7 +57,7 @@ class Reporter:
 
     def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> Alert | None:
         """Enter what became of a match, and raise the alert if it is one."""
-        detection.request.count(decision)
+        detection.request.decisions.count(decision)
         exception = [decision.exception] if decision.exception else []
         self.count({_key(_METRICS[decision.outcome], decision.match.rule, *exception): 1})
         if decision.outcome != "alert":
@@ -108,6 +108,7 @@ class Reporter:
                 "requests/finished": 1,
                 "tokens/scheduled": coverage.scheduled,
                 "tokens/observed": coverage.observed,
+                "tokens/cached": coverage.cached,
                 **{f"tokens/unseen/{why}": n for why, n in coverage.unseen.items()},
             }
         )

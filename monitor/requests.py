@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from saeguard.monitor.alerts import Coverage, RequestRecord, RuleCounts
+import numpy as np
+
+from saeguard.monitor.alerts import Coverage, RequestRecord
 from saeguard.monitor.columns import Order, arranged
+from saeguard.monitor.decision_counts import DecisionCounts
 from saeguard.monitor.messages import (
     STOP_REASON,
     Frame,
     FrameArrays,
+    NewBlocks,
     RequestEnd,
     RequestStart,
 )
 from saeguard.monitor.phases import PhaseTracker
-from saeguard.monitor.rows import RowTable
+from saeguard.monitor.prefixes import Prefix
+from saeguard.monitor.rows import RowTable, joined, taken
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
 from saeguard.rules import RequestContext, Rule
-from saeguard.rules.matches import Decision, Outcome
 
 StopOutcome = Literal["stopped", "too_late"]
-
-
-class _Kind(NamedTuple):
-    """What distinguishes one decision from another in a request's account."""
-
-    rule_id: str
-    rule_name: str
-    outcome: Outcome
-    exception: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +44,22 @@ class LiveRequest:
     texts: TokenTexts
     table: RowTable
     phases: PhaseTracker
+    prefix: Prefix
     slot: int = -1
     """In `table`, from its first row on."""
-    next_position: int = -1
-    """Rows below it were seen before: a preempted request computes them again. -1: none seen."""
-    first_position: int = 0
-    """Of the first row seen: what lies before it came from the prefix cache."""
+    next_position: int = 0
+    """Rows below it were seen before: a preempted request computes them again."""
     num_observed: int = 0
+    num_cached: int = 0
+    """Rows from the prefix cache whose scores are known from the request that computed them."""
     num_rejected: int = 0
     """Rows of speculated tokens that the model did not keep."""
     held: Held | None = None
     is_evaluated: bool = True
     """False: the rule engine had no room for it, so its rows count as unseen."""
     unseen: Counter[str] = field(default_factory=Counter)
-    decisions: Counter[_Kind] = field(default_factory=Counter)
-    """How often it was decided so about a match in this request, under whatever rule set."""
+    decisions: DecisionCounts = field(default_factory=DecisionCounts)
+    """About matches in this request, under whatever rule set."""
     uncovered: list[str] = field(default_factory=list)
     """Names of rules whose `min_coverage` it missed."""
     stopping: list[Rule] = field(default_factory=list)
@@ -84,32 +80,71 @@ class LiveRequest:
             id=self.start.external_id,
         )
 
-    def count(self, decision: Decision) -> None:
-        """Enter what became of a match into the request's account."""
-        rule = decision.match.rule
-        self.decisions[_Kind(rule.id, rule.name, decision.outcome, decision.exception or "")] += 1
-
-    def matches_by_id(self) -> dict[str, int]:
-        """Rule id -> how often the rule has matched so far."""
-        matches: Counter[str] = Counter()
-        for kind, count in self.decisions.items():
-            matches[kind.rule_id] += count
-        return dict(matches)
-
     @property
     def prompt_len(self) -> int:
         return len(self.start.prompt_token_ids)
 
     @property
     def is_complete(self) -> bool:
-        """The request has ended and every row that the scheduler asked for is accounted for."""
-        return self.end is not None and self._num_accounted >= self.end.num_scheduled
+        """The request has ended and every one of its rows is accounted for."""
+        return self.end is not None and self._num_missing <= 0
 
     @property
     def is_complete_but_for_drafts(self) -> bool:
         """Likewise, but for the rows that are held back."""
         num_held = len(self.held.rows.positions) if self.held else 0
-        return self.end is not None and self._num_accounted + num_held >= self.end.num_scheduled
+        return self.end is not None and self._num_missing <= num_held
+
+    def count_rows(self, num_rows: int) -> None:
+        """Rows came in a frame that is believed."""
+        if self.is_evaluated:
+            self.num_observed += num_rows
+        else:
+            self.unseen["rules_full"] += num_rows
+
+    def recall(self, end: int) -> FrameArrays | None:
+        """Rows that come from the prefix cache, from `next_position` to `end`, and enter them into
+        the account. None where nothing is known of them.
+
+        Within them, rows of which nothing is known are NaN and have no token.
+        """
+        begin, end = max(self.next_position, self.prefix.cached[0]), min(end, self.prefix.cached[1])
+        if begin >= end:
+            return None
+        recalled = self.prefix.recall(begin, end)
+        if recalled is None:
+            self.unseen["evicted"] += end - begin
+            return None
+        scores, is_known = recalled
+        num_known = int(is_known.sum())
+        self.unseen["evicted"] += end - begin - num_known
+        if self.is_evaluated:
+            self.num_cached += num_known
+        else:
+            self.unseen["rules_full"] += num_known
+        token_ids = np.full(end - begin, -1, np.int32)
+        prompt = self.start.prompt_token_ids[begin:end]
+        token_ids[: len(prompt)] = prompt
+        token_ids[~is_known] = -1
+        rows = FrameArrays(scores, token_ids, np.arange(begin, end, dtype=np.int32))
+        known = np.flatnonzero(is_known)
+        return taken(rows, slice(known[0], known[-1] + 1))
+
+    def keep_blocks(self, rows: FrameArrays) -> None:
+        """Keep the blocks that these rows complete, for requests that will find them in the prefix
+        cache. The rows are new, and not in the table yet.
+        """
+        begin, first = self.prefix.num_passed_tokens, int(rows.positions[0])
+        if begin < first:
+            rows = joined([self.table.between(self.slot, begin, first), rows])
+        self.prefix.keep(taken(rows, slice(max(0, begin - first), None)))
+
+    def add_blocks(self, made: NewBlocks) -> None:
+        """Hear of blocks that it has made; their rows may have come before."""
+        self.prefix.add(made)
+        if self.next_position > self.prefix.boundary:
+            begin = self.prefix.num_passed_tokens
+            self.prefix.keep(self.table.between(self.slot, begin, self.next_position))
 
     def rearrange_held(self, order: Order) -> None:
         """Bring the columns of what is held back into another order."""
@@ -119,8 +154,11 @@ class LiveRequest:
             self.held = Held(self.held.frame, FrameArrays(scores, rows.token_ids, rows.positions))
 
     @property
-    def _num_accounted(self) -> int:
-        return self.num_observed + self.num_rejected + sum(self.unseen.values())
+    def _num_missing(self) -> int:
+        """Rows of which nothing has been heard, after its end."""
+        assert self.end is not None
+        num_known = self.num_observed + self.num_cached + self.num_rejected + self.unseen.total()
+        return self.end.num_scheduled + self.end.num_cached - num_known
 
     def token_id(self, position: int) -> int | None:
         """The token that was read at `position`, where it is still known."""
@@ -135,20 +173,21 @@ class LiveRequest:
 
     def coverage_so_far(self) -> Coverage:
         """Up to the newest row seen, while the request is running."""
-        unseen = Counter(self.unseen)
-        unseen["prefix_cache"] += self.first_position
-        return _coverage(self.num_observed + unseen.total(), self.num_observed, unseen)
+        scheduled = self.num_observed + self.num_cached + self.unseen.total()
+        return self._coverage(scheduled, self.unseen)
 
     def coverage(self) -> Coverage:
-        """The final account: scheduled = observed + unseen, by reason. What was speculated and
-        rejected never became part of the request.
+        """The final account: scheduled = observed + cached + unseen, by reason. What was
+        speculated and rejected never became part of the request.
         """
         assert self.end is not None
-        unseen = Counter(self.unseen)
-        unseen["prefix_cache"] += self.end.num_cached
-        unseen[self.missing_reason] += max(0, self.end.num_scheduled - self._num_accounted)
         scheduled = self.end.num_scheduled + self.end.num_cached - self.num_rejected
-        return _coverage(scheduled, self.num_observed, unseen)
+        missing = Counter({self.missing_reason: max(0, self._num_missing)})
+        return self._coverage(scheduled, self.unseen + missing)
+
+    def _coverage(self, scheduled: int, unseen: Counter[str]) -> Coverage:
+        reasons = {reason: count for reason, count in unseen.items() if count}
+        return Coverage(scheduled, self.num_observed, self.num_cached, reasons)
 
     @property
     def stop_outcome(self) -> StopOutcome | None:
@@ -175,7 +214,7 @@ class LiveRequest:
             start_time_ns=self.start.time_ns,
             end_time_ns=self.end.time_ns,
             coverage=self.coverage(),
-            counts=_rule_counts(self.decisions),
+            counts=self.decisions.by_rule(),
             features=list(features),
             token_ids=token_ids,
             texts=None if token_ids is None else [self.texts.text(t) for t in token_ids],
@@ -186,27 +225,3 @@ class LiveRequest:
             uncovered=self.uncovered,
             stop_outcome=self.stop_outcome or "",
         )
-
-
-def _rule_counts(decisions: Counter[_Kind]) -> dict[str, RuleCounts]:
-    outcomes: dict[str, Counter[str]] = defaultdict(Counter)  # by the rule's name
-    suppressed: dict[str, Counter[str]] = defaultdict(Counter)
-    for kind, count in decisions.items():
-        outcomes[kind.rule_name][kind.outcome] += count
-        if kind.outcome == "suppressed":
-            suppressed[kind.rule_name][kind.exception] += count
-    return {
-        name: RuleCounts(
-            matches=counts.total(),
-            emitted=counts["alert"],
-            limited=counts["limited"],
-            suppressed=dict(suppressed[name]),
-            building_block=counts["building_block"],
-        )
-        for name, counts in sorted(outcomes.items())
-    }
-
-
-def _coverage(scheduled: int, observed: int, unseen: Counter[str]) -> Coverage:
-    reasons = {reason: count for reason, count in unseen.items() if count}
-    return Coverage(scheduled=scheduled, observed=observed, unseen=reasons)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -84,6 +86,16 @@ class RowTable:
         )
         return rows, self._phases[slot, cells]
 
+    def between(self, slot: int, begin: int, end: int) -> FrameArrays:
+        """One row for each of a request's positions from `begin` up to `end`, copies; where none is
+        kept, its token id is -1.
+        """
+        positions: Ints = np.arange(begin, end, dtype=np.int32)
+        cells = positions % self.num_kept
+        is_kept = self._positions[slot, cells] == positions
+        token_ids = np.where(is_kept, self._token_ids[slot, cells], np.int32(-1))
+        return FrameArrays(self._scores[slot, cells], token_ids, positions)
+
     def rearrange(self, order: Order) -> None:
         """Change what the columns of the scores are; those without a source become NaN.
 
@@ -104,3 +116,20 @@ class RowTable:
             new[:before] = old
             setattr(self, name, new)
         self._free = list(range(after - 1, before - 1, -1))
+
+
+def taken(rows: FrameArrays, which: slice | npt.NDArray[np.bool_]) -> FrameArrays:
+    """Some of the rows."""
+    return FrameArrays(rows.scores[which], rows.token_ids[which], rows.positions[which])
+
+
+def joined(parts: Sequence[FrameArrays]) -> FrameArrays:
+    """One after the other; at least one of them has rows."""
+    parts = [part for part in parts if len(part.positions)]
+    if len(parts) == 1:
+        return parts[0]
+    return FrameArrays(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.token_ids for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+    )

@@ -23,7 +23,15 @@ from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
-from saeguard.monitor.messages import Frame, RequestEnd, RequestStart, SwapStatus, TapStatus, decode
+from saeguard.monitor.messages import (
+    Frame,
+    PrefixUpdate,
+    RequestEnd,
+    RequestStart,
+    SwapStatus,
+    TapStatus,
+    decode,
+)
 from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
@@ -64,7 +72,11 @@ class Service:
         self._book = self._reloader.book
         watchlist = self._book.watchlist
         self._detector = Detector(
-            self._book.engine, watchlist.digest, len(watchlist.columns), config.record_tokens
+            self._book.engine,
+            watchlist.digest,
+            len(watchlist.columns),
+            config.record_tokens,
+            config.prefix_scores_mib << 20,
         )
         captured = config.capture_text == "window"
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
@@ -187,6 +199,8 @@ class Service:
                 self._num_unsent = message.num_dropped
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
+            case PrefixUpdate():
+                self._detector.update_prefixes(message)
             case RequestEnd():
                 self._num_unsent = message.num_dropped
                 self._stops.ended(message.req_id)

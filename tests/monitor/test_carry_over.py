@@ -84,7 +84,7 @@ def run(ruleset: RuleSet, scores: np.ndarray, cuts: list[int], swap_at: int | No
 def _account(detections: list[Detection]) -> None:
     for detection in detections:
         context = detection.request.context
-        detection.request.count(Decision(detection.match, context, 0, "alert"))
+        detection.request.decisions.count(Decision(detection.match, context, 0, "alert"))
 
 
 @pytest.mark.parametrize("seed", range(20))

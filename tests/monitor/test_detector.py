@@ -90,12 +90,12 @@ def test_a_lost_frame_is_a_hole_with_a_reason(detector: Detector):
 
 
 def test_tokens_from_the_prefix_cache_are_not_called_seen(detector: Detector):
-    detector.start(start_message("a", list(range(40))), NO_TEXTS)
+    detector.start(start_message("a", list(range(40)), num_cached=32), NO_TEXTS)
     observe(detector, 1, a=(32, [QUIET] * 8))
     (finished,) = finish(detector, "a", num_scheduled=8, num_cached=32)
     coverage = finished.coverage()
     assert (coverage.scheduled, coverage.observed) == (40, 8)
-    assert coverage.unseen == {"prefix_cache": 32}
+    assert coverage.unseen == {"evicted": 32}
 
 
 def test_rows_computed_again_after_a_preemption_change_nothing(detector: Detector):

@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_monitor import Monitor, running_monitor, start_process, wait_for, write_config
+from running_monitor import (
+    QUIET,
+    Monitor,
+    running_monitor,
+    start_process,
+    wait_for,
+    write_config,
+)
 
-from saeguard.monitor.messages import TapStatus
+from saeguard.monitor.messages import PrefixUpdate, TapStatus
 from saeguard.monitor.store import get_request, list_alerts, totals
 
 
@@ -181,3 +188,19 @@ def test_the_monitor_process_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_known_of_the_prefix_cache_is_counted_as_cached(monitor: Monitor):
+    prefix = {"block_size": 2, "block_hashes": [b"one", b"two"]}
+    monitor.engine.start("a-1", [1, 2, 3, 4], **prefix)
+    monitor.engine.step({"a-1": (0, [QUIET] * 4)})
+    monitor.engine.start("b-1", [1, 2, 3, 4], **prefix, num_cached=2)
+    monitor.engine.send(PrefixUpdate(skipped={"b-1": (0, 2)}))
+    monitor.engine.step({"b-1": (2, [QUIET] * 2)})
+    monitor.engine.end("a-1", num_scheduled=4)
+    monitor.engine.end("b-1", num_scheduled=2, num_cached=2)
+    wait_for(lambda: monitor.metric("saeguard.tokens", coverage="cached") == 2)
+    monitor.stop()
+    counts = totals(monitor.store)
+    assert (counts["tokens/scheduled"], counts["tokens/observed"]) == (8, 6)
+    assert not [key for key in counts if key.startswith("tokens/unseen")]

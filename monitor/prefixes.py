@@ -1,0 +1,132 @@
+"""What requests have from vLLM's prefix cache, and what they leave in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from saeguard.monitor.columns import Order
+from saeguard.monitor.logging import logger
+from saeguard.monitor.messages import Floats, FrameArrays, NewBlocks, RequestStart
+from saeguard.monitor.prefix_scores import PrefixScores
+
+NEVER = 1 << 62
+_UNKNOWN = b""
+"""Stands for a hash of which we were not told."""
+
+log = logger("saeguard.monitor")
+
+
+class Prefixes:
+    """The stores of all models, one for each: block hashes do not say which model it is."""
+
+    def __init__(self, num_features: int, max_bytes: int, num_kept: int) -> None:
+        """
+        Args:
+            max_bytes: of each store.
+            num_kept: how many rows of a live request are at hand.
+        """
+        self._num_features = num_features
+        self._max_bytes = max_bytes
+        self._num_kept = num_kept
+        self._stores: dict[tuple[str, int], PrefixScores] = {}
+
+    def of(self, start: RequestStart) -> Prefix:
+        """The prefix of a request that begins."""
+        return Prefix(start, self._store(start.model, start.block_size))
+
+    def rearrange(self, order: Order) -> None:
+        """Change what the columns of the scores are; those without a source become NaN."""
+        self._num_features = len(order)
+        for store in self._stores.values():
+            store.rearrange(order)
+
+    def _store(self, model: str, block_size: int) -> PrefixScores | None:
+        if not block_size:
+            return None
+        store = self._stores.get((model, block_size))
+        if store is None:
+            store = PrefixScores(block_size, self._num_features, self._max_bytes)
+            self._stores[model, block_size] = store
+            if block_size > self._num_kept:
+                log.warning(
+                    "long_blocks",
+                    block_size=block_size,
+                    record_tokens=self._num_kept,
+                    effect="tokens from the prefix cache may count as evicted",
+                    hint=f"set record_tokens to {block_size} or more",
+                )
+        return store
+
+
+class Prefix:
+    """One request's blocks: those that it found, and those that others may find."""
+
+    def __init__(self, start: RequestStart, store: PrefixScores | None) -> None:
+        """
+        Args:
+            store: None if vLLM has no prefix cache.
+        """
+        self._store = store
+        self._block_size = start.block_size
+        self._hashes = list(start.block_hashes)
+        self._num_passed = start.num_cached // start.block_size if store else 0
+        self.cached = (0, start.num_cached)
+        """From which position to which its rows were not computed, when that was last so."""
+        self.boundary = NEVER
+        """Whose row completes a block that is to be kept."""
+        self._find_boundary()
+
+    @property
+    def num_passed_tokens(self) -> int:
+        """Blocks up to this position were kept, or were there already."""
+        return self._num_passed * self._block_size
+
+    def add(self, made: NewBlocks) -> None:
+        """Take the hashes of blocks that it has made while generating."""
+        del self._hashes[made.first :]
+        self._hashes += [_UNKNOWN] * (made.first - len(self._hashes))  # a message was lost
+        self._hashes += made.hashes
+        self._find_boundary()
+
+    def keep(self, rows: FrameArrays) -> None:
+        """Keep the full blocks of these rows, but for those in which one was not observed.
+
+        Args:
+            rows: from position `num_passed_tokens` on, without a gap; where the token id is
+                negative nothing was observed.
+        """
+        assert self._store is not None
+        hashes = self._hashes[self._num_passed :][: len(rows.positions) // self._block_size]
+        num_rows = len(hashes) * self._block_size
+        observed = (rows.token_ids[:num_rows] >= 0).reshape(len(hashes), -1).all(axis=1)
+        blocks = rows.scores[:num_rows].reshape(len(hashes), self._block_size, -1)
+        is_kept = observed & [name != _UNKNOWN for name in hashes]
+        if not is_kept.all():
+            blocks = blocks[is_kept]
+        names = [name for name, kept in zip(hashes, is_kept.tolist(), strict=True) if kept]
+        self._store.put(names, blocks)
+        self._num_passed += len(hashes)
+        self._find_boundary()
+
+    def recall(self, begin: int, end: int) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
+        """The scores at positions that came from the cache, [positions, features], and at which
+        they are known; None if at none of them.
+        """
+        if self._store is None:
+            return None
+        size = self._block_size
+        first, last = begin // size, -(-end // size)
+        names = self._hashes[first:last]
+        names += [_UNKNOWN] * (last - first - len(names))
+        blocks, found = self._store.find(names)
+        self._num_passed = max(self._num_passed, end // size)
+        self._find_boundary()
+        if not found.any():
+            return None
+        which = slice(begin - first * size, end - first * size)
+        return blocks.reshape(len(names) * size, -1)[which], np.repeat(found, size)[which]
+
+    def _find_boundary(self) -> None:
+        has_next = self._num_passed < len(self._hashes)
+        self.boundary = (self._num_passed + 1) * self._block_size - 1 if has_next else NEVER
