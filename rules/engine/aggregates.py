@@ -34,10 +34,12 @@ class Parameters:
         self.k = np.array([each.k for each in aggregates], np.int64)
         self.over = np.array([each.over for each in aggregates])
         self.zero = np.array([each.zero for each in aggregates])
-        self.one = np.array([each.one for each in aggregates])
+        self.rise = np.array([each.one - each.zero for each in aggregates])
+        self.is_count = np.array([each.kind == "count" for each in aggregates], np.bool_)
+        self.is_mean = np.array([each.kind in ("mean", "topk_mean") for each in aggregates])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Windows:
     """What the formulas are applied to: scores that end with some token, and whose they are."""
 
@@ -62,16 +64,19 @@ class Windows:
         filled = np.where(missing, np.float32(0), scores)
         return cls(scores, lengths, parameters, aggregates, num_observed, filled)
 
-    def take(self, chosen: slice, longest: int) -> Windows:
-        """Some of them, none with a span longer than `longest`."""
+    def take(self, chosen: slice) -> Windows:
+        """Some of them."""
         return Windows(
-            self.scores[chosen, :longest],
+            self.scores[chosen],
             self.lengths[chosen],
             self.parameters,
             self.aggregates[chosen],
             self.num_observed[chosen],
-            self.filled[chosen, :longest],
+            self.filled[chosen],
         )
+
+
+Formula = Callable[[Windows], Numbers]
 
 
 def span(aggregate: Aggregate) -> int:
@@ -81,86 +86,60 @@ def span(aggregate: Aggregate) -> int:
     return aggregate.tokens + aggregate.rolling - 1
 
 
-def aggregate_windows(kind: Aggregation, windows: Windows) -> Numbers:
-    """The aggregates of one kind, except `ema`, each over its own window."""
-    values = _FORMULAS[kind](windows)
-    values[windows.num_observed == 0] = np.nan
-    return values
+def _sums(windows: Windows) -> Numbers:
+    """value, sum, mean, count"""
+    parameters, of = windows.parameters, windows.aggregates
+    terms: npt.NDArray[np.generic] = windows.filled
+    is_count = parameters.is_count[of]
+    if is_count.any():
+        is_over = windows.scores > parameters.over[of, None]
+        terms = np.where(is_count[:, None], is_over, terms)
+    n = windows.num_observed
+    sums: Numbers = terms.sum(axis=1, dtype=np.float64)
+    sums /= np.where(parameters.is_mean[of], n, n > 0)  # 0 / 0 is NaN
+    return sums
 
 
-def _value(windows: Windows) -> Numbers:
-    return windows.scores[:, 0].astype(np.float64)
-
-
-def _max(windows: Windows) -> Numbers:
-    largest: Scores = np.fmax.reduce(windows.scores, axis=1)
-    return largest.astype(np.float64)
-
-
-def _sum(windows: Windows) -> Numbers:
-    total: Numbers = windows.filled.sum(axis=1, dtype=np.float64)
-    return total
-
-
-def _mean(windows: Windows) -> Numbers:
-    mean: Numbers = _sum(windows) / windows.num_observed
-    return mean
-
-
-def _count(windows: Windows) -> Numbers:
-    over = windows.parameters.over[windows.aggregates]
-    count: Numbers = (windows.scores > over[:, None]).sum(axis=1, dtype=np.float64)
-    return count
-
-
-def _min_evidence(windows: Windows) -> Numbers:
+def _ranks(windows: Windows) -> Numbers:
+    """max, min_evidence, topk_mean"""
     k = windows.parameters.k[windows.aggregates]
-    kth = _at(_largest_first(windows.scores), k - 1)
-    return np.where(windows.num_observed >= k, kth, np.nan)
-
-
-def _topk_mean(windows: Windows) -> Numbers:
-    k = windows.parameters.k[windows.aggregates]
-    totals = _largest_first(windows.scores).cumsum(axis=1, dtype=np.float64)
-    return np.where(windows.num_observed >= k, _at(totals, k - 1) / k, np.nan)
+    down = -windows.scores
+    down.sort(axis=1)  # what was not observed comes last, as NaN does
+    values = -_at(down, k - 1)
+    is_mean = windows.parameters.is_mean[windows.aggregates]
+    if is_mean.any():
+        np.copyto(values, _at(-down.cumsum(axis=1, dtype=np.float64), k - 1) / k, where=is_mean)
+    return np.where(windows.num_observed >= k, values, np.nan)
 
 
 def _noisy_or(windows: Windows) -> Numbers:
     zero = windows.parameters.zero[windows.aggregates, None]
-    one = windows.parameters.one[windows.aggregates, None]
-    absent = 1.0 - np.minimum(np.maximum((windows.scores - zero) / (one - zero), 0.0), 1.0)
-    np.copyto(absent, 1.0, where=np.isnan(absent))
+    rise = windows.parameters.rise[windows.aggregates, None]
+    absent = 1.0 - np.minimum(np.fmax((windows.scores - zero) / rise, 0.0), 1.0)  # of NaN, 1
     value: Numbers = 1.0 - absent.prod(axis=1)
-    return value
+    return value / (windows.num_observed > 0)
 
 
 def _rolling_mean_max(windows: Windows) -> Numbers:
     """The mean over `rolling` tokens from each on, where they are in the run; then the largest."""
-    totals = _before_each(windows.filled)
-    begin = np.arange(int(windows.parameters.tokens[windows.aggregates].max()))
-    end = begin + windows.parameters.rolling[windows.aggregates, None]
-    end[end > windows.lengths[:, None]] = 0
-    begin = np.minimum(begin, end)
-    num_observed = end - begin
+    rolling = windows.parameters.rolling[windows.aggregates, None]
+    width = windows.scores.shape[1]
+    end = np.arange(min(width, int(windows.parameters.tokens[windows.aggregates].max()))) + rolling
+    is_inside = end <= windows.lengths[:, None]
+    end = np.minimum(end, width)
+    num_observed: Numbers | Indices = rolling
     if (windows.num_observed < windows.lengths).any():
-        counts = _before_each(~np.isnan(windows.scores))
-        num_observed = _at(counts, end) - _at(counts, begin)
-    means = (_at(totals, end) - _at(totals, begin)) / num_observed
-    largest: Numbers = np.fmax.reduce(means, axis=1)  # 0 / 0, of nothing observed, is NaN
+        num_observed = _rolling_sums(~np.isnan(windows.scores), end)
+    means = _rolling_sums(windows.filled, end) / num_observed  # 0 / 0, of nothing observed, is NaN
+    largest: Numbers = np.fmax.reduce(means, axis=1, where=is_inside, initial=np.nan)
     return largest
 
 
-def _largest_first(scores: Scores) -> Scores:
-    """Sorted; what was not observed comes last, as NaN does."""
-    down = -scores
-    down.sort(axis=1)
-    return np.negative(down, out=down)
-
-
-def _before_each(x: npt.NDArray[np.generic]) -> Numbers:
-    """Sums of what precedes each entry, and last the sum of all."""
-    sums = np.zeros((x.shape[0], x.shape[1] + 1))
-    np.cumsum(x, axis=1, out=sums[:, 1:])
+def _rolling_sums(x: npt.NDArray[np.generic], end: Indices) -> Numbers:
+    """[windows, begins], up to the end of each."""
+    totals = np.zeros((x.shape[0], x.shape[1] + 1))
+    np.cumsum(x, axis=1, out=totals[:, 1:])
+    sums: Numbers = _at(totals, end) - totals[:, : end.shape[1]]
     return sums
 
 
@@ -173,14 +152,15 @@ def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
     return found
 
 
-_FORMULAS: Mapping[Aggregation, Callable[[Windows], Numbers]] = {
-    "value": _value,
-    "max": _max,
-    "sum": _sum,
-    "mean": _mean,
-    "count": _count,
-    "min_evidence": _min_evidence,
-    "topk_mean": _topk_mean,
+FORMULAS: Mapping[Aggregation, Formula] = {
+    "value": _sums,
+    "sum": _sums,
+    "mean": _sums,
+    "count": _sums,
+    "max": _ranks,
+    "min_evidence": _ranks,
+    "topk_mean": _ranks,
     "noisy_or": _noisy_or,
     "rolling_mean_max": _rolling_mean_max,
 }
+"""All aggregates but `ema`. Kinds that have much in common are computed together."""

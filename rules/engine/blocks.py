@@ -23,16 +23,18 @@ class Block:
 
     slots: Indices
     """[lanes], each slot once."""
-    run_begins: Indices
-    """[lanes], the number of the token with which the phase run began."""
     first: Indices
     """[lanes], the number of the lane's first token."""
     starts: Indices
     """[lanes + 1]"""
     lanes: Indices
     """[rows]"""
+    slot_of: Indices
+    """[rows]"""
     tokens: Indices
     """[rows], the number of the row's token in its request."""
+    ages: Indices
+    """[rows], how many tokens of the phase run came before."""
     scores: Scores
     """[rows, columns]"""
     positions: Indices
@@ -48,14 +50,17 @@ class Block:
         scores: Scores,
         positions: Indices,
     ) -> Block:
-        starts = np.zeros(len(slots) + 1, np.int64)
-        np.cumsum(lengths, out=starts[1:])
+        """The next `lengths` tokens of runs that began with the tokens `run_begins`."""
         if len(slots) == len(scores):
-            lanes, tokens = np.arange(len(slots)), first
+            starts = np.arange(len(slots) + 1)
+            lanes, slot_of, tokens, ages = starts[:-1], slots, first, first - run_begins
         else:
+            starts = np.zeros(len(slots) + 1, np.int64)
+            np.cumsum(lengths, out=starts[1:])
             lanes, offsets = expand(lengths)
-            tokens = first[lanes] + offsets
-        return cls(slots, run_begins, first, starts, lanes, tokens, scores, positions)
+            slot_of, tokens = slots[lanes], first[lanes] + offsets
+            ages = tokens - run_begins[lanes]
+        return cls(slots, first, starts, lanes, slot_of, tokens, ages, scores, positions)
 
     def with_scores(self, scores: Scores) -> Block:
         return self if scores is self.scores else replace(self, scores=scores)

@@ -194,7 +194,7 @@ class Engine:
             fresh = slots[is_fresh]
             self._phase[fresh] = stretches.phases[is_fresh]
             self._run_begin[fresh] = first[is_fresh]
-            self._program.begin_runs(fresh)
+            self._program.begin_runs(fresh, stretches.phases[is_fresh])
         is_watched = self._is_watched[stretches.phases]
         if not is_watched.all():
             stretches, first = stretches.take(is_watched), first[is_watched]
@@ -213,7 +213,7 @@ class Engine:
             scores,
             positions.astype(np.int64),
         )
-        for hit in self._program.observe(block, stretches.phases):
+        for hit in self._program.observe(block):
             row = hit.row if rows is None else int(rows[hit.row])
             yield row, self._about_tokens[hit.rule], hit
 

@@ -20,25 +20,25 @@ import numpy as np
 from saeguard.rules.conditions import Bools
 from saeguard.rules.engine.aggregates import Indices, Numbers, Scores, span
 from saeguard.rules.engine.blocks import Block, expand, extended, nonzero, padded
-from saeguard.rules.engine.bounds import Bound, q_of, span_of_evidence
+from saeguard.rules.engine.bounds import Bound, span_of_evidence
 from saeguard.rules.engine.thresholds import Test
 
 _SLACK = 1 - 1e-6  # for rounding in sums of weights
 _NEVER = -(2**30)
 _ROWS_AT_ONCE = 16
 
+Intervals = tuple[Indices, Indices, Indices, Indices]
+"""Lanes and tests, each with the first and the last token on which the test is possible."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Groups:
-    """Evidence of a lane for a test within one bucket. Those of a lane and test are neighbours."""
+class _Pieces:
+    """The evidence for a test within one bucket, ordered by lane, test and bucket."""
 
-    lanes: Indices
     tests: Indices
-    buckets: Indices
-    first: Indices  # token number of the first piece
-    last: Indices
+    rows: Indices
+    last_rows: Indices
     weights: Numbers
-    opens: Bools  # first group of its lane and test
 
 
 class Evidence:
@@ -56,21 +56,17 @@ class Evidence:
         bounds = [bound for _, bound in tests]
         self._spans = np.array([span_of_evidence(test.aggregate) for test, _ in tests], np.int64)
         self._reach = np.array([span(test.aggregate) - 1 for test, _ in tests], np.int64)
-        self._levels = np.array([bound.level for bound in bounds], np.float32)
+        self._levels = np.array([bound.level for bound in bounds])
+        self._caps = np.array([bound.cap for bound in bounds])
         self._needs = np.array([bound.need for bound in bounds]) * _SLACK
         self._per = np.array([bound.per for bound in bounds], np.int64)
-        self._weighs = np.array([bound.weighs for bound in bounds], np.bool_)
-        self._zero = np.array([bound.zero for bound in bounds])
-        self._one = np.array([bound.one for bound in bounds])
-        self._rises = np.isfinite(self._one)
-        self._q_level = q_of(self._levels, self._zero, self._one)
-        self._hole_tests = self._per.nonzero()[0]
-        self._hole_columns = columns[self._hole_tests]
+        self._means = (self._per > 1).nonzero()[0]
+        self._columns_of_means = columns[self._means]
         tests_of: list[list[int]] = [[] for _ in range(num_columns)]
         for number, column in enumerate(columns.tolist()):
             tests_of[column].append(number)
         self._tests_of = padded(tests_of)
-        levels = np.append(self._levels, np.float32(np.inf))
+        levels = np.append(self._levels, np.inf).astype(np.float32)
         self._levels_of = levels[self._tests_of]  # of the padding, -1, infinite
         self._lowest = self._levels_of.min(axis=1, initial=np.inf)
         self._lowest_wide = np.tile(self._lowest, _ROWS_AT_ONCE)
@@ -89,34 +85,42 @@ class Evidence:
         self._until[slots] = _NEVER
         self._bucket[slots] = _NEVER
 
-    def mark_possible(self, block: Block, has_holes: bool, possible: Bools) -> None:
-        """Take in the block, and set what is possible in [tests, rows], which comes all False."""
-        first = block.first.astype(np.int32)  # numpy compares different widths slowly
-        known = self._until.take(block.slots, axis=0)
-        lanes, tests = nonzero(known >= first[:, None])
-        until = known[lanes, tests].astype(np.int64)
-        _fill(possible, block, lanes, tests, block.first[lanes], until)
+    def possible(self, block: Block, has_holes: bool) -> tuple[Indices, Indices]:
+        """Take in the block: the pairs of test and row that are possible, some of them twice."""
+        intervals = [self._known(block)]
+        pieces = self._pieces(block)
+        if pieces is not None:
+            intervals.append(self._take(block, pieces))
         if has_holes:
-            self._take_holes(block, possible)
-        groups = self._groups(block)
-        if groups is not None:
-            self._take(block, groups, possible)
+            intervals.append(self._take_holes(block))
+        lanes, tests, first, last = map(np.concatenate, zip(*intervals, strict=True))
+        if block.is_one_each:
+            return tests, lanes
+        rows = block.starts[lanes] + (first - block.first[lanes])
+        counts = np.minimum(last + 1 - first, block.starts[lanes + 1] - rows)
+        which, offset = expand(counts)
+        return tests[which], rows[which] + offset
 
-    def _take_holes(self, block: Block, possible: Bools) -> None:
+    def _known(self, block: Block) -> Intervals:
+        """What goes on from earlier blocks."""
+        first = block.first.astype(np.int32)  # numpy compares different widths slowly
+        until = self._until.take(block.slots, axis=0)
+        lanes, tests = nonzero(until >= first[:, None])
+        return lanes, tests, block.first[lanes], until[lanes, tests].astype(np.int64)
+
+    def _take_holes(self, block: Block) -> Intervals:
         """Roughly, which is enough: from the first hole of a lane to the last."""
-        which, rows = nonzero(np.isnan(block.scores[:, self._hole_columns]).T)
+        which, rows = nonzero(np.isnan(block.scores[:, self._columns_of_means]).T)
         lanes = block.lanes[rows]
-        opens = np.ones(len(rows), np.bool_)
-        opens[1:] = (which[1:] != which[:-1]) | (lanes[1:] != lanes[:-1])
-        begins = opens.nonzero()[0]
+        begins = _changes(which, lanes).nonzero()[0]
         ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
-        lanes, tests = lanes[begins], self._hole_tests[which[begins]]
+        lanes, tests = lanes[begins], self._means[which[begins]]
         until = block.tokens[rows[ends]] + self._reach[tests]
         slots = block.slots[lanes]
         self._until[slots, tests] = np.maximum(self._until[slots, tests], until)
-        _fill(possible, block, lanes, tests, block.tokens[rows[begins]], until)
+        return lanes, tests, block.tokens[rows[begins]], until
 
-    def _groups(self, block: Block) -> _Groups | None:
+    def _pieces(self, block: Block) -> _Pieces | None:
         scores = block.scores
         rows, columns = nonzero(self._above_lowest(scores))
         if not rows.size:
@@ -124,21 +128,17 @@ class Evidence:
         x = scores[rows, columns]
         cell, number = nonzero(x[:, None] > self._levels_of[columns])
         tests, rows, x = self._tests_of[columns[cell], number], rows[cell], x[cell]
-        lanes = block.lanes[rows]
-        if not block.is_one_each:
-            order = ((lanes * len(self._levels) + tests) * len(scores) + rows).argsort()
-            tests, rows, x, lanes = tests[order], rows[order], x[order], lanes[order]
-        weights = np.where(self._weighs[tests], x - self._levels[tests].astype(np.float64), 1.0)
-        rises = self._rises[tests].nonzero()[0]
-        if rises.size:
-            of = tests[rises]
-            weights[rises] = q_of(x[rises], self._zero[of], self._one[of]) - self._q_level[of]
-        tokens = block.tokens[rows]
-        buckets = tokens // self._spans[tests]
+        weights = np.minimum(x - self._levels[tests], self._caps[tests])
         if block.is_one_each:
-            each = np.ones(len(lanes), np.bool_)
-            return _Groups(lanes, tests, buckets, tokens, tokens, weights, opens=each)
-        return _grouped(lanes, tests, tokens, buckets, weights)
+            return _Pieces(tests, rows, rows, weights)
+        of = block.lanes[rows] * len(self._spans) + tests
+        order = of.astype(np.min_scalar_type(of.max(initial=0))).argsort(kind="stable")
+        tests, rows, of = tests[order], rows[order], of[order]
+        begins_here = _changes(of, block.tokens[rows] // self._spans[tests])
+        begins = begins_here.nonzero()[0]
+        ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
+        weights = np.add.reduceat(weights[order], begins) if len(begins) else weights
+        return _Pieces(tests[begins], rows[begins], rows[ends], weights)
 
     def _above_lowest(self, scores: Scores) -> Bools:
         """[rows, columns]. Numpy's inner loop is along a row: several rows at once are faster."""
@@ -149,69 +149,38 @@ class Evidence:
         above: Bools = table > lowest
         return above.reshape(scores.shape)
 
-    def _take(self, block: Block, groups: _Groups, possible: Bools) -> None:
-        lanes, tests = groups.lanes, groups.tests
-        cells = block.slots[lanes] * len(self._spans) + tests
-        age, current = groups.buckets - self._bucket.take(cells), self._current.take(cells)
-        goes_on = groups.opens & (age == 0)
-        follows = groups.opens & (age == 1)
-        weights = groups.weights + np.where(goes_on, current, 0.0)
+    def _take(self, block: Block, pieces: _Pieces) -> Intervals:
+        """Add to the buckets; from which piece on what is possible."""
+        tests, rows = pieces.tests, pieces.rows
+        cells = block.slot_of[rows] * len(self._spans) + tests
+        buckets = block.tokens[rows] // self._spans[tests]
+        age, current = buckets - self._bucket.take(cells), self._current.take(cells)
+        goes_on, follows = age == 0, age == 1
+        if not block.is_one_each:
+            opens = _changes(cells)
+            goes_on &= opens
+            follows &= opens
+        weights = pieces.weights + np.where(goes_on, current, 0.0)
         before = np.where(goes_on, self._previous.take(cells), np.where(follows, current, 0.0))
         if not block.is_one_each:
-            within = ~groups.opens[1:] & (groups.buckets[1:] == groups.buckets[:-1] + 1)
-            before[1:][within] = weights[:-1][within]
-        length = np.minimum(groups.first - block.run_begins[lanes] + 1, self._per[tests])
-        is_possible = weights + before >= self._needs[tests] * np.maximum(length, 1)
-        until = groups.last + self._reach[tests]
-        self._keep(cells, groups, weights, before)
-        found = is_possible.nonzero()[0]
-        if found.size:
-            lanes, tests, until = lanes[found], tests[found], until[found]
-            np.maximum.at(self._until.reshape(-1), cells[found], until)
-            _fill(possible, block, lanes, tests, groups.first[found], until)
-
-    def _keep(self, cells: Indices, groups: _Groups, weights: Numbers, before: Numbers) -> None:
-        """Of each lane and test, whose places in the state these are, the last bucket."""
-        buckets, opens = groups.buckets, groups.opens
-        if not opens.all():
-            closes = np.empty(len(opens), np.bool_)
-            closes[:-1], closes[-1] = opens[1:], True
-            cells, buckets = cells[closes], buckets[closes]
-            weights, before = weights[closes], before[closes]
+            within = (~opens[1:] & (buckets[1:] == buckets[:-1] + 1)).nonzero()[0]
+            before[within + 1] = weights[within]
+        # Of each cell the last piece is what stays.
         self._bucket.reshape(-1)[cells] = buckets
         self._current.reshape(-1)[cells] = weights
         self._previous.reshape(-1)[cells] = before
+        needs = self._needs[tests] * np.minimum(block.ages[rows] + 1, self._per[tests])
+        found = (weights + before >= needs).nonzero()[0]
+        tests, rows = tests[found], rows[found]
+        until = block.tokens[pieces.last_rows[found]] + self._reach[tests]
+        self._until.reshape(-1)[cells[found]] = until
+        return block.lanes[rows], tests, block.tokens[rows], until
 
 
-def _grouped(
-    lanes: Indices, tests: Indices, tokens: Indices, buckets: Indices, weights: Numbers
-) -> _Groups:
-    """Evidence that is ordered by lane, test and token, joined by bucket."""
-    opens = np.ones(len(lanes), np.bool_)
-    opens[1:] = (lanes[1:] != lanes[:-1]) | (tests[1:] != tests[:-1])
-    begins_here = opens.copy()
-    begins_here[1:] |= buckets[1:] != buckets[:-1]
-    begins = begins_here.nonzero()[0]
-    ends = np.append(begins[1:], len(lanes)) - 1
-    return _Groups(
-        lanes=lanes[begins],
-        tests=tests[begins],
-        buckets=buckets[begins],
-        first=tokens[begins],
-        last=tokens[ends],
-        weights=np.add.reduceat(weights, begins),
-        opens=opens[begins],
-    )
-
-
-def _fill(
-    possible: Bools, block: Block, lanes: Indices, tests: Indices, first: Indices, last: Indices
-) -> None:
-    """Set [test, rows] from one token number to another, or to the end of the lane."""
-    rows = block.starts[lanes] + (first - block.first[lanes])
-    counts = np.minimum(last + 1 - first, block.starts[lanes + 1] - rows)
-    if block.is_one_each:
-        possible[tests, rows] = True
-        return
-    which, offset = expand(counts)
-    possible[tests[which], rows[which] + offset] = True
+def _changes(*keys: Indices) -> Bools:
+    """Where some key differs from the one before; the first entry does."""
+    changes = np.ones(len(keys[0]), np.bool_)
+    changes[1:] = keys[0][1:] != keys[0][:-1]
+    for key in keys[1:]:
+        changes[1:] |= key[1:] != key[:-1]
+    return changes

@@ -33,7 +33,7 @@ class History:
         A block of one token each is written before windows are asked for, any other after that.
         """
         tokens, scores, positions = block.tokens, block.scores, block.positions
-        slots = block.slots[block.lanes]
+        slots = block.slot_of
         if not block.is_one_each:
             kept = (tokens >= block.ends[block.lanes] - self._length).nonzero()[0]
             tokens, scores, positions = tokens[kept], scores[kept], positions[kept]
@@ -51,22 +51,17 @@ class History:
             [rows, longest span], newest first, NaN past the span and before the run; and how many
             tokens of each are in the run.
         """
-        lanes = block.lanes[rows]
-        lengths = np.minimum(spans, block.tokens[rows] - block.run_begins[lanes] + 1)
+        lengths = np.minimum(spans, block.ages[rows] + 1)
         back = np.arange(int(spans.max()))
-        num_new = rows - block.starts[lanes] + 1
-        reaches_back = lengths > num_new
         if block.is_one_each:
             windows = self._from_ring(block, rows, columns, back)
-        elif reaches_back.all():
-            windows = self._from_both(block, rows, columns, back, num_new)
         else:
             windows = self._from_block(block, rows, columns, back)
-            old = reaches_back.nonzero()[0]
+            num_new = rows - block.starts[block.lanes[rows]] + 1
+            old = (lengths > num_new).nonzero()[0]
             if old.size:
                 windows[old] = self._from_both(block, rows[old], columns[old], back, num_new[old])
-        if (lengths < len(back)).any():
-            np.copyto(windows, np.nan, where=back >= lengths[:, None])
+        np.copyto(windows, np.nan, where=back >= lengths[:, None])
         return windows, lengths
 
     def _from_block(self, block: Block, rows: Indices, columns: Indices, back: Indices) -> Scores:
@@ -76,10 +71,10 @@ class History:
         return windows
 
     def _from_ring(self, block: Block, rows: Indices, columns: Indices, back: Indices) -> Scores:
-        slots, tokens = block.slots[block.lanes[rows]], block.tokens[rows]
-        places = (tokens[:, None] - back) & (self._length - 1)
+        places = block.tokens[rows, None] - back
+        places &= self._length - 1
         places *= self._num_columns
-        places += (slots * (self._length * self._num_columns) + columns)[:, None]
+        places += (block.slot_of[rows] * (self._length * self._num_columns) + columns)[:, None]
         windows: Scores = self._scores.take(places)
         return windows
 
@@ -98,4 +93,4 @@ class History:
         if back <= row - block.starts[lane]:
             return int(block.positions[row - back])
         place = (block.tokens[row] - back) & (self._length - 1)
-        return int(self._positions[block.slots[lane], place])
+        return int(self._positions[block.slot_of[row], place])

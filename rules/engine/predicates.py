@@ -66,52 +66,35 @@ class Predicates:
         self._any = _Jagged([clause for each in clauses for clause in each])
         numbers = iter(range(sum(map(len, clauses))))
         self._all = _Jagged([[next(numbers) for _ in each] for each in clauses])
-        self._all_have_clauses = all(clauses)
-        self._in_phase = np.zeros((len(Phase), len(predicates)), np.bool_)
-        for number, predicate in enumerate(predicates):
-            self._in_phase[list(predicate.phases), number] = True
+        self.are_possible_anywhere = not all(clauses)
+        """Some may be true where no bounded test is possible."""
         self._truth = TruthTables([(each.condition, each.rows) for each in predicates])
         self._open_tests = padded(
             [[test for test in tests if test not in exact] for tests in self._truth.tests]
         )
 
-    def possible(self, possible: Bools, lanes: Indices, phases: Indices) -> tuple[Indices, Indices]:
-        """Where each predicate may be true: pairs of predicate and row, in order.
-
-        Args:
-            possible: [tests, rows]
-            lanes: [rows], the lane of each.
-            phases: [lanes], the phase of each.
-        """
-        chosen = np.arange(possible.shape[1])
-        if self._all_have_clauses:
-            chosen = np.logical_or.reduce(possible, axis=0).nonzero()[0]
-            possible = possible.take(chosen, axis=1)
-        clauses = self._any.fold(np.logical_or, possible)
-        predicates, rows = nonzero(self._all.fold(np.logical_and, clauses))
-        rows = chosen[rows]
-        here = self._in_phase[phases[lanes[rows]], predicates]
-        return predicates[here], rows[here]
+    def possible(self, possible: Bools) -> tuple[Indices, Indices]:
+        """Where each predicate may be true: pairs of predicate and column of [tests, ...]."""
+        return nonzero(self._all.fold(np.logical_and, self._any.fold(np.logical_or, possible)))
 
     def open_tests(
-        self, possible: Bools, predicates: Indices, rows: Indices
+        self, possible: Bools, predicates: Indices, columns: Indices
     ) -> tuple[Indices, Indices]:
-        """Pairs of test and row to settle before these pairs of predicate and row are decided."""
-        tests = self._open_tests[predicates]
-        pair, number = nonzero((tests >= 0) & possible[tests, rows[:, None]])
-        keys = tests[pair, number] * possible.shape[1] + rows[pair]
-        keys.sort()
-        is_new = np.ones(len(keys), np.bool_)
-        is_new[1:] = keys[1:] != keys[:-1]
-        return np.divmod(keys[is_new], possible.shape[1])
+        """Pairs of test and column to settle before these predicates can be decided there.
 
-    def decide(self, holds: Bools, predicates: Indices, rows: Indices) -> Bools:
+        The last row of `possible` belongs to no test and is False.
+        """
+        matter = np.zeros_like(possible)
+        matter[self._open_tests[predicates], columns[:, None]] = True
+        return nonzero(matter & possible)
+
+    def decide(self, holds: Bools, predicates: Indices, columns: Indices) -> Bools:
         """Whether each of some pairs, ordered by predicate, is true.
 
         Args:
-            holds: [tests, rows], right for all tests of the pairs.
+            holds: [tests, ...], right for all tests of the pairs.
         """
-        return self._truth.look_up(holds, predicates, rows)
+        return self._truth.look_up(holds, predicates, columns)
 
 
 def necessary_clauses(

@@ -33,6 +33,7 @@ from saeguard.rules.engine.sequences import UNLESS, Sequences
 from saeguard.rules.engine.signal_tests import Signals, View
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Correlation, Rule, StepSequence
+from saeguard.rules.phases import Phase
 from saeguard.rules.scope import RequestContext
 
 
@@ -65,7 +66,11 @@ class Program:
         self._reads = np.zeros((len(columns), len(rules)), np.float32)
         for number, rule in enumerate(rules):
             self._reads[[self._signals.columns.of_feature(f) for f in rule.features], number] = 1
+        self._in_phase = np.zeros((len(Phase), len(predicates)), np.bool_)
+        for number, predicate in enumerate(predicates):
+            self._in_phase[list(predicate.phases), number] = True
         self._admitted = np.empty((0, len(rules)), np.bool_)
+        self._applies = np.empty((0, len(predicates)), np.bool_)  # in the current phase
         self._num_skipped = np.empty((0, len(rules)), np.int32)  # tokens of the run
 
     def _compile(self, number: int) -> Iterator[Predicate]:
@@ -87,6 +92,7 @@ class Program:
         self._signals.grow(num_slots)
         self._runs.grow(num_slots)
         self._admitted = extended(self._admitted, num_slots)
+        self._applies = extended(self._applies, num_slots)
         self._num_skipped = extended(self._num_skipped, num_slots)
 
     def admit(self, slot: int, request: RequestContext) -> None:
@@ -94,8 +100,9 @@ class Program:
         self._admitted[slot] = [rule.scope.admits(request) for rule in self.rules]
         self._sequences.forget(slot)
 
-    def begin_runs(self, slots: Indices) -> None:
-        """New phase runs begin in these slots: of the old ones only sequences know."""
+    def begin_runs(self, slots: Indices, phases: Indices) -> None:
+        """New runs of these phases begin in these slots: of the old ones only sequences know."""
+        self._applies[slots] = self._admitted[slots][:, self._rule_of] & self._in_phase[phases]
         self._signals.begin_runs(slots)
         self._runs.reset(slots)
         self._num_skipped[slots] = 0
@@ -104,30 +111,37 @@ class Program:
         """Let rules that are firing in a slot fire again, on the next token on which they hold."""
         self._runs.rearm(slot, rules)
 
-    def observe(self, block: Block, phases: Indices) -> list[Hit]:
+    def observe(self, block: Block) -> list[Hit]:
         """Take the next tokens of some slots, and tell what begins to match.
 
         Args:
             block: the tokens, with scores as the columns were given.
-            phases: [lanes], the phase of each lane.
         """
-        view = self._signals.look(block)
-        block = view.block
-        predicates, rows = self._predicates.possible(view.holds, block.lanes, phases)
-        rules = self._rule_of[predicates]
-        slots = block.slots[block.lanes[rows]]
-        admitted = self._admitted[slots, rules]
-        numbers = block.tokens[rows] - self._num_skipped[slots, rules]
-        if view.has_holes:
-            skipped = self._skipped(view)
-            admitted &= ~skipped[rows, rules]
-            numbers -= self._count_skipped(block, skipped)[rows, rules]
-        predicates, rows, numbers = predicates[admitted], rows[admitted], numbers[admitted]
-        self._signals.settle(view, *self._predicates.open_tests(view.holds, predicates, rows))
-        true = self._predicates.decide(view.holds, predicates, rows)
-        hits = self._matches(view, predicates[true], rows[true], numbers[true])
+        view = self._signals.look(block, everywhere=self._predicates.are_possible_anywhere)
+        true = self._true(view)
+        hits = self._matches(view, *true) if true[0].size else []
         self._signals.remember(view)
         return hits
+
+    def _true(self, view: View) -> tuple[Indices, Indices, Indices]:
+        """Predicates that are true, each with its row and the number of that among the rule's
+        tokens of the run."""
+        slot_of, tokens = view.block.slot_of, view.block.tokens
+        predicates, places = self._predicates.possible(view.holds)
+        rows = view.rows[places]
+        slots, rules = slot_of[rows], self._rule_of[predicates]
+        applies = self._applies[slots, predicates]
+        numbers = tokens[rows] - self._num_skipped[slots, rules]
+        if view.has_holes:
+            skipped = self._skipped(view)
+            applies &= ~skipped[rows, rules]
+            numbers -= self._count_skipped(view.block, skipped)[rows, rules]
+        if not applies.all():
+            predicates, places, rows = predicates[applies], places[applies], rows[applies]
+            numbers = numbers[applies]
+        self._signals.settle(view, *self._predicates.open_tests(view.holds, predicates, places))
+        true = self._predicates.decide(view.holds, predicates, places)
+        return predicates[true], rows[true], numbers[true]
 
     def _matches(
         self, view: View, predicates: Indices, rows: Indices, numbers: Indices
@@ -168,7 +182,7 @@ class Program:
     ) -> Iterator[tuple[int, int, int]]:
         if not rules.size:
             return
-        slots = block.slots[block.lanes[rows]]
+        slots = block.slot_of[rows]
         which, began = self._runs.observe(slots, rules, numbers, block.positions[rows])
         yield from zip(rows[which].tolist(), rules[which].tolist(), began.tolist(), strict=True)
 
@@ -179,7 +193,7 @@ class Program:
         events = sorted(zip(rules, rows.tolist(), steps, strict=True))
         for (rule, row), group in groupby(events, key=lambda event: event[:2]):
             first = self._sequences.observe(
-                slot=int(block.slots[block.lanes[row]]),
+                slot=int(block.slot_of[row]),
                 rule=rule,
                 position=int(block.positions[row]),
                 steps={step for _, _, step in group},

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 
 import numpy as np
 
 from saeguard.rules.conditions import Bools
 from saeguard.rules.engine.aggregates import (
+    FORMULAS,
     Indices,
     Numbers,
     Parameters,
     Windows,
-    aggregate_windows,
     span,
 )
 from saeguard.rules.engine.averages import Averages
@@ -42,8 +42,11 @@ class View:
     block: Block
     averages: Numbers
     """[averages, rows]"""
+    rows: Indices
+    """Those on which something is possible."""
     holds: Bools
-    """[tests, rows]: the truth of `exact` tests, what is possible of the others until settled."""
+    """[tests + 1, those rows]: the truth of exact tests, what is possible of others until settled.
+    The last belongs to no test and is False."""
     has_holes: bool
     """Some score was not observed."""
 
@@ -52,7 +55,7 @@ class Signals:
     """The tests of some signals over the given columns, with their state in every slot."""
 
     def __init__(self, signals: Iterable[Signal], columns: Sequence[str]) -> None:
-        tests = sorted(dict.fromkeys(map(as_test, signals)), key=lambda t: t.aggregate.kind)
+        tests = sorted(dict.fromkeys(map(as_test, signals)), key=_alike)
         self.columns = Columns((test.aggregate for test in tests), columns)
         bounds = {test: bound_of(test) for test in tests}
         averaged = [test for test in tests if test.aggregate.kind == "ema"]
@@ -80,13 +83,15 @@ class Signals:
     def _tabulate(self) -> None:
         """What the tests are, as arrays."""
         aggregates = [test.aggregate for test in self._tests]
-        self._kinds = sorted({each.kind for each in aggregates})
-        self._kind_of = np.array([self._kinds.index(each.kind) for each in aggregates], np.int64)
+        formulas = [FORMULAS.get(each.kind, FORMULAS["value"]) for each in aggregates]
+        self._formulas = list(dict.fromkeys(formulas))
+        self._formula_of = np.array([self._formulas.index(each) for each in formulas], np.int64)
         self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
         self._spans = np.array([span(each) for each in aggregates], np.int64)
         self._size_of = np.array([_size(each) for each in aggregates], np.int64)
         self._low = np.array([test.low for test in self._tests])
         self._high = np.array([test.high for test in self._tests])
+        self._any_high = any(test.high < np.inf for test in self._tests)
         self._any_wraps = any(test.wraps for test in self._tests)
         self._parameters = Parameters(aggregates)
 
@@ -94,6 +99,8 @@ class Signals:
         aggregates = list(dict.fromkeys(test.aggregate for test in tests))
         self._average_of = np.zeros(len(self._tests), np.int64)
         self._average_of[self._averaged] = [aggregates.index(test.aggregate) for test in tests]
+        lows = [[t.low for t in tests if t.aggregate == each] for each in aggregates]
+        self._lowest = np.array([min(each) for each in lows])
         return Averages([self.columns.of(a) for a in aggregates], [a.tokens for a in aggregates])
 
     @property
@@ -113,20 +120,36 @@ class Signals:
         self._evidence.reset(slots)
         self._averages.reset(slots)
 
-    def look(self, block: Block) -> View:
-        """Take in a block, whose scores are as the columns were given."""
+    def look(self, block: Block, everywhere: bool) -> View:
+        """Take in a block, whose scores are as the columns were given.
+
+        Args:
+            block: the next tokens.
+            everywhere: look at every row, even where no bounded test is possible.
+        """
         block = block.with_scores(self.columns.extend(block.scores))
         has_holes = bool(np.isnan(block.scores.min(initial=0)))
         averages = self._averages.observe(block, has_holes)
-        holds = np.zeros((self.num_tests, block.num_rows), np.bool_)
+        tests, rows = self._evidence.possible(block, has_holes)
+        is_chosen = np.full(block.num_rows, everywhere)
+        is_chosen[rows] = True
+        above = averages >= self._lowest[:, None]
+        any_above = above.any()
+        if any_above:
+            is_chosen |= above.any(axis=0)
+        chosen = is_chosen.nonzero()[0]
+        place = np.empty(block.num_rows, np.int64)
+        place[chosen] = np.arange(len(chosen))
+        holds = np.zeros((len(self._tests) + 1, len(chosen)), np.bool_)
+        holds[tests, place[rows]] = True
         holds[self._free] = True
-        self._evidence.mark_possible(block, has_holes, holds)
-        if len(averages):
-            values = averages[self._average_of[self._averaged]]
+        holds[-1] = False
+        if any_above:
+            values = averages[self._average_of[self._averaged, None], chosen]
             holds[self._averaged] = self._hold(self._averaged, values.T).T
         if block.is_one_each:
             self._history.remember(block)
-        return View(block, averages, holds, has_holes)
+        return View(block, averages, chosen, holds, has_holes)
 
     def remember(self, view: View) -> None:
         """Keep the end of a block for the windows of the next, when it has been dealt with.
@@ -136,31 +159,34 @@ class Signals:
         if not view.block.is_one_each:
             self._history.remember(view.block)
 
-    def settle(self, view: View, tests: Indices, rows: Indices) -> None:
-        """Put the truth in the place of what is possible."""
+    def settle(self, view: View, tests: Indices, places: Indices) -> None:
+        """Put the truth in the place of what is possible; places are in `view.rows`."""
         if tests.size:
-            view.holds[tests, rows] = self._hold(tests, self.values(view, tests, rows))
+            values = self.values(view, tests, view.rows[places])
+            view.holds[tests, places] = self._hold(tests, values)
 
     def _hold(self, tests: Indices | slice, values: Numbers) -> Bools:
         """Whether tests hold, of which these are the values, or the values on many rows."""
-        low, high = self._low[tests], self._high[tests]
-        above, below = values >= low, values <= high
+        above = values >= self._low[tests]
+        if not self._any_high:
+            return above
+        below = values <= self._high[tests]
         if not self._any_wraps:
             return above & below
-        return np.where(low <= high, above & below, above | below)
+        return np.where(self._low[tests] <= self._high[tests], above & below, above | below)
 
     def values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
-        """The aggregates of some tests, each at a row."""
+        """The aggregates of some tests, each at a row; fastest where alike tests are neighbours."""
         values = np.empty(len(tests))
         sizes = self._size_of[tests]
-        for size in _distinct(sizes):
-            chosen = (sizes == size).nonzero()[0]
+        for of in _neighbours(sizes):
+            size = int(sizes[of.start])
             if size == _AVERAGE:
-                values[chosen] = view.averages[self._average_of[tests[chosen]], rows[chosen]]
+                values[of] = view.averages[self._average_of[tests[of]], rows[of]]
                 continue
-            at_once = max(1, _MAX_CELLS // size)
-            for begin in range(0, len(chosen), at_once):
-                part = chosen[begin : begin + at_once]
+            at_once = _MAX_CELLS // size
+            for begin in range(of.start, of.stop, at_once):
+                part = slice(begin, min(begin + at_once, of.stop))
                 values[part] = self._windowed(view.block, tests[part], rows[part])
         return values
 
@@ -169,13 +195,10 @@ class Signals:
             block, rows, self._column_of[tests], self._spans[tests]
         )
         windows = Windows.of(scores, lengths, self._parameters, tests)
-        kinds = self._kind_of[tests]
-        bounds = [0, *((kinds[1:] != kinds[:-1]).nonzero()[0] + 1).tolist(), len(kinds)]
+        formulas = self._formula_of[tests]
         values = np.empty(len(tests))
-        for begin, end in pairwise(bounds):  # tests are ordered by kind
-            of = slice(begin, end)
-            part = windows.take(of, int(self._spans[tests[of]].max()))
-            values[of] = aggregate_windows(self._kinds[kinds[begin]], part)
+        for of in _neighbours(formulas):
+            values[of] = self._formulas[formulas[of.start]](windows.take(of))
         return values
 
     def readings(
@@ -211,8 +234,7 @@ class Signals:
 
     def _looks_at_from(self, block: Block, test: int, row: int) -> int:
         """The position of the first token of the run that a test looks at on a row."""
-        age = int(block.tokens[row] - block.run_begins[block.lanes[row]])
-        return self._history.position(block, row, min(age, int(self._spans[test]) - 1))
+        return self._history.position(block, row, min(block.ages[row], self._spans[test] - 1))
 
 
 def _reading(signal: Signal, value: float, holds: bool, position: int) -> Reading:
@@ -237,6 +259,13 @@ def _size(aggregate: Aggregate) -> int:
     return next(size for size in _SIZES if span(aggregate) <= size)
 
 
-def _distinct(values: Indices) -> list[int]:
-    distinct: list[int] = np.bincount(values).nonzero()[0].tolist()
-    return distinct
+def _alike(test: Test) -> tuple[int, str]:
+    """A key that puts tests together which are computed together."""
+    of = FORMULAS.get(test.aggregate.kind)
+    return _size(test.aggregate), of.__name__ if of else ""
+
+
+def _neighbours(keys: Indices) -> Iterator[slice]:
+    """Stretches of equal keys."""
+    bounds = [0, *((keys[1:] != keys[:-1]).nonzero()[0] + 1).tolist(), len(keys)]
+    return starmap(slice, pairwise(bounds))

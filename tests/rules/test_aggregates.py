@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.engine.aggregates import Parameters, Windows, aggregate_windows
+from saeguard.rules.engine.aggregates import FORMULAS, Parameters, Windows
 from saeguard.rules.engine.averages import Averages
 from saeguard.rules.engine.blocks import Block
 from saeguard.rules.model import Aggregate
@@ -17,7 +17,7 @@ def compute(aggregate, scores):
         lengths, only = np.array([window.shape[1]]), np.array([0])
         with np.errstate(all="ignore"):
             windows = Windows.of(window, lengths, Parameters([aggregate]), only)
-            values += aggregate_windows(aggregate.kind, windows).tolist()
+            values += FORMULAS[aggregate.kind](windows).tolist()
     return values
 
 
