@@ -136,6 +136,13 @@ class Detector:
         self._ended[message.req_id] = None
         return self._settle_end(request)
 
+    def cut_off(self, time_ns: int) -> None:
+        """Nothing more will come: what still runs ends with what was seen of it."""
+        for req_id, request in self._requests.items():
+            if request.end is None:
+                request.cut_off(time_ns)
+                self._ended[req_id] = None
+
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
         fault = self._fault(frame)

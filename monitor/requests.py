@@ -27,6 +27,9 @@ from saeguard.rules import RequestContext, Rule
 
 StopOutcome = Literal["stopped", "too_late"]
 
+MONITOR_SHUTDOWN = "monitor_shutdown"
+"""Why a request's record ends, where the monitor ended before the request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -94,6 +97,18 @@ class LiveRequest:
         """Likewise, but for the rows that are held back."""
         num_held = len(self.held.rows.positions) if self.held else 0
         return self.end is not None and self._num_missing <= num_held
+
+    def cut_off(self, time_ns: int) -> None:
+        """End it with what is known by now: nobody will tell of its end."""
+        self.held = None
+        self.end = RequestEnd(
+            req_id=self.start.req_id,
+            reason=MONITOR_SHUTDOWN,
+            num_scheduled=self.coverage_so_far().scheduled + self.num_rejected - self.num_cached,
+            num_cached=self.num_cached,
+            num_output_tokens=max(0, self.next_position + 1 - self.prompt_len),
+            time_ns=time_ns,
+        )
 
     def count_rows(self, num_rows: int) -> None:
         """Rows came in a frame that is believed."""
@@ -191,9 +206,11 @@ class LiveRequest:
 
     @property
     def stop_outcome(self) -> StopOutcome | None:
-        """What became of the wish to stop it, after its end; None where there was none."""
+        """What became of the wish to stop it, after its end; None where there was none, or where
+        that is not known.
+        """
         assert self.end is not None
-        if not self.stopping:
+        if not self.stopping or self.end.reason == MONITOR_SHUTDOWN:
             return None
         return "stopped" if self.end.reason.startswith(STOP_REASON) else "too_late"
 

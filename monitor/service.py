@@ -118,6 +118,7 @@ class Service:
     def close(self) -> None:
         """Make everything durable, and deliver what can be delivered in time."""
         self._reloader.close()
+        self._guarded(self._detector.cut_off, time.time_ns())
         self._guarded(self._finish_requests, float("inf"))  # no row can come any more
         self._store.flush(_FLUSH_S)
         for sender in self._senders.values():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from running_monitor import (
+    LIE,
     QUIET,
     Monitor,
     running_monitor,
@@ -64,6 +65,21 @@ def test_what_is_on_its_way_when_the_monitor_is_told_to_stop_is_not_lost(monitor
     assert len(list_alerts(monitor.store, limit=1000)) == 200
     assert len(set(monitor.receiver.alert_ids())) == 200
     assert totals(monitor.store)["tokens/observed"] == 600
+
+
+def test_a_request_that_still_runs_when_the_monitor_ends_is_recorded_as_far_as_it_was_seen(
+    monitor: Monitor,
+):
+    monitor.engine.start("req-1", [1, 2])
+    monitor.engine.step({"req-1": (0, [QUIET, QUIET])})
+    monitor.engine.step({"req-1": (2, [LIE])})
+    wait_for(lambda: len(monitor.alerts()) == 1)
+    monitor.stop()
+    record = get_request(monitor.store, "req-1")
+    assert record is not None
+    assert (record.reason, record.num_tokens) == ("monitor_shutdown", 4)
+    assert (record.coverage.scheduled, record.coverage.observed) == (3, 3)
+    assert monitor.total("tokens/observed") == 3
 
 
 def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
