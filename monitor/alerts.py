@@ -34,7 +34,7 @@ class Coverage(msgspec.Struct, frozen=True):
     scheduled: int = 0
     observed: int = 0
     cached: int = 0
-    """Served from the prefix cache, scores known from an earlier request."""
+    """Served from the prefix cache, their scores known from the request that computed them."""
     unseen: dict[str, int] = {}
     """Reason -> rows."""
 

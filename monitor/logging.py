@@ -87,5 +87,6 @@ def log_alert(alert: Alert) -> None:
         position=alert.position,
         token=alert.token,
         observed=alert.coverage.observed,
+        cached=alert.coverage.cached,
         scheduled=alert.coverage.scheduled,
     )

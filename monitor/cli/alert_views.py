@@ -150,7 +150,7 @@ def _where(alert: Alert) -> Text:
 
 
 def _seen(coverage: Coverage) -> Text:
-    text = f"{coverage.observed}/{coverage.scheduled}"
+    text = f"{coverage.observed + coverage.cached}/{coverage.scheduled}"
     return Text(text, style="" if coverage.complete else "yellow")
 
 

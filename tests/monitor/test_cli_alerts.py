@@ -41,7 +41,7 @@ def test_alerts_are_listed_with_what_a_reviewer_picks_by(saeguard, tmp_path):
     keep(tmp_path / "saeguard-alerts.sqlite", alert)
     code, out, _ = saeguard("alerts", "list")
     assert code == 0
-    for shown in ("deceit_in_reasoning", "high", "chatcmpl-1", "org/model", "2/3", alert.id[-8:]):
+    for shown in ("deceit_in_reasoning", "high", "chatcmpl-1", "org/model", "5/6", alert.id[-8:]):
         assert shown in out
 
 
@@ -51,7 +51,7 @@ def test_the_listed_id_shows_the_alert(saeguard, tmp_path, monkeypatch):
     keep(tmp_path / "other.sqlite", alert, requests=[make_request()])
     code, out, _ = saeguard("alerts", "show", alert.id[-8:])
     assert code == 0
-    for shown in ("Deceit in the chain of thought", "≥ 4", "prefix_cache 1", ">>·pass[7.2]<<"):
+    for shown in ("Deceit in the chain of thought", "≥ 4", "evicted 1", ">>·pass[7.2]<<"):
         assert shown in out
 
 

@@ -51,7 +51,7 @@ def make_alert(**fields: Any) -> Alert:
         "feature_labels": {"deceit": "intends to mislead"},
         "trace_headers": None,
         "forward_time_ns": now_ns - 1_000_000,
-        "coverage": Coverage(scheduled=3, observed=2, unseen={"prefix_cache": 1}),
+        "coverage": Coverage(scheduled=6, observed=3, cached=2, unseen={"evicted": 1}),
     }
     return Alert(**defaults | fields)
 
@@ -101,7 +101,7 @@ def make_request(
         "num_tokens": len(scores),
         "start_time_ns": 1,
         "end_time_ns": 2,
-        "coverage": Coverage(scheduled=3, observed=2, unseen={"prefix_cache": 1}),
+        "coverage": Coverage(scheduled=6, observed=3, cached=2, unseen={"evicted": 1}),
         "counts": {},
         "features": ["deceit"],
         "token_ids": None,

@@ -174,7 +174,8 @@ def _summarise(
     spans = {span.attributes.get("saeguard.alert.id") for span in receiver.spans}
     console.print(f"earliness: {earliness(report)}")
     console.print(
-        f"coverage:  {report.observed} of {report.scheduled} scheduled rows observed, "
+        f"coverage:  {report.observed} of {report.scheduled} scheduled rows observed and "
+        f"{report.cached} known from the prefix cache, "
         f"{finished} of {num_replies} requests accounted for"
     )
     console.print(
@@ -184,7 +185,7 @@ def _summarise(
     faults = []
     if report.num_detected == 0:
         faults.append("nothing was detected")
-    if report.observed != report.scheduled or finished != num_replies:
+    if report.observed + report.cached != report.scheduled or finished != num_replies:
         faults.append(f"coverage has a hole: {_unseen(report)}")
     if not report.alert_ids <= set(receiver.alert_ids()) & spans:
         faults.append("the receiver lacks an alert")

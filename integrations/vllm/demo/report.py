@@ -51,6 +51,10 @@ class Report:
     def observed(self) -> int:
         return self.totals.get("tokens/observed", 0)
 
+    @property
+    def cached(self) -> int:
+        return self.totals.get("tokens/cached", 0)
+
 
 def make_report(replies: Sequence[Reply], store: Path) -> Report:
     """Join the replies with the alerts in the store."""

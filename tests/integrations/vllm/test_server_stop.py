@@ -126,8 +126,8 @@ def test_a_lie_ends_its_request_and_the_others_of_the_batch_are_as_without(
     assert (record.reason, record.stop_outcome) == ("saeguard:lying", "stopped")
     assert record.num_tokens == record.prompt_len + answer.usage.completion_tokens
     coverage = record.coverage
-    assert coverage.scheduled == coverage.observed + coverage.num_unseen
-    assert set(coverage.unseen) <= {"prefix_cache"}
+    assert coverage.scheduled == coverage.observed + coverage.cached
+    assert coverage.unseen == {}
     counts = totals(server.log.with_name("alerts.sqlite"))
     assert counts["stops/lying/high/requested"] == counts["stops/lying/high/stopped"] == 1
 
