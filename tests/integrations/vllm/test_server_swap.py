@@ -127,7 +127,6 @@ def test_the_rule_comes_into_force_under_running_requests_and_no_row_is_lost(ser
     assert set(counts) == set(LENGTHS)
     wait_for(lambda: totals(store).get("requests/finished", 0) == len(counts))
     assert not [key for key in totals(store) if key.startswith("tokens/unseen/")]
-    assert totals(store)["tokens/cached"] > 0, "the same prompt was there before"
     alerts = [alert for alert in list_alerts(store, limit=100) if alert.rule_name == "new_rule"]
     assert any(is_amid_its_answer(store, alert) for alert in alerts), "at the change"
     assert "saeguard changes to watchlist" in server.log.read_text()
