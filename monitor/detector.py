@@ -15,6 +15,7 @@ import numpy as np
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.drafts import confirmed, settle
+from saeguard.monitor.finished_blocks import keep_blocks
 from saeguard.monitor.messages import (
     Frame,
     FrameArrays,
@@ -269,13 +270,22 @@ class Detector:
         firsts = rows.positions[starts[:-1]].tolist()
         lasts = rows.positions[starts[1:] - 1].tolist()
         is_regular = True
+        complete = []  # requests by their places here, that complete a block
         for i, request in enumerate(requests):
             if request.slot < 0:
                 self._open(request)
             request.count_rows(bounds[i + 1] - bounds[i])
             is_regular &= firsts[i] == request.next_position
             if lasts[i] >= request.prefix.boundary:
-                request.keep_blocks(taken(rows, slice(bounds[i], bounds[i + 1])))
+                complete.append(i)
+        if complete:
+            keep_blocks(
+                [requests[i] for i in complete],
+                starts[complete],
+                [lasts[i] for i in complete],
+                rows,
+                self._table,
+            )
         if not is_regular:  # what one request has just computed another may have from the cache
             requests, starts, rows = only_new(requests, starts, rows)
         return self._evaluate(frame, requests, starts, rows) if requests else []

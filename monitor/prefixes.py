@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from saeguard.monitor.columns import Order
 from saeguard.monitor.logging import logger
-from saeguard.monitor.messages import Floats, FrameArrays, NewBlocks, RequestStart
+from saeguard.monitor.messages import Floats, NewBlocks, RequestStart
 from saeguard.monitor.prefix_scores import PrefixScores
 
 NEVER = 1 << 62
@@ -67,8 +69,8 @@ class Prefix:
         Args:
             store: None if vLLM has no prefix cache.
         """
-        self._store = store
-        self._block_size = start.block_size
+        self.store = store
+        self.block_size = start.block_size
         self._hashes = list(start.block_hashes)
         self._num_passed = start.num_cached // start.block_size if store else 0
         self.cached = (0, start.num_cached)
@@ -80,7 +82,7 @@ class Prefix:
     @property
     def num_passed_tokens(self) -> int:
         """Blocks up to this position were kept, or were there already."""
-        return self._num_passed * self._block_size
+        return self._num_passed * self.block_size
 
     def add(self, made: NewBlocks) -> None:
         """Take the hashes of blocks that it has made while generating."""
@@ -89,39 +91,34 @@ class Prefix:
         self._hashes += made.hashes
         self._find_boundary()
 
-    def keep(self, rows: FrameArrays) -> None:
-        """Keep the full blocks of these rows, but for those in which one was not observed.
-
-        Args:
-            rows: from position `num_passed_tokens` on, without a gap; where the token id is
-                negative nothing was observed.
-        """
-        assert self._store is not None
-        hashes = self._hashes[self._num_passed :][: len(rows.positions) // self._block_size]
-        num_rows = len(hashes) * self._block_size
-        observed = (rows.token_ids[:num_rows] >= 0).reshape(len(hashes), -1).all(axis=1)
-        blocks = rows.scores[:num_rows].reshape(len(hashes), self._block_size, -1)
-        is_kept = observed & [name != _UNKNOWN for name in hashes]
-        if not is_kept.all():
-            blocks = blocks[is_kept]
-        names = [name for name, kept in zip(hashes, is_kept.tolist(), strict=True) if kept]
-        self._store.put(names, blocks)
-        self._num_passed += len(hashes)
+    def pass_by(self, position: int) -> None:
+        """Nothing more will come of the blocks before the one that this position is in."""
+        self._num_passed = max(self._num_passed, position // self.block_size)
         self._find_boundary()
+
+    def pass_block(self) -> bytes:
+        """Go on to the next block; the hash of this one."""
+        name = self._hashes[self._num_passed]
+        self._num_passed += 1
+        self._find_boundary()
+        return name
+
+    def num_complete(self, end: int) -> int:
+        """How many more blocks can be kept when there are rows up to `end`."""
+        return min(end // self.block_size, len(self._hashes)) - self._num_passed
 
     def recall(self, begin: int, end: int) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
         """The scores at positions that came from the cache, [positions, features], and at which
         they are known; None if at none of them.
         """
-        if self._store is None:
+        if self.store is None:
             return None
-        size = self._block_size
+        size = self.block_size
         first, last = begin // size, -(-end // size)
         names = self._hashes[first:last]
         names += [_UNKNOWN] * (last - first - len(names))
-        blocks, found = self._store.find(names)
-        self._num_passed = max(self._num_passed, end // size)
-        self._find_boundary()
+        blocks, found = self.store.find(names)
+        self.pass_by(end)
         if not found.any():
             return None
         which = slice(begin - first * size, end - first * size)
@@ -129,4 +126,23 @@ class Prefix:
 
     def _find_boundary(self) -> None:
         has_next = self._num_passed < len(self._hashes)
-        self.boundary = (self._num_passed + 1) * self._block_size - 1 if has_next else NEVER
+        self.boundary = (self._num_passed + 1) * self.block_size - 1 if has_next else NEVER
+
+
+def keep_next(prefixes: Sequence[Prefix], blocks: Floats, is_known: npt.NDArray[np.bool_]) -> None:
+    """Keep the next block of each of these prefixes of one model's requests, if all of its tokens
+    were observed. What is there several times goes on as many blocks.
+
+    Args:
+        blocks: [prefixes, block_size, features]
+        is_known: [prefixes, block_size], which tokens were observed.
+    """
+    store = prefixes[0].store
+    assert store is not None
+    names = [prefix.pass_block() for prefix in prefixes]
+    are_known = is_known.all(axis=1).tolist()
+    which = [i for i, name in enumerate(names) if are_known[i] and name != _UNKNOWN]
+    if len(which) == len(names):
+        store.put(names, blocks)
+    else:
+        store.put([names[i] for i in which], blocks[which])

@@ -20,8 +20,8 @@ from saeguard.monitor.messages import (
     RequestStart,
 )
 from saeguard.monitor.phases import PhaseTracker
-from saeguard.monitor.prefixes import Prefix
-from saeguard.monitor.rows import RowTable, joined, taken
+from saeguard.monitor.prefixes import Prefix, keep_next
+from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
 from saeguard.rules import RequestContext, Rule
 
@@ -145,21 +145,15 @@ class LiveRequest:
         known = np.flatnonzero(is_known)
         return taken(rows, slice(known[0], known[-1] + 1))
 
-    def keep_blocks(self, rows: FrameArrays) -> None:
-        """Keep the blocks that these rows complete, for requests that will find them in the prefix
-        cache. The rows are new, and not in the table yet.
-        """
-        begin, first = self.prefix.num_passed_tokens, int(rows.positions[0])
-        if begin < first:
-            rows = joined([self.table.between(self.slot, begin, first), rows])
-        self.prefix.keep(taken(rows, slice(max(0, begin - first), None)))
-
     def add_blocks(self, made: NewBlocks) -> None:
         """Hear of blocks that it has made; their rows may have come before."""
         self.prefix.add(made)
-        if self.next_position > self.prefix.boundary:
-            begin = self.prefix.num_passed_tokens
-            self.prefix.keep(self.table.between(self.slot, begin, self.next_position))
+        num_blocks = self.prefix.num_complete(self.next_position)
+        if num_blocks > 0:
+            shape = num_blocks, self.prefix.block_size
+            positions = self.prefix.num_passed_tokens + np.arange(shape[0] * shape[1])
+            blocks, is_known = self.table.at(np.intp(self.slot), positions.reshape(shape))
+            keep_next([self.prefix] * num_blocks, blocks, is_known)
 
     def rearrange_held(self, order: Order) -> None:
         """Bring the columns of what is held back into another order."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.monitor.columns import Order, arranged
-from saeguard.monitor.messages import FrameArrays, Ints
+from saeguard.monitor.messages import Floats, FrameArrays, Ints
 from saeguard.monitor.phases import Codes
 
 _FIRST_SLOTS = 64
@@ -86,15 +86,17 @@ class RowTable:
         )
         return rows, self._phases[slot, cells]
 
-    def between(self, slot: int, begin: int, end: int) -> FrameArrays:
-        """One row for each of a request's positions from `begin` up to `end`, copies; where none is
-        kept, its token id is -1.
+    def at(
+        self, slots: npt.NDArray[np.intp], positions: npt.NDArray[np.intp]
+    ) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Scores of requests at positions, and whether they were observed there and are kept.
+
+        Args:
+            slots: of any shape that goes with that of `positions`.
         """
-        positions: Ints = np.arange(begin, end, dtype=np.int32)
-        cells = positions % self.num_kept
-        is_kept = self._positions[slot, cells] == positions
-        token_ids = np.where(is_kept, self._token_ids[slot, cells], np.int32(-1))
-        return FrameArrays(self._scores[slot, cells], token_ids, positions)
+        place = slots, positions % self.num_kept
+        is_kept = (self._positions[place] == positions) & (self._token_ids[place] >= 0)
+        return self._scores[place], is_kept
 
     def rearrange(self, order: Order) -> None:
         """Change what the columns of the scores are; those without a source become NaN.
