@@ -15,6 +15,7 @@ import numpy as np
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.drafts import confirmed, settle
+from saeguard.monitor.early_rows import Early, EarlyRows
 from saeguard.monitor.finished_blocks import keep_blocks
 from saeguard.monitor.messages import (
     Frame,
@@ -44,15 +45,6 @@ class Detection:
     frame: Frame
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Rows of a request whose start has not arrived."""
-
-    rows: list[tuple[Frame, FrameArrays, str | None]]
-    """With the fault of their frame, if it has one."""
-    deadline_s: float
-
-
 class Detector:
     """Not thread-safe: one thread feeds it messages in the order they arrive."""
 
@@ -77,7 +69,7 @@ class Detector:
         self._prefixes = Prefixes(num_features, prefix_bytes, record_tokens)
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
-        self._waiting: dict[str, _Waiting] = {}
+        self._early = EarlyRows(GRACE_S)
         self._tap_calls: dict[int, list[int]] = {}
         self._num_unevaluated = 0  # by engines before this one
         self._has_drafts = False  # whether any frame ever had
@@ -89,12 +81,15 @@ class Detector:
         """Rows in which the model gave no number: a broken model or SAE must not look safe."""
         self.num_phase_unsure = 0
         """Rows of ended requests that came after lost ones, in which the phase may have changed."""
-        self.num_orphans = 0
-        """Rows whose request was never announced: the monitor was restarted in between."""
 
     @property
     def num_live(self) -> int:
         return len(self._requests)
+
+    @property
+    def num_orphans(self) -> int:
+        """Rows whose request was never announced: the monitor was restarted in between."""
+        return self._early.num_orphans
 
     @property
     def num_unevaluated(self) -> int:
@@ -109,9 +104,8 @@ class Detector:
         prefix = self._prefixes.of(message)
         request = LiveRequest(message, texts, self._table, tracker, prefix)
         self._requests[message.req_id] = request
-        waiting = self._waiting.pop(message.req_id, None)
         detections: list[Detection] = []
-        for frame, rows, fault in waiting.rows if waiting else ():
+        for frame, rows, fault in self._early.take(message.req_id):
             starts = np.array([0, len(rows.positions)])
             detections += self._take(frame, [request], starts, rows, fault)
         return detections
@@ -154,9 +148,8 @@ class Detector:
             return self._take(frame, requests, starts, arrays, fault)
         known = np.array([request is not None for request in found])
         for i in np.flatnonzero(~known):
-            waiting = self._waiting.setdefault(frame.req_ids[i], _Waiting([], now_s + GRACE_S))
             rows = taken(arrays, slice(starts[i], starts[i + 1]))
-            waiting.rows.append((frame, rows, fault))
+            self._early.hold(frame.req_ids[i], Early(frame, rows, fault), now_s)
         counts = np.diff(starts)
         rows = taken(arrays, np.repeat(known, counts))
         known_starts = np.concatenate([[0], np.cumsum(counts[known])])
@@ -178,11 +171,7 @@ class Detector:
                 finally:  # also when whoever asked fails at it
                     if request.slot >= 0:
                         self._table.close(request.slot)
-        for req_id, waiting in list(self._waiting.items()):
-            if now_s < waiting.deadline_s:
-                break
-            self.num_orphans += sum(len(rows.positions) for _, rows, _ in waiting.rows)
-            del self._waiting[req_id]
+        self._early.give_up(now_s)
 
     def accept_watchlist(self, watchlist: str, order: Order) -> None:
         """Take frames with this digest, too: workers change from one watchlist to the next."""
@@ -268,24 +257,13 @@ class Detector:
         rows = self._masked(rows)
         bounds = starts.tolist()
         firsts = rows.positions[starts[:-1]].tolist()
-        lasts = rows.positions[starts[1:] - 1].tolist()
         is_regular = True
-        complete = []  # requests by their places here, that complete a block
         for i, request in enumerate(requests):
             if request.slot < 0:
                 self._open(request)
             request.count_rows(bounds[i + 1] - bounds[i])
             is_regular &= firsts[i] == request.next_position
-            if lasts[i] >= request.prefix.boundary:
-                complete.append(i)
-        if complete:
-            keep_blocks(
-                [requests[i] for i in complete],
-                starts[complete],
-                [lasts[i] for i in complete],
-                rows,
-                self._table,
-            )
+        keep_blocks(requests, starts, rows, self._table)
         if not is_regular:  # what one request has just computed another may have from the cache
             requests, starts, rows = only_new(requests, starts, rows)
         return self._evaluate(frame, requests, starts, rows) if requests else []

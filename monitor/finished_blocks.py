@@ -3,67 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.monitor.messages import FrameArrays
-from saeguard.monitor.prefixes import keep_next
+from saeguard.monitor.phases import Starts
+from saeguard.monitor.prefixes import Prefix, keep_next
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.rows import RowTable
 
-Places = npt.NDArray[np.intp]
+
+class _Part(NamedTuple):
+    """The rows of one request in the step."""
+
+    prefix: Prefix
+    slot: int
+    start: int
+    """Row of the first."""
+    first: int
+    """Position of the first."""
+    end: int
+    """Position behind the last."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it completes a block of which earlier steps had the first rows."""
+        return self.prefix.num_passed_tokens < self.first and self.prefix.boundary < self.end
 
 
 def keep_blocks(
-    requests: Sequence[LiveRequest],
-    row_starts: Places,
-    lasts: Sequence[int],
-    rows: FrameArrays,
-    table: RowTable,
+    requests: Sequence[LiveRequest], starts: Starts, rows: FrameArrays, table: RowTable
 ) -> None:
     """Keep what other requests may find in the prefix cache.
 
     Args:
-        requests: those of a step that have a row at the `boundary` of their prefix.
-        row_starts: where the rows of each begin.
-        lasts: the last position of each.
+        requests: of one step.
+        starts: [requests + 1], where the rows of each begin.
         rows: of that step.
         table: has what was before them.
     """
-    firsts = rows.positions[row_starts]
-    for request, first in zip(requests, firsts.tolist(), strict=True):
-        request.prefix.pass_by(first)
-    begins = np.array([request.prefix.num_passed_tokens for request in requests])
-    boundaries = np.array([request.prefix.boundary for request in requests])
-    if len(begun := np.flatnonzero((begins < firsts) & (boundaries <= lasts))):
-        _keep_begun([requests[i] for i in begun], begins[begun], row_starts[begun], rows, table)
-    for request, start, first, last in zip(
-        requests, row_starts.tolist(), firsts.tolist(), lasts, strict=True
-    ):
-        prefix = request.prefix
-        num_blocks = prefix.num_complete(last + 1)
-        if num_blocks > 0:  # of which this step has all rows
-            begin = start + prefix.num_passed_tokens - first
-            scores = rows.scores[begin : begin + num_blocks * prefix.block_size]
-            blocks = scores.reshape(num_blocks, prefix.block_size, -1)
-            keep_next([prefix] * num_blocks, blocks, np.ones(blocks.shape[:2], np.bool_))
+    lasts = rows.positions[starts[1:] - 1].tolist()
+    parts = []
+    for i, (request, last) in enumerate(zip(requests, lasts, strict=True)):
+        if last >= request.prefix.boundary:
+            start = int(starts[i])
+            first = int(rows.positions[start])
+            request.prefix.pass_by(first)
+            parts.append(_Part(request.prefix, request.slot, start, first, last + 1))
+    if begun := [part for part in parts if part.is_begun]:
+        _keep_begun(begun, rows, table)
+    for part in parts:
+        _keep_whole(part, rows)
 
 
-def _keep_begun(
-    requests: Sequence[LiveRequest],
-    begins: Places,
-    row_starts: Places,
-    rows: FrameArrays,
-    table: RowTable,
-) -> None:
-    """One block of each request, at position `begins`, of which an earlier step had the first
-    rows. While decoding that is all there is, so it is done for all requests at once.
-    """
-    slots = np.array([request.slot for request in requests])
-    positions = begins[:, None] + np.arange(requests[0].prefix.block_size)
-    blocks, is_known = table.at(slots[:, None], positions)
-    places = positions - rows.positions[row_starts, None] + row_starts[:, None]
-    is_new = places >= row_starts[:, None]
-    blocks[is_new] = rows.scores[places[is_new]]
-    keep_next([request.prefix for request in requests], blocks, is_known | is_new)
+def _keep_begun(parts: Sequence[_Part], rows: FrameArrays, table: RowTable) -> None:
+    """The next block of each. While decoding that is all there is: it is done for all at once."""
+    begins = np.array([part.prefix.num_passed_tokens for part in parts])
+    positions = begins[:, None] + np.arange(parts[0].prefix.block_size)
+    blocks, is_known = table.at(np.array([[part.slot] for part in parts]), positions)
+    offsets = np.array([[part.start - part.first] for part in parts])
+    is_new = positions >= np.array([[part.first] for part in parts])
+    blocks[is_new] = rows.scores[(positions + offsets)[is_new]]
+    keep_next([part.prefix for part in parts], blocks, is_known | is_new)
+
+
+def _keep_whole(part: _Part, rows: FrameArrays) -> None:
+    """The blocks of which this step has all rows."""
+    num_blocks = part.prefix.num_complete(part.end)
+    if num_blocks > 0:
+        size = part.prefix.block_size
+        start = part.start + part.prefix.num_passed_tokens - part.first
+        blocks = rows.scores[start : start + num_blocks * size].reshape(num_blocks, size, -1)
+        keep_next([part.prefix] * num_blocks, blocks, np.ones((num_blocks, size), np.bool_))
