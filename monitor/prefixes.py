@@ -140,8 +140,7 @@ def keep_next(prefixes: Sequence[Prefix], blocks: Floats, is_known: npt.NDArray[
     store = prefixes[0].store
     assert store is not None
     names = [prefix.pass_block() for prefix in prefixes]
-    are_known = is_known.all(axis=1).tolist()
-    which = [i for i, name in enumerate(names) if are_known[i] and name != _UNKNOWN]
+    which = [i for i in np.flatnonzero(is_known.all(axis=1)).tolist() if names[i] != _UNKNOWN]
     if len(which) == len(names):
         store.put(names, blocks)
     else:

@@ -152,7 +152,7 @@ class LiveRequest:
         if num_blocks > 0:
             shape = num_blocks, self.prefix.block_size
             positions = self.prefix.num_passed_tokens + np.arange(shape[0] * shape[1])
-            blocks, is_known = self.table.at(np.intp(self.slot), positions.reshape(shape))
+            blocks, is_known = self.table.at(np.array([self.slot]), positions.reshape(shape))
             keep_next([self.prefix] * num_blocks, blocks, is_known)
 
     def rearrange_held(self, order: Order) -> None:

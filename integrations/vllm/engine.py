@@ -103,8 +103,8 @@ def _hash_block_size(scheduler: Any) -> int:
     """
     if not scheduler.vllm_config.cache_config.enable_prefix_caching:
         return 0
-    size = getattr(scheduler, "hash_block_size", None) or getattr(scheduler, "block_size", 0)
-    return int(size)
+    size = getattr(scheduler, "hash_block_size", None) or getattr(scheduler, "block_size", None)
+    return int(size or 0)
 
 
 def _served_name(model_config: Any) -> str:
