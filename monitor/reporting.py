@@ -35,7 +35,8 @@ class Reporter:
     """Writes to the store, the log and the totals. Totals are named as in `store.py`."""
 
     def __init__(self, store: Store) -> None:
-        self.totals = Counter({"rules/reload/ok": 0, "rules/reload/refused": 0})
+        began = ("rules/reload/ok", "rules/reload/refused", "requests/unattended")
+        self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
         self._store = store
 

@@ -82,6 +82,7 @@ class Service:
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
         self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore
+        self._began_ns = time.time_ns()
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
         self._reporter = Reporter(self._store)
@@ -198,6 +199,8 @@ class Service:
                 return [(message, arrays)]
             case RequestStart():
                 self._num_unsent = message.num_dropped
+                if message.time_ns < self._began_ns:
+                    self._reporter.count({"requests/unattended": 1})
                 texts = self._texts(message.tokenizer_file)
                 self._decide(self._detector.start(message, texts))
             case PrefixUpdate():

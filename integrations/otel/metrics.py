@@ -34,6 +34,7 @@ COUNTERS = {
     "rows/phase_unsure": (),
     "rows/unevaluated": (),
     "requests/finished": (),
+    "requests/unattended": (),
 }
 GAUGES = {
     "requests/live": (),

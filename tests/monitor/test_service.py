@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from fake_engine import start_message
 from running_monitor import (
     LIE,
     QUIET,
@@ -89,6 +91,13 @@ def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
     wait_for(lambda: len(monitor.receiver.alert_ids()) == 1)
     monitor.stop()
     assert totals(monitor.store)["messages/unreadable"] == 2
+
+
+def test_requests_that_began_before_there_was_a_monitor_are_a_metric(monitor: Monitor):
+    wait_for(lambda: monitor.metric("saeguard.requests.unattended") == 0)
+    monitor.engine.start("a-1", [1, 2])
+    monitor.engine.send(msgspec.structs.replace(start_message("b-1", [1, 2]), time_ns=1))
+    wait_for(lambda: monitor.metric("saeguard.requests.unattended") == 1)
 
 
 def test_what_the_engine_could_not_send_is_a_metric(monitor: Monitor):
