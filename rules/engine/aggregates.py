@@ -39,7 +39,7 @@ class Parameters:
         self.is_mean = np.array([each.kind in ("mean", "topk_mean") for each in aggregates])
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Windows:
     """What the formulas are applied to: scores that end with some token, and whose they are."""
 
@@ -64,19 +64,9 @@ class Windows:
         filled = np.where(missing, np.float32(0), scores)
         return cls(scores, lengths, parameters, aggregates, num_observed, filled)
 
-    def take(self, chosen: slice) -> Windows:
-        """Some of them."""
-        return Windows(
-            self.scores[chosen],
-            self.lengths[chosen],
-            self.parameters,
-            self.aggregates[chosen],
-            self.num_observed[chosen],
-            self.filled[chosen],
-        )
 
-
-Formula = Callable[[Windows], Numbers]
+Formula = Callable[[Windows, slice], Numbers]
+"""Of some of the windows. `rolling_mean_max` takes one length of `rolling` at a time."""
 
 
 def span(aggregate: Aggregate) -> int:
@@ -86,70 +76,63 @@ def span(aggregate: Aggregate) -> int:
     return aggregate.tokens + aggregate.rolling - 1
 
 
-def _sums(windows: Windows) -> Numbers:
+def _sums(windows: Windows, of: slice) -> Numbers:
     """value, sum, mean, count"""
-    parameters, of = windows.parameters, windows.aggregates
-    terms: npt.NDArray[np.generic] = windows.filled
-    is_count = parameters.is_count[of]
+    parameters, aggregates = windows.parameters, windows.aggregates[of]
+    terms: npt.NDArray[np.generic] = windows.filled[of]
+    is_count = parameters.is_count[aggregates]
     if is_count.any():
-        is_over = windows.scores > parameters.over[of, None]
+        is_over = windows.scores[of] > parameters.over[aggregates, None]
         terms = np.where(is_count[:, None], is_over, terms)
-    n = windows.num_observed
+    n = windows.num_observed[of]
     sums: Numbers = terms.sum(axis=1, dtype=np.float64)
-    sums /= np.where(parameters.is_mean[of], n, n > 0)  # 0 / 0 is NaN
+    sums /= np.where(parameters.is_mean[aggregates], n, n > 0)  # 0 / 0 is NaN
     return sums
 
 
-def _ranks(windows: Windows) -> Numbers:
+def _ranks(windows: Windows, of: slice) -> Numbers:
     """max, min_evidence, topk_mean"""
-    k = windows.parameters.k[windows.aggregates]
-    down = -windows.scores
+    parameters, aggregates = windows.parameters, windows.aggregates[of]
+    k = parameters.k[aggregates]
+    down = -windows.scores[of]
     down.sort(axis=1)  # what was not observed comes last, as NaN does
-    values = -_at(down, k - 1)
-    is_mean = windows.parameters.is_mean[windows.aggregates]
+    last = np.arange(len(k)), np.minimum(k, down.shape[1]) - 1
+    values = down[last].astype(np.float64)
+    is_mean = parameters.is_mean[aggregates]
     if is_mean.any():
-        np.copyto(values, _at(-down.cumsum(axis=1, dtype=np.float64), k - 1) / k, where=is_mean)
-    return np.where(windows.num_observed >= k, values, np.nan)
+        totals = down.cumsum(axis=1, dtype=np.float64)
+        np.divide(totals[last], k, out=values, where=is_mean)
+    return np.where(windows.num_observed[of] >= k, -values, np.nan)
 
 
-def _noisy_or(windows: Windows) -> Numbers:
-    zero = windows.parameters.zero[windows.aggregates, None]
-    rise = windows.parameters.rise[windows.aggregates, None]
-    absent = 1.0 - np.minimum(np.fmax((windows.scores - zero) / rise, 0.0), 1.0)  # of NaN, 1
+def _noisy_or(windows: Windows, of: slice) -> Numbers:
+    zero = windows.parameters.zero[windows.aggregates[of], None]
+    rise = windows.parameters.rise[windows.aggregates[of], None]
+    absent = 1.0 - np.minimum(np.fmax((windows.scores[of] - zero) / rise, 0.0), 1.0)  # of NaN, 1
     value: Numbers = 1.0 - absent.prod(axis=1)
-    return value / (windows.num_observed > 0)
+    value /= windows.num_observed[of] > 0
+    return value
 
 
-def _rolling_mean_max(windows: Windows) -> Numbers:
+def _rolling_mean_max(windows: Windows, of: slice) -> Numbers:
     """The mean over `rolling` tokens from each on, where they are in the run; then the largest."""
-    rolling = windows.parameters.rolling[windows.aggregates, None]
-    width = windows.scores.shape[1]
-    end = np.arange(min(width, int(windows.parameters.tokens[windows.aggregates].max()))) + rolling
-    is_inside = end <= windows.lengths[:, None]
-    end = np.minimum(end, width)
-    num_observed: Numbers | Indices = rolling
-    if (windows.num_observed < windows.lengths).any():
-        num_observed = _rolling_sums(~np.isnan(windows.scores), end)
-    means = _rolling_sums(windows.filled, end) / num_observed  # 0 / 0, of nothing observed, is NaN
-    largest: Numbers = np.fmax.reduce(means, axis=1, where=is_inside, initial=np.nan)
+    rolling = int(windows.parameters.rolling[windows.aggregates[of.start]])
+    scores, lengths = windows.scores[of], windows.lengths[of]
+    num_observed: int | Numbers = rolling
+    if (windows.num_observed[of] < lengths).any():
+        is_inside = np.arange(scores.shape[1]) < lengths[:, None]
+        num_observed = _rolling_sums(~np.isnan(scores), rolling)
+        scores = np.where(is_inside, windows.filled[of], scores)
+    means = _rolling_sums(scores, rolling) / num_observed  # NaN before the run, and of nothing
+    largest: Numbers = np.fmax.reduce(means, axis=1, initial=np.nan)
     return largest
 
 
-def _rolling_sums(x: npt.NDArray[np.generic], end: Indices) -> Numbers:
-    """[windows, begins], up to the end of each."""
+def _rolling_sums(x: npt.NDArray[np.generic], rolling: int) -> Numbers:
     totals = np.zeros((x.shape[0], x.shape[1] + 1))
-    np.cumsum(x, axis=1, out=totals[:, 1:])
-    sums: Numbers = _at(totals, end) - totals[:, : end.shape[1]]
+    np.cumsum(x, axis=1, dtype=np.float64, out=totals[:, 1:])
+    sums: Numbers = totals[:, rolling:] - totals[:, : max(0, totals.shape[1] - rolling)]
     return sums
-
-
-def _at(x: npt.NDArray[np.floating], index: Indices) -> Numbers:
-    """The entry of each row at its own index, or at each of its own indices."""
-    width = x.shape[1]
-    begins = np.arange(0, x.size, width)
-    cells = np.minimum(index, width - 1) + (begins if index.ndim == 1 else begins[:, None])
-    found: Numbers = x.take(cells).astype(np.float64)
-    return found
 
 
 FORMULAS: Mapping[Aggregation, Formula] = {

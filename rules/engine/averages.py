@@ -1,25 +1,26 @@
 """Exponential averages of all rows of a block: the one aggregate whose past has no end.
 
 With d = 1 - a, and c tokens observed since some token, e = d^c e_before + a Σ d^(c - c_j) x_j. In
-pieces of 32 tokens the sum is a product with a fixed matrix. The ends of pieces follow the same
-law, with the decay of 32 tokens, so they are summed likewise, by 64, and so on. Where scores
-are missing, the sum is a cumulative one of x_j d^-c_j, in which each term is rounded relative to
-its own share, too, and pieces are joined by doubling, for their decays differ.
+pieces of 32 tokens the sum is a product with a fixed matrix or, where scores are missing, a
+cumulative one of x_j d^-c_j, in which each term is rounded relative to its own share, too. Pieces
+are joined by doubling: the end of each takes in the end before it, then the one two before, four
+before and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.rules.conditions import Bools
-from saeguard.rules.engine.aggregates import Indices, Numbers
+from saeguard.rules.engine.aggregates import Indices, Numbers, Scores
 from saeguard.rules.engine.blocks import Block, expand, extended
 
 _PIECE = 32  # tokens
-_PIECES = 64  # pieces that are joined at once
 
 
 class Averages:
@@ -27,130 +28,117 @@ class Averages:
 
     def __init__(self, columns: Sequence[int], half_lives: Sequence[int]) -> None:
         self._columns = np.array(columns, np.int64)
-        self._decay = 0.5 ** (1 / np.array(half_lives, np.float64))
-        self._levels: list[tuple[Numbers, Numbers]] = []
-        self._state = np.empty((0, len(columns)))  # NaN: nothing observed in this run
+        decay = 0.5 ** (1 / np.array(half_lives, np.float64))
+        self._gain = 1 - decay
+        self._powers = decay[:, None] ** np.arange(_PIECE + 1)
+        lag = np.arange(_PIECE) - np.arange(_PIECE)[:, None]
+        shares = np.where(lag >= 0, self._powers[:, np.abs(lag)], 0.0)
+        self._shares = shares * self._gain[:, None, None]  # of each token in each later one
+        self._state = np.empty((0, len(columns)))
+        self._begun = np.empty((0, len(columns)), np.bool_)  # something was observed in this run
 
     def grow(self, num_slots: int) -> None:
         self._state = extended(self._state, num_slots)
+        self._begun = extended(self._begun, num_slots)
 
     def reset(self, slots: Indices) -> None:
-        self._state[slots] = np.nan
+        self._state[slots] = 0.0
+        self._begun[slots] = False
 
     def observe(self, block: Block, has_holes: bool) -> Numbers:
         """[averages, rows], NaN before the first observed score."""
         if not self._columns.size:
             return np.empty((0, block.num_rows))
-        is_step, scores = block.is_one_each, block.scores
-        read = scores.take(self._columns, axis=1).T if is_step else scores.T[self._columns]
-        new = read.astype(np.float64)
-        before = self._state.take(block.slots, axis=0).T
-        begun = ~np.isnan(before)
-        start = np.where(begun, before, 0.0)
-        if not has_holes:
-            values = self._step(new, start) if is_step else self._scan(block.starts, new, start)
+        start = self._state.take(block.slots, axis=0)
+        if block.is_one_each and not has_holes:
+            values = block.scores.take(self._columns, axis=1) - start
+            values *= self._gain
+            values += start
+            self._state[block.slots] = values
+            self._begun[block.slots] = True
+            return values.T
+        new = block.scores.T[self._columns]
+        observed = ~np.isnan(new) if has_holes else None
+        values = self._scan(_Pieces.of(block.starts), new, start, observed)
+        last = block.starts[1:] - 1
+        self._state[block.slots] = values[:, last].T
+        if observed is None:
+            self._begun[block.slots] = True
         else:
-            observed = ~np.isnan(new)
-            values = self._scan_with_holes(block, np.where(observed, new, 0.0), start, observed)
-            values[~_has_begun(block, observed, begun)] = np.nan
-        self._state[block.slots] = (values if is_step else values[:, block.starts[1:] - 1]).T
+            begun = _has_begun(block, observed, self._begun[block.slots].T)
+            self._begun[block.slots] = begun[:, last].T
+            values[~begun] = np.nan
         return values
 
-    def _step(self, new: Numbers, start: Numbers) -> Numbers:
-        new -= start
-        new *= 1 - self._decay[:, None]
-        new += start
-        return new
-
-    def _scan(self, starts: Indices, new: Numbers, start: Numbers, level: int = 0) -> Numbers:
-        """All scores were observed. On level 1 the pieces of level 0 are what tokens are there."""
-        lengths = starts[1:] - starts[:-1]
-        pieces = _Pieces.of(starts, lengths, _PIECES if level else _PIECE)
-        powers, shares = self._level(level)
-        size = pieces.rows.shape[1]
-        values: Numbers = new.take(pieces.rows, axis=1) @ shares[:, :size, :size]
-        before = start
-        if len(pieces.sizes) > len(lengths):
-            ends = values[:, np.arange(len(pieces.sizes)), pieces.sizes - 1]
-            ends = self._scan(pieces.starts, ends, start, level + 1)
-            before = np.empty_like(ends)
-            before[:, 1:] = ends[:, :-1]
-            before[:, pieces.starts[:-1]] = start
-        values += powers[:, None, 1 : size + 1] * before[..., None]
-        return pieces.joined(values)
-
-    def _level(self, level: int) -> tuple[Numbers, Numbers]:
-        """Powers of the decay [averages, tokens], and [averages, token, later token]."""
-        while level >= len(self._levels):
-            above = len(self._levels)
-            size = _PIECES if above else _PIECE
-            decay = self._decay ** (_PIECE * _PIECES ** (above - 1) if above else 1)
-            powers = decay[:, None] ** np.arange(size + 1)
-            lag = np.arange(size) - np.arange(size)[:, None]
-            shares = np.where(lag >= 0, powers[:, np.abs(lag)], 0.0)
-            if not self._levels:
-                shares *= (1 - self._decay)[:, None, None]
-            self._levels.append((powers, shares))
-        return self._levels[level]
-
-    def _scan_with_holes(
-        self, block: Block, new: Numbers, start: Numbers, observed: Bools
+    def _scan(
+        self, pieces: _Pieces, new: Scores, start: Numbers, observed: Bools | None
     ) -> Numbers:
-        pieces = _Pieces.of(block.starts, np.diff(block.starts), _PIECE)
-        counts = observed[:, pieces.rows].cumsum(axis=2)
-        decays = self._level(0)[0][np.arange(len(counts))[:, None, None], counts]
-        x = new[:, pieces.rows] * (1 - self._decay[:, None, None])
-        values = (x / decays).cumsum(axis=2) * decays
+        """From [averages, rows], and from [lanes, averages] before them."""
+        x = pieces.cut(new)
+        size = x.shape[2]
+        if observed is None:
+            values: Numbers = x @ self._shares[:, :size, :size]
+            decays = np.broadcast_to(self._powers[:, None, 1 : size + 1], x.shape)
+        else:
+            counts = pieces.cut(observed).cumsum(axis=2)
+            decays = self._powers[np.arange(len(counts))[:, None, None], counts]
+            x = np.where(np.isnan(x), 0.0, x) * self._gain[:, None, None]
+            values = (x / decays).cumsum(axis=2) * decays
         last = slice(None), np.arange(len(pieces.sizes)), pieces.sizes - 1
-        before = _before_pieces(pieces.order, start.T, values[last].T, decays[last].T)
-        values += decays * before.T[..., None]
+        values += decays * pieces.before(start.T, values[last], decays[last])[..., None]
         return pieces.joined(values)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """Lanes cut into pieces."""
+    """Lanes cut into pieces of at most 32 tokens."""
 
-    starts: Indices  # [lanes + 1], lane i has the pieces from `starts[i]` on
-    order: Indices  # of each piece in its lane
+    firsts: Indices  # [lanes], the first piece of each
     sizes: Indices
-    rows: Indices  # [pieces, longest]; past a piece's size whatever comes next
+    rows: Indices | None  # [pieces, longest], past a piece's size whatever comes next; None: all
 
     @classmethod
-    def of(cls, starts: Indices, lengths: Indices, size: int) -> _Pieces:
-        counts = -(lengths // -size)
-        first = np.zeros(len(counts) + 1, np.int64)
-        counts.cumsum(out=first[1:])
+    def of(cls, starts: Indices) -> _Pieces:
+        counts = -((starts[:-1] - starts[1:]) // _PIECE)
         lanes, order = expand(counts)
-        begins = starts[lanes] + order * size
-        sizes = np.minimum(starts[lanes + 1] - begins, size)
-        rows = np.minimum(begins[:, None] + np.arange(int(sizes.max())), starts[-1] - 1)
-        return cls(first, order, sizes, rows)
+        begins = starts[lanes] + order * _PIECE
+        sizes = np.minimum(starts[lanes + 1] - begins, _PIECE)
+        longest = int(sizes.max())
+        rows = None
+        if longest * len(sizes) != starts[-1]:
+            rows = np.minimum(begins[:, None] + np.arange(longest), starts[-1] - 1)
+        return cls((order == 0).nonzero()[0], sizes, rows)
+
+    def cut(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[averages, rows] -> [averages, pieces, longest]"""
+        return x.reshape(len(x), len(self.sizes), -1) if self.rows is None else x[:, self.rows]
 
     def joined(self, values: Numbers) -> Numbers:
         """[averages, pieces, longest] -> [averages, rows]"""
-        longest = self.rows.shape[1]
-        if (self.sizes == longest).all():
-            return values.reshape(len(values), self.rows.size)
-        kept: Numbers = values[:, np.arange(longest) < self.sizes[:, None]]
+        if self.rows is None:
+            return values.reshape(len(values), -1)
+        kept: Numbers = values[:, np.arange(values.shape[2]) < self.sizes[:, None]]
         return kept
 
+    def before(self, start: Numbers, ends: Numbers, decays: Numbers) -> Numbers:
+        """[averages, pieces] before each piece.
 
-def _before_pieces(order: Indices, start: Numbers, ends: Numbers, decay: Numbers) -> Numbers:
-    """[pieces, averages] before each piece: that of its lane, or the end of the piece before."""
-    firsts = (order == 0).nonzero()[0]
-    ends[firsts] += decay[firsts] * start
-    step = 1
-    while step <= int(order.max()):
-        later = (order >= step).nonzero()[0]
-        end_before, decay_before = ends[later - step], decay[later - step]
-        ends[later] += decay[later] * end_before
-        decay[later] *= decay_before
-        step *= 2
-    carried = np.empty_like(ends)
-    carried[1:] = ends[:-1]
-    carried[firsts] = start
-    return carried
+        Args:
+            start: [averages, lanes] before each lane.
+            ends: [averages, pieces] at the last token, as if all began from zero.
+            decays: [averages, pieces], what is left there of what was before the piece.
+        """
+        ends[:, self.firsts] += decays[:, self.firsts] * start
+        decays[:, self.firsts] = 0.0
+        step = 1
+        while step < len(self.sizes) and decays.any():
+            ends[:, step:] += decays[:, step:] * ends[:, :-step]
+            decays[:, step:] *= decays[:, :-step]
+            step *= 2
+        before = np.empty_like(ends)
+        before[:, 1:] = ends[:, :-1]
+        before[:, self.firsts] = start
+        return before
 
 
 def _has_begun(block: Block, observed: Bools, before: Bools) -> Bools:

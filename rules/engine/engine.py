@@ -77,7 +77,8 @@ class Engine:
         self._num_tokens = np.empty(0, np.int64)  # of each slot's request so far
         self._run_begin = np.empty(0, np.int64)  # the token with which its phase run began
         self._phase = np.empty(0, np.int64)
-        self._known: tuple[Sequence[str], Indices] = ((), np.empty(0, np.int64))
+        self._last_keys: Sequence[str] = ()
+        self._last_slots = np.empty(0, np.int64)
         _keep_freed_memory()
 
     def start(self, key: str, context: RequestContext) -> None:
@@ -94,7 +95,7 @@ class Engine:
         self._num_tokens[slot] = 0
         self._phase[slot] = _NO_PHASE
         self._program.admit(slot, context)
-        self._known = ((), self._known[1])
+        self._last_keys = ()
 
     def _grow(self) -> None:
         """Make room for as many requests again."""
@@ -130,7 +131,7 @@ class Engine:
         if request is None:
             return []
         self._free_slots.append(request.slot)
-        self._known = ((), self._known[1])
+        self._last_keys = ()
         counts = []
         for index, matches in sorted(request.matches.items()):
             rule = self._rules[index]
@@ -176,11 +177,11 @@ class Engine:
 
     def _slots_of(self, keys: Sequence[str]) -> Indices:
         """-1 for those that are not followed. While decoding, the keys are those of last time."""
-        if self._known[0] != keys:
+        if self._last_keys != keys:
             get = self._requests.get
             slots = [-1 if (request := get(key)) is None else request.slot for key in keys]
-            self._known = (list(keys), np.array(slots, np.int64))
-        return self._known[1]
+            self._last_keys, self._last_slots = list(keys), np.array(slots, np.int64)
+        return self._last_slots
 
     def _run(
         self, stretches: Stretches, scores: Scores, positions: IntArray

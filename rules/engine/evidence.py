@@ -27,7 +27,7 @@ _SLACK = 1 - 1e-6  # for rounding in sums of weights
 _NEVER = -(2**30)
 _ROWS_AT_ONCE = 16
 
-Intervals = tuple[Indices, Indices, Indices, Indices]
+_Intervals = tuple[Indices, Indices, Indices, Indices]
 """Lanes and tests, each with the first and the last token on which the test is possible."""
 
 
@@ -71,54 +71,75 @@ class Evidence:
         self._lowest = self._levels_of.min(axis=1, initial=np.inf)
         self._lowest_wide = np.tile(self._lowest, _ROWS_AT_ONCE)
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
+        self._any_until = np.empty(0, np.int64)  # the latest of each slot
         self._bucket = np.empty((0, len(tests)), np.int32)
         self._current = np.empty((0, len(tests)))  # weight in that bucket
         self._previous = np.empty((0, len(tests)))  # and in the one before
 
     def grow(self, num_slots: int) -> None:
         self._until = extended(self._until, num_slots)
+        self._any_until = extended(self._any_until, num_slots)
         self._bucket = extended(self._bucket, num_slots)
         self._current = extended(self._current, num_slots)
         self._previous = extended(self._previous, num_slots)
 
     def reset(self, slots: Indices) -> None:
         self._until[slots] = _NEVER
+        self._any_until[slots] = _NEVER
         self._bucket[slots] = _NEVER
 
     def possible(self, block: Block, has_holes: bool) -> tuple[Indices, Indices]:
         """Take in the block: the pairs of test and row that are possible, some of them twice."""
-        intervals = [self._known(block)]
-        pieces = self._pieces(block)
-        if pieces is not None:
-            intervals.append(self._take(block, pieces))
-        if has_holes:
-            intervals.append(self._take_holes(block))
-        lanes, tests, first, last = map(np.concatenate, zip(*intervals, strict=True))
         if block.is_one_each:
+            self._take_in(block, has_holes)
+            lanes, tests = self._open(block)
             return tests, lanes
+        lanes, tests = self._open(block)
+        until = self._until[block.slots[lanes], tests].astype(np.int64)
+        known = lanes, tests, block.first[lanes], until
+        intervals = [known, *self._take_in(block, has_holes)]
+        lanes, tests, first, last = _joined(intervals)
         rows = block.starts[lanes] + (first - block.first[lanes])
         counts = np.minimum(last + 1 - first, block.starts[lanes + 1] - rows)
         which, offset = expand(counts)
         return tests[which], rows[which] + offset
 
-    def _known(self, block: Block) -> Intervals:
-        """What goes on from earlier blocks."""
-        first = block.first.astype(np.int32)  # numpy compares different widths slowly
-        until = self._until.take(block.slots, axis=0)
-        lanes, tests = nonzero(until >= first[:, None])
-        return lanes, tests, block.first[lanes], until[lanes, tests].astype(np.int64)
+    def _open(self, block: Block) -> tuple[Indices, Indices]:
+        """What is possible on the first token of each lane, as far as is known: lanes and tests."""
+        lanes = (self._any_until[block.slots] >= block.first).nonzero()[0]
+        first = block.first[lanes].astype(np.int32)  # numpy compares different widths slowly
+        until = self._until.take(block.slots[lanes], axis=0)
+        which, tests = nonzero(until >= first[:, None])
+        return lanes[which], tests
 
-    def _take_holes(self, block: Block) -> Intervals:
+    def _take_in(self, block: Block, has_holes: bool) -> list[_Intervals]:
+        """What the block makes possible."""
+        intervals = []
+        pieces = self._pieces(block)
+        if pieces is not None:
+            intervals.append(self._take(block, pieces))
+        if has_holes:
+            intervals.append(self._take_holes(block))
+        return intervals
+
+    def _take_holes(self, block: Block) -> _Intervals:
         """Roughly, which is enough: from the first hole of a lane to the last."""
         which, rows = nonzero(np.isnan(block.scores[:, self._columns_of_means]).T)
         lanes = block.lanes[rows]
         begins = _changes(which, lanes).nonzero()[0]
         ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
-        lanes, tests = lanes[begins], self._means[which[begins]]
-        until = block.tokens[rows[ends]] + self._reach[tests]
-        slots = block.slots[lanes]
-        self._until[slots, tests] = np.maximum(self._until[slots, tests], until)
-        return lanes, tests, block.tokens[rows[begins]], until
+        tests = self._means[which[begins]]
+        return self._hold_open(block, tests, rows[begins], rows[ends])
+
+    def _hold_open(
+        self, block: Block, tests: Indices, rows: Indices, last_rows: Indices
+    ) -> _Intervals:
+        """Tests are possible from some rows until the last of the lane are out of reach."""
+        slots = block.slot_of[rows]
+        until = block.tokens[last_rows] + self._reach[tests]
+        np.maximum.at(self._until, (slots, tests), until)
+        np.maximum.at(self._any_until, slots, until)
+        return block.lanes[rows], tests, block.tokens[rows], until
 
     def _pieces(self, block: Block) -> _Pieces | None:
         scores = block.scores
@@ -149,7 +170,7 @@ class Evidence:
         above: Bools = table > lowest
         return above.reshape(scores.shape)
 
-    def _take(self, block: Block, pieces: _Pieces) -> Intervals:
+    def _take(self, block: Block, pieces: _Pieces) -> _Intervals:
         """Add to the buckets; from which piece on what is possible."""
         tests, rows = pieces.tests, pieces.rows
         cells = block.slot_of[rows] * len(self._spans) + tests
@@ -171,10 +192,13 @@ class Evidence:
         self._previous.reshape(-1)[cells] = before
         needs = self._needs[tests] * np.minimum(block.ages[rows] + 1, self._per[tests])
         found = (weights + before >= needs).nonzero()[0]
-        tests, rows = tests[found], rows[found]
-        until = block.tokens[pieces.last_rows[found]] + self._reach[tests]
-        self._until.reshape(-1)[cells[found]] = until
-        return block.lanes[rows], tests, block.tokens[rows], until
+        return self._hold_open(block, tests[found], rows[found], pieces.last_rows[found])
+
+
+def _joined(intervals: Sequence[_Intervals]) -> _Intervals:
+    lanes, tests, first, last = zip(*intervals, strict=True)
+    join = np.concatenate
+    return join(lanes), join(tests), join(first), join(last)
 
 
 def _changes(*keys: Indices) -> Bools:

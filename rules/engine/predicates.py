@@ -64,7 +64,7 @@ class Predicates:
             for each in predicates
         ]
         self._any = _Jagged([clause for each in clauses for clause in each])
-        numbers = iter(range(sum(map(len, clauses))))
+        numbers = iter(self._any.place_of.tolist())
         self._all = _Jagged([[next(numbers) for _ in each] for each in clauses])
         self.are_possible_anywhere = not all(clauses)
         """Some may be true where no bounded test is possible."""
@@ -74,8 +74,13 @@ class Predicates:
         )
 
     def possible(self, possible: Bools) -> tuple[Indices, Indices]:
-        """Where each predicate may be true: pairs of predicate and column of [tests, ...]."""
-        return nonzero(self._all.fold(np.logical_and, self._any.fold(np.logical_or, possible)))
+        """Where each predicate may be true: pairs of predicate and column of [tests, ...].
+
+        Those of a predicate are neighbours, and in order.
+        """
+        clauses = self._any.fold(np.logical_or, possible)
+        places, columns = nonzero(self._all.fold(np.logical_and, clauses))
+        return self._all.order[places], columns
 
     def open_tests(
         self, possible: Bools, predicates: Indices, columns: Indices
@@ -147,19 +152,23 @@ class _Jagged:
 
     def __init__(self, members: Sequence[Sequence[int]]) -> None:
         lengths = np.array([len(each) for each in members], np.int64)
-        self._order = np.argsort(-lengths, kind="stable")
-        by_length = [members[i] for i in self._order]
+        self.order = np.argsort(-lengths, kind="stable")
+        """Of what `fold` returns: the longest first."""
+        self.place_of = np.argsort(self.order)
+        """Where each is in it."""
+        by_length = [members[i] for i in self.order]
         self._steps = [
             np.array([each[i] for each in by_length if len(each) > i], np.int64)
             for i in range(int(lengths.max(initial=0)))
         ]
 
     def fold(self, operation: np.ufunc, rows: Bools) -> Bools:
-        """[members, ...] -> [len, ...]; what has no members is true."""
-        result = np.ones((len(self._order), *rows.shape[1:]), np.bool_)
+        """[members, ...] -> [len, ...], in order of length; what has no members is true."""
+        result = np.ones((len(self.order), *rows.shape[1:]), np.bool_)
         for i, members in enumerate(self._steps):
             part = result[: len(members)]
-            part[:] = rows[members] if i == 0 else operation(part, rows[members])
-        folded = np.empty_like(result)
-        folded[self._order] = result
-        return folded
+            if i == 0:
+                part[:] = rows[members]
+            else:
+                operation(part, rows[members], out=part)
+        return result

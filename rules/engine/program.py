@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -183,20 +182,23 @@ class Program:
         if not rules.size:
             return
         slots = block.slot_of[rows]
-        which, began = self._runs.observe(slots, rules, numbers, block.positions[rows])
+        observe = self._runs.observe_one_each if block.is_one_each else self._runs.observe
+        which, began = observe(slots, rules, numbers, block.positions[rows])
         yield from zip(rows[which].tolist(), rules[which].tolist(), began.tolist(), strict=True)
 
     def _begun_sequences(
         self, block: Block, predicates: Indices, rows: Indices
     ) -> Iterator[tuple[int, int, int]]:
-        rules, steps = self._rule_of[predicates].tolist(), self._step_of[predicates].tolist()
-        events = sorted(zip(rules, rows.tolist(), steps, strict=True))
-        for (rule, row), group in groupby(events, key=lambda event: event[:2]):
+        steps: dict[tuple[int, int], set[int]] = {}
+        rules, true = self._rule_of[predicates].tolist(), self._step_of[predicates].tolist()
+        for rule, row, step in zip(rules, rows.tolist(), true, strict=True):
+            steps.setdefault((rule, row), set()).add(step)
+        for rule, row in sorted(steps):
             first = self._sequences.observe(
                 slot=int(block.slot_of[row]),
                 rule=rule,
                 position=int(block.positions[row]),
-                steps={step for _, _, step in group},
+                steps=steps[rule, row],
             )
             if first is not None:
                 yield row, rule, first

@@ -60,8 +60,6 @@ class Runs:
         """
         opens = np.ones(len(slots), np.bool_)  # the first of its rule and slot
         opens[1:] = (slots[1:] != slots[:-1]) | (rules[1:] != rules[:-1])
-        if opens.all():
-            return self._observe_one_each(slots, rules, numbers, positions)
         size = len(slots)
         index = np.arange(size)
         state = slots, rules
@@ -91,7 +89,7 @@ class Runs:
         self._firing[last] = (was_firing | begins_match[episode])[closes]
         return firsts, began[firsts]
 
-    def _observe_one_each(
+    def observe_one_each(
         self, slots: Indices, rules: Indices, numbers: Indices, positions: Indices
     ) -> tuple[Indices, Indices]:
         """The same, when no slot has two true tokens of a rule, as when decoding."""

@@ -7,32 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, starmap
 
 import numpy as np
 
 from saeguard.rules.conditions import Bools
-from saeguard.rules.engine.aggregates import (
-    FORMULAS,
-    Indices,
-    Numbers,
-    Parameters,
-    Windows,
-    span,
-)
+from saeguard.rules.engine.aggregates import Indices, Numbers
 from saeguard.rules.engine.averages import Averages
 from saeguard.rules.engine.blocks import Block
 from saeguard.rules.engine.bounds import bound_of
 from saeguard.rules.engine.columns import Columns
 from saeguard.rules.engine.evidence import Evidence
-from saeguard.rules.engine.history import History
 from saeguard.rules.engine.thresholds import Test, as_test
+from saeguard.rules.engine.windowed import Windowed, batch_of
 from saeguard.rules.matches import Reading
-from saeguard.rules.model import Aggregate, Signal
-
-_MAX_CELLS = 2**20  # of windows at a time
-_SIZES = (1, 64, 256, 2048)
-_AVERAGE = 0
+from saeguard.rules.model import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +43,7 @@ class Signals:
     """The tests of some signals over the given columns, with their state in every slot."""
 
     def __init__(self, signals: Iterable[Signal], columns: Sequence[str]) -> None:
-        tests = sorted(dict.fromkeys(map(as_test, signals)), key=_alike)
+        tests = sorted(dict.fromkeys(map(as_test, signals)), key=lambda t: batch_of(t.aggregate))
         self.columns = Columns((test.aggregate for test in tests), columns)
         bounds = {test: bound_of(test) for test in tests}
         averaged = [test for test in tests if test.aggregate.kind == "ema"]
@@ -71,29 +59,19 @@ class Signals:
             row for row in self.bounded if (b := bounds[self._tests[row]]) is None or b.is_exact
         )
         """Tests that hold exactly where they are possible."""
-        self._tabulate()
+        self._low = np.array([test.low for test in self._tests])
+        self._high = np.array([test.high for test in self._tests])
+        self._any_high = any(test.high < np.inf for test in self._tests)
+        self._any_wraps = any(test.wraps for test in self._tests)
+        aggregates = [test.aggregate for test in self._tests]
+        self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
+        self._windowed = Windowed(aggregates, self._column_of, len(self.columns))
         self._evidence = Evidence(
             [(test, bound) for test in bounded if (bound := bounds[test])],
             self._column_of[: len(bounded)],
             len(self.columns),
         )
-        self._history = History(int(self._spans.max(initial=1)), len(self.columns))
         self._averages = self._share_averages(averaged)
-
-    def _tabulate(self) -> None:
-        """What the tests are, as arrays."""
-        aggregates = [test.aggregate for test in self._tests]
-        formulas = [FORMULAS.get(each.kind, FORMULAS["value"]) for each in aggregates]
-        self._formulas = list(dict.fromkeys(formulas))
-        self._formula_of = np.array([self._formulas.index(each) for each in formulas], np.int64)
-        self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
-        self._spans = np.array([span(each) for each in aggregates], np.int64)
-        self._size_of = np.array([_size(each) for each in aggregates], np.int64)
-        self._low = np.array([test.low for test in self._tests])
-        self._high = np.array([test.high for test in self._tests])
-        self._any_high = any(test.high < np.inf for test in self._tests)
-        self._any_wraps = any(test.wraps for test in self._tests)
-        self._parameters = Parameters(aggregates)
 
     def _share_averages(self, tests: Sequence[Test]) -> Averages:
         aggregates = list(dict.fromkeys(test.aggregate for test in tests))
@@ -112,7 +90,7 @@ class Signals:
         return self._row_of[as_test(signal)]
 
     def grow(self, num_slots: int) -> None:
-        for part in (self._evidence, self._history, self._averages):
+        for part in (self._evidence, self._windowed.history, self._averages):
             part.grow(num_slots)
 
     def begin_runs(self, slots: Indices) -> None:
@@ -148,7 +126,7 @@ class Signals:
             values = averages[self._average_of[self._averaged, None], chosen]
             holds[self._averaged] = self._hold(self._averaged, values.T).T
         if block.is_one_each:
-            self._history.remember(block)
+            self._windowed.history.remember(block)
         return View(block, averages, chosen, holds, has_holes)
 
     def remember(self, view: View) -> None:
@@ -157,12 +135,12 @@ class Signals:
         `look` has done so for blocks of one token each, whose own windows are read from there.
         """
         if not view.block.is_one_each:
-            self._history.remember(view.block)
+            self._windowed.history.remember(view.block)
 
     def settle(self, view: View, tests: Indices, places: Indices) -> None:
         """Put the truth in the place of what is possible; places are in `view.rows`."""
         if tests.size:
-            values = self.values(view, tests, view.rows[places])
+            values = self._windowed.values(view.block, tests, view.rows[places])
             view.holds[tests, places] = self._hold(tests, values)
 
     def _hold(self, tests: Indices | slice, values: Numbers) -> Bools:
@@ -175,30 +153,15 @@ class Signals:
             return above & below
         return np.where(self._low[tests] <= self._high[tests], above & below, above | below)
 
-    def values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
-        """The aggregates of some tests, each at a row; fastest where alike tests are neighbours."""
+    def _values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
+        """The aggregates of any tests, each at a row."""
         values = np.empty(len(tests))
-        sizes = self._size_of[tests]
-        for of in _neighbours(sizes):
-            size = int(sizes[of.start])
-            if size == _AVERAGE:
-                values[of] = view.averages[self._average_of[tests[of]], rows[of]]
-                continue
-            at_once = _MAX_CELLS // size
-            for begin in range(of.start, of.stop, at_once):
-                part = slice(begin, min(begin + at_once, of.stop))
-                values[part] = self._windowed(view.block, tests[part], rows[part])
-        return values
-
-    def _windowed(self, block: Block, tests: Indices, rows: Indices) -> Numbers:
-        scores, lengths = self._history.windows(
-            block, rows, self._column_of[tests], self._spans[tests]
+        is_average = np.isin(tests, np.arange(len(self._tests))[self._averaged])
+        averages = self._average_of[tests[is_average]]
+        values[is_average] = view.averages[averages, rows[is_average]]
+        values[~is_average] = self._windowed.values(
+            view.block, tests[~is_average], rows[~is_average]
         )
-        windows = Windows.of(scores, lengths, self._parameters, tests)
-        formulas = self._formula_of[tests]
-        values = np.empty(len(tests))
-        for of in _neighbours(formulas):
-            values[of] = self._formulas[formulas[of.start]](windows.take(of))
         return values
 
     def readings(
@@ -211,7 +174,7 @@ class Signals:
         """
         tests = np.array([self.row_of(signal) for signals, _ in asked for signal in signals])
         rows = np.array([row for signals, row in asked for _ in signals])
-        values = self.values(view, tests, rows)
+        values = self._values(view, tests, rows)
         holds = self._hold(tests, values)
         told = zip(tests.tolist(), values.tolist(), holds.tolist(), strict=True)
         for signals, row in asked:
@@ -227,14 +190,18 @@ class Signals:
     def _read_at(self, block: Block, test: int, row: int, value: float) -> int:
         back = 0
         if self._tests[test].aggregate.kind == "max" and value == value:
-            at, column = np.array([row]), self._column_of[[test]]
-            window, _ = self._history.windows(block, at, column, self._spans[[test]])
+            spans = self._windowed.spans[[test]]
+            window, _ = self._windowed.history.windows(
+                block, np.array([row]), self._column_of[[test]], spans
+            )
             back = int((window[0] == value).nonzero()[0][-1])
-        return self._history.position(block, row, back)
+        return self._windowed.history.position(block, row, back)
 
     def _looks_at_from(self, block: Block, test: int, row: int) -> int:
         """The position of the first token of the run that a test looks at on a row."""
-        return self._history.position(block, row, min(block.ages[row], self._spans[test] - 1))
+        return self._windowed.history.position(
+            block, row, min(block.ages[row], self._windowed.spans[test] - 1)
+        )
 
 
 def _reading(signal: Signal, value: float, holds: bool, position: int) -> Reading:
@@ -250,22 +217,3 @@ def _reading(signal: Signal, value: float, holds: bool, position: int) -> Readin
         holds=holds,
         position=position,
     )
-
-
-def _size(aggregate: Aggregate) -> int:
-    """Windows of about the same length are cut together."""
-    if aggregate.kind == "ema":
-        return _AVERAGE
-    return next(size for size in _SIZES if span(aggregate) <= size)
-
-
-def _alike(test: Test) -> tuple[int, str]:
-    """A key that puts tests together which are computed together."""
-    of = FORMULAS.get(test.aggregate.kind)
-    return _size(test.aggregate), of.__name__ if of else ""
-
-
-def _neighbours(keys: Indices) -> Iterator[slice]:
-    """Stretches of equal keys."""
-    bounds = [0, *((keys[1:] != keys[:-1]).nonzero()[0] + 1).tolist(), len(keys)]
-    return starmap(slice, pairwise(bounds))

@@ -17,7 +17,7 @@ def compute(aggregate, scores):
         lengths, only = np.array([window.shape[1]]), np.array([0])
         with np.errstate(all="ignore"):
             windows = Windows.of(window, lengths, Parameters([aggregate]), only)
-            values += FORMULAS[aggregate.kind](windows).tolist()
+            values += FORMULAS[aggregate.kind](windows, slice(0, 1)).tolist()
     return values
 
 
