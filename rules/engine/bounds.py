@@ -14,7 +14,8 @@ span add up to the need. With low the least value for which the comparison is tr
     noisy_or                  Σ p >= 1 - Π (1 - p), c = one - zero        >= c·low
 
 Tokens are counted by a cap that everything above the level reaches: the step from it to the next
-float32. Any other l will do; a quarter of what an even spread would need keeps small scores out.
+float32. Any other l will do; a quarter of what an even spread would need keeps small scores out,
+and half of it the many middling ones that are not among the k largest.
 Signals that can hold without any score above zero (`lt`, `gte: -1`) have no such bound: they are
 possible everywhere.
 """
@@ -64,7 +65,8 @@ def bound_of(test: Test) -> Bound | None:
         case "mean":
             return Bound(quarter, low - quarter, per=tokens)
         case "topk_mean":
-            return Bound(quarter, aggregate.k * (low - quarter))
+            half = float32_below(low / 2)
+            return Bound(half, aggregate.k * (low - half))
         case "rolling_mean_max":
             return Bound(quarter, low - quarter, per=aggregate.rolling)
     return _noisy_or_bound(aggregate, low)

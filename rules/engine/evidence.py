@@ -137,7 +137,7 @@ class Evidence:
         """Tests are possible from some rows until the last of the lane are out of reach."""
         slots = block.slot_of[rows]
         until = block.tokens[last_rows] + self._reach[tests]
-        np.maximum.at(self._until, (slots, tests), until)
+        np.maximum.at(self._until.reshape(-1), slots * len(self._spans) + tests, until)
         np.maximum.at(self._any_until, slots, until)
         return block.lanes[rows], tests, block.tokens[rows], until
 

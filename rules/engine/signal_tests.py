@@ -114,7 +114,7 @@ class Signals:
         above = averages >= self._lowest[:, None]
         any_above = above.any()
         if any_above:
-            is_chosen |= above.any(axis=0)
+            is_chosen[above.nonzero()[1]] = True
         chosen = is_chosen.nonzero()[0]
         place = np.empty(block.num_rows, np.int64)
         place[chosen] = np.arange(len(chosen))
