@@ -5,6 +5,7 @@ for, and what came from the prefix cache.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from saeguard.monitor.messages import (
     RequestEnd,
     RequestStart,
 )
+
+_SAMPLE = re.compile(r"^\d+_")
 
 
 @dataclass(slots=True)
@@ -179,8 +182,10 @@ def _text(value: Any) -> str | None:
 
 
 def _external_id(req_id: str) -> str:
-    """The client's id: vLLM appends `-` and eight random characters to it."""
-    if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") == "1":
-        return req_id
-    head, dash, tail = req_id.rpartition("-")
-    return head if dash and len(tail) == 8 else req_id
+    """The client's id: vLLM appends `-` and eight random characters to it, and puts the number of
+    the sample and `_` before it where a client wants several.
+    """
+    if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") != "1":
+        head, dash, tail = req_id.rpartition("-")
+        req_id = head if dash and len(tail) == 8 else req_id
+    return _SAMPLE.sub("", req_id)

@@ -96,6 +96,14 @@ def test_tenant_and_client_come_from_the_request_s_vllm_xargs(
     assert message.external_id == "chatcmpl-1"
 
 
+@pytest.mark.parametrize("req_id", ["chatcmpl-1-abcdefgh", "0_chatcmpl-1-abcdefgh", "chatcmpl-1"])
+def test_each_of_n_samples_has_the_client_s_id(scheduled: Scheduled, req_id: str):
+    scheduled.add(req_id, [1, 2])
+    scheduled.step(**{req_id: (0, 2)})
+    (message,) = scheduled.messages
+    assert (message.req_id, message.external_id) == (req_id, "chatcmpl-1")
+
+
 def test_a_request_is_announced_with_what_it_has_from_the_cache(scheduled: Scheduled):
     request = scheduled.add("a", list(range(10)))
     scheduled.step(a=(8, 2))
