@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from saeguard.integrations.vllm.preflight import check_model, check_port
+from saeguard.integrations.vllm.preflight import check_model, check_plugins, check_port
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
 from saeguard.monitor.errors import ConfigError
@@ -47,6 +47,7 @@ def serve(
         raise ConfigError("give either --rules or --config", "see saeguard serve --help")
     if config is not None and (otlp is not None or capture_text):
         raise ConfigError(f"--otlp and --capture-text belong into {config} here")
+    check_plugins()
     path = config or _write_config(rules or [], store, otlp, capture_text)
     settings = load_config(path)
     read_rules(settings.rules)

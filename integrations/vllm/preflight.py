@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.watchlist import Watchlist
+
+PLUGIN = "saeguard"
+"""Its name in `vllm.general_plugins`."""
 
 _DEFAULT_PORT = 8000
 
@@ -56,6 +60,20 @@ def _check_architecture(names: Sequence[str]) -> None:
         raise UnsupportedError(
             f"architecture {unknown[0]} has no entry in saeguard's table of tap points",
             f"supported: {', '.join(sorted(ARCHITECTURES))}",
+        )
+
+
+def check_plugins() -> None:
+    """
+    Raises:
+        ConfigError: vLLM is told which plugins to load, and saeguard is not among them: it would
+            serve unwatched, and nothing of ours would be there to say so.
+    """
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        raise ConfigError(
+            f"VLLM_PLUGINS={allowed} keeps vLLM from loading saeguard",
+            f"export VLLM_PLUGINS={','.join(filter(None, [allowed, PLUGIN]))}, or unset it",
         )
 
 

@@ -16,11 +16,14 @@ from fake_engine import RULES, write_rules
 SAEGUARD = str(Path(sys.executable).with_name("saeguard"))
 
 
-def serve(directory: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def serve(
+    directory: Path, *arguments: object, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SAEGUARD, "serve", *map(str, arguments)],
         capture_output=True, text=True, timeout=60, cwd=directory,
-        env={**os.environ, "XDG_CACHE_HOME": str(directory / "cache"), "COLUMNS": "200"},
+        env={**os.environ, "XDG_CACHE_HOME": str(directory / "cache"), "COLUMNS": "200",
+             **(env or {})},
     )  # fmt: skip
 
 
@@ -90,6 +93,12 @@ def test_a_port_that_is_taken(tmp_path: Path):
         arguments = ["--", "--host", "127.0.0.1", "--port", port]
         done = serve(tmp_path, model, "--rules", write_rules(tmp_path), *arguments)
         refuse(done, f"port {port} is in use")
+
+
+@pytest.mark.parametrize(("allowed", "hint"), [("lora,x", "lora,x,saeguard"), ("", "=saeguard")])
+def test_an_allow_list_of_plugins_that_leaves_it_out(tmp_path: Path, allowed: str, hint: str):
+    done = serve(tmp_path, "./m", "--rules", write_rules(tmp_path), env={"VLLM_PLUGINS": allowed})
+    refuse(done, f"VLLM_PLUGINS={allowed} keeps vLLM from loading saeguard", hint)
 
 
 def test_neither_rules_nor_a_configuration(tmp_path: Path):
