@@ -195,7 +195,7 @@ def _write_config(
 def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
-    _register_in_process(model)
+    register_in_process(model)
     started_s = time.monotonic()
     llm = LLM(**{**job["engine"], **engine})
     ready_s = time.monotonic() - started_s
@@ -220,7 +220,7 @@ def num_graphs() -> int:
     return counters["stats"]["unique_graphs"] + compilation_counter.num_backend_compilations
 
 
-def _register_in_process(model: str) -> None:
+def register_in_process(model: str) -> None:
     """Spare vLLM the process in which it would import the model class to look at it (10 s each)."""
     from vllm import ModelRegistry
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -59,6 +62,47 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def make_adapter(directory: Path, model: Path, seed: int) -> tuple[Path, Path]:
+    """A random LoRA adapter of that model's attention and MLP; its directory, and that of the
+    model with the adapter's weights added to its own.
+    """
+    rank, rng = 4, torch.Generator().manual_seed(seed)
+    merged = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    targets = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")
+    tensors = {}
+    for name, module in merged.named_modules():
+        if name.rpartition(".")[2] in targets:
+            a = torch.randn(rank, module.in_features, generator=rng) / 8
+            b = torch.randn(module.out_features, rank, generator=rng) / 8
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b
+            module.weight.data += 2.0 * (b @ a)
+    directory.mkdir(parents=True)
+    config = {"r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "peft_type": "LORA"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, directory / "adapter_model.safetensors")
+    merged.save_pretrained(directory / "merged")
+    return directory, directory / "merged"
+
+
+@dataclass(frozen=True)
+class Models:
+    """A model, adapters of it by name, and the model with each of them merged into it."""
+
+    base: Path
+    adapters: dict[str, Path]
+    merged: dict[str, Path]
+
+
+def make_models(directory: Path, adapters: tuple[str, ...] = ("red", "blue")) -> Models:
+    base = make_model(directory / "base")
+    made = {name: make_adapter(directory / name, base, i) for i, name in enumerate(adapters)}
+    return Models(
+        base, {name: own for name, (own, _) in made.items()},
+        {name: merged for name, (_, merged) in made.items()},
+    )  # fmt: skip
+
+
 def make_watchlist(
     layers: list[int], num_features: int = 5, d_model: int = D_MODEL
 ) -> wl.Watchlist:
@@ -95,7 +139,7 @@ def make_watchlist(
     return wl.build(d_model, sites)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _load(directory: str) -> AutoModelForCausalLM:
     return AutoModelForCausalLM.from_pretrained(
         directory,
