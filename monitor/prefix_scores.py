@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.monitor.columns import Order, arranged
+from saeguard.monitor.columns import Order
 from saeguard.monitor.messages import Floats
 
 _BLOCKS_AT_ONCE = 1024
@@ -72,8 +72,8 @@ class PrefixScores:
         old_slots = np.array([slot for _, slot in newest], np.intp)
         for start in range(0, len(newest), _BLOCKS_AT_ONCE):
             blocks = before[old_slots[start : start + _BLOCKS_AT_ONCE]]
-            rows = arranged(blocks.reshape(-1, blocks.shape[2]), order)
-            self._scores[start : start + len(blocks)] = rows.reshape(*blocks.shape[:2], -1)
+            self._scores[start : start + len(blocks)] = blocks.take(order, axis=2)
+        self._scores[: len(newest), :, order < 0] = np.nan
         self._slots = OrderedDict((name, slot) for slot, (name, _) in enumerate(newest))
 
     def _claim(self, name: bytes) -> int:
