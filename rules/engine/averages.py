@@ -94,6 +94,7 @@ class _Pieces:
     """Lanes cut into pieces of at most 32 tokens."""
 
     firsts: Indices  # [lanes], the first piece of each
+    most: int  # pieces of a lane
     sizes: Indices
     rows: Indices | None  # [pieces, longest], past a piece's size whatever comes next; None: all
 
@@ -107,7 +108,7 @@ class _Pieces:
         rows = None
         if longest * len(sizes) != starts[-1]:
             rows = np.minimum(begins[:, None] + np.arange(longest), starts[-1] - 1)
-        return cls((order == 0).nonzero()[0], sizes, rows)
+        return cls((order == 0).nonzero()[0], int(counts.max()), sizes, rows)
 
     def cut(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[averages, rows] -> [averages, pieces, longest]"""
@@ -131,7 +132,7 @@ class _Pieces:
         ends[:, self.firsts] += decays[:, self.firsts] * start
         decays[:, self.firsts] = 0.0
         step = 1
-        while step < len(self.sizes) and decays.any():
+        while step < self.most:
             ends[:, step:] += decays[:, step:] * ends[:, :-step]
             decays[:, step:] *= decays[:, :-step]
             step *= 2

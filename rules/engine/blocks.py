@@ -57,8 +57,8 @@ class Block:
         else:
             starts = np.zeros(len(slots) + 1, np.int64)
             np.cumsum(lengths, out=starts[1:])
-            lanes, offsets = expand(lengths)
-            slot_of, tokens = slots[lanes], first[lanes] + offsets
+            lanes, rows = np.repeat(np.arange(len(slots)), lengths), np.arange(len(scores))
+            slot_of, tokens = slots[lanes], rows + (first - starts[:-1])[lanes]
             ages = tokens - run_begins[lanes]
         return cls(slots, first, starts, lanes, slot_of, tokens, ages, scores, positions)
 
@@ -68,11 +68,6 @@ class Block:
     @property
     def num_rows(self) -> int:
         return len(self.lanes)
-
-    @property
-    def ends(self) -> Indices:
-        """[lanes], the number of the token after the lane's last."""
-        return self.first + np.diff(self.starts)
 
     @property
     def is_one_each(self) -> bool:

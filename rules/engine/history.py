@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from saeguard.rules.engine.aggregates import Indices, Scores
-from saeguard.rules.engine.blocks import Block, extended
+from saeguard.rules.engine.blocks import Block, expand, extended
 
 
 class History:
@@ -32,15 +32,15 @@ class History:
 
         A block of one token each is written before windows are asked for, any other after that.
         """
-        tokens, scores, positions = block.tokens, block.scores, block.positions
-        slots = block.slot_of
+        rows: Indices | slice = slice(None)
         if not block.is_one_each:
-            kept = (tokens >= block.ends[block.lanes] - self._length).nonzero()[0]
-            tokens, scores, positions = tokens[kept], scores[kept], positions[kept]
-            slots = slots[kept]
-        places = slots * self._length + (tokens & (self._length - 1))
-        self._scores.reshape(-1, self._num_columns)[places] = scores
-        self._positions.reshape(-1)[places] = positions
+            counts = np.minimum(np.diff(block.starts), self._length)
+            lanes, offsets = expand(counts)
+            rows = (block.starts[1:] - counts)[lanes] + offsets
+        tokens = block.tokens[rows] & (self._length - 1)
+        places = block.slot_of[rows] * self._length + tokens
+        self._scores.reshape(-1, self._num_columns)[places] = block.scores[rows]
+        self._positions.reshape(-1)[places] = block.positions[rows]
 
     def windows(
         self, block: Block, rows: Indices, columns: Indices, spans: Indices

@@ -52,6 +52,7 @@ class Program:
     def __init__(self, rules: Sequence[Rule], columns: Sequence[str]) -> None:
         self.rules = tuple(rules)
         self._signals = Signals((signal for rule in rules for signal in rule.signals), columns)
+        self._tests_of = [{s: self._signals.row_of(s) for s in rule.signals} for rule in rules]
         predicates = [each for number in range(len(rules)) for each in self._compile(number)]
         self._predicates = Predicates(predicates, self._signals.bounded, self._signals.exact)
         self._rule_of = np.array([each.rule for each in predicates], np.int64)
@@ -74,7 +75,7 @@ class Program:
 
     def _compile(self, number: int) -> Iterator[Predicate]:
         rule = self.rules[number]
-        rows = {signal.name: self._signals.row_of(signal) for signal in rule.signals}
+        rows = {signal.name: test for signal, test in self._tests_of[number].items()}
         match rule.detection:
             case StepSequence(steps, _, unless):
                 for step, each in enumerate(steps):
@@ -155,7 +156,7 @@ class Program:
         ]
         if not begun:
             return []
-        told = self._signals.readings(view, [(self.rules[n].signals, row) for row, n, _ in begun])
+        told = self._signals.readings(view, [(self._tests_of[rule], row) for row, rule, _ in begun])
         return [
             Hit(row, rule, min([first, *begins]), readings)
             for (row, rule, first), (readings, begins) in zip(begun, told, strict=True)

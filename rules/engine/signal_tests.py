@@ -5,7 +5,7 @@ Signals of different rules that ask the same are one *test*; tests on one aggreg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,23 +156,25 @@ class Signals:
     def _values(self, view: View, tests: Indices, rows: Indices) -> Numbers:
         """The aggregates of any tests, each at a row."""
         values = np.empty(len(tests))
-        is_average = np.isin(tests, np.arange(len(self._tests))[self._averaged])
-        averages = self._average_of[tests[is_average]]
-        values[is_average] = view.averages[averages, rows[is_average]]
-        values[~is_average] = self._windowed.values(
-            view.block, tests[~is_average], rows[~is_average]
-        )
+        is_average = (tests >= self._averaged.start) & (tests < self._averaged.stop)
+        average, other = is_average.nonzero()[0], (~is_average).nonzero()[0]
+        values[average] = view.averages[self._average_of[tests[average]], rows[average]]
+        values[other] = self._windowed.values(view.block, tests[other], rows[other])
         return values
 
     def readings(
-        self, view: View, asked: Sequence[tuple[Sequence[Signal], int]]
+        self, view: View, asked: Sequence[tuple[Mapping[Signal, int], int]]
     ) -> Iterator[tuple[dict[str, Reading], list[int]]]:
-        """What the signals of rules read, each rule's on a row.
+        """What the signals of rules read.
+
+        Args:
+            view: of a block.
+            asked: the signals of a rule with their tests, and the row.
 
         Yields:
             The readings, and for those that hold the position of the first token they looked at.
         """
-        tests = np.array([self.row_of(signal) for signals, _ in asked for signal in signals])
+        tests = np.array([test for signals, _ in asked for test in signals.values()])
         rows = np.array([row for signals, row in asked for _ in signals])
         values = self._values(view, tests, rows)
         holds = self._hold(tests, values)

@@ -37,7 +37,8 @@ def cut(slots: Indices, row_starts: Indices, phases: npt.NDArray[np.uint8]) -> S
     begins_here[1:-1] |= phases[1:] != phases[:-1]
     bounds = begins_here.nonzero()[0]
     begins = bounds[:-1]
-    if np.array_equal(begins, row_starts[:-1]):  # no empty request, no change of phase
+    if len(begins) == len(slots) and (begins == row_starts[:-1]).all():
+        # No empty request, no change of phase.
         owners = np.arange(len(slots))
     else:
         owners = np.searchsorted(row_starts, begins, side="right") - 1
