@@ -129,16 +129,17 @@ class Evidence:
         begins = _changes(which, lanes).nonzero()[0]
         ends = np.append(begins[1:], len(rows))[: len(begins)] - 1
         tests = self._means[which[begins]]
-        return self._hold_open(block, tests, rows[begins], rows[ends])
+        rows, last_rows = rows[begins], rows[ends]
+        cells = block.slot_of[rows] * len(self._spans) + tests
+        return self._hold_open(block, cells, tests, rows, last_rows)
 
     def _hold_open(
-        self, block: Block, tests: Indices, rows: Indices, last_rows: Indices
+        self, block: Block, cells: Indices, tests: Indices, rows: Indices, last_rows: Indices
     ) -> _Intervals:
         """Tests are possible from some rows until the last of the lane are out of reach."""
-        slots = block.slot_of[rows]
         until = block.tokens[last_rows] + self._reach[tests]
-        np.maximum.at(self._until.reshape(-1), slots * len(self._spans) + tests, until)
-        np.maximum.at(self._any_until, slots, until)
+        np.maximum.at(self._until.reshape(-1), cells, until)
+        np.maximum.at(self._any_until, block.slot_of[rows], until)
         return block.lanes[rows], tests, block.tokens[rows], until
 
     def _pieces(self, block: Block) -> _Pieces | None:
@@ -187,12 +188,13 @@ class Evidence:
             within = (~opens[1:] & (buckets[1:] == buckets[:-1] + 1)).nonzero()[0]
             before[within + 1] = weights[within]
         # Of each cell the last piece is what stays.
-        self._bucket.reshape(-1)[cells] = buckets
-        self._current.reshape(-1)[cells] = weights
-        self._previous.reshape(-1)[cells] = before
+        self._bucket.put(cells, buckets)
+        self._current.put(cells, weights)
+        self._previous.put(cells, before)
         needs = self._needs[tests] * np.minimum(block.ages[rows] + 1, self._per[tests])
         found = (weights + before >= needs).nonzero()[0]
-        return self._hold_open(block, tests[found], rows[found], pieces.last_rows[found])
+        last_rows = pieces.last_rows[found]
+        return self._hold_open(block, cells[found], tests[found], rows[found], last_rows)
 
 
 def _joined(intervals: Sequence[_Intervals]) -> _Intervals:

@@ -93,16 +93,16 @@ class Runs:
         self, slots: Indices, rules: Indices, numbers: Indices, positions: Indices
     ) -> tuple[Indices, Indices]:
         """The same, when no slot has two true tokens of a rule, as when decoding."""
-        state = slots, rules
-        num_false = numbers - self._last[state] - 1
+        cells = slots * len(self._for) + rules
+        num_false = numbers - self._last.take(cells) - 1
         goes_on = num_false == 0
-        lengths = np.where(goes_on, self._length[state] + 1, 1)
-        began = np.where(goes_on, self._began[state], positions)
-        firing = self._firing[state] & (num_false <= self._keep[rules])
+        lengths = np.where(goes_on, self._length.take(cells) + 1, 1)
+        began = np.where(goes_on, self._began.take(cells), positions)
+        firing = self._firing.take(cells) & (num_false <= self._keep[rules])
         firsts = ((lengths >= self._for[rules]) & ~firing).nonzero()[0]
         firing[firsts] = True
-        self._last[state] = numbers
-        self._length[state] = lengths
-        self._began[state] = began
-        self._firing[state] = firing
+        self._last.put(cells, numbers)
+        self._length.put(cells, lengths)
+        self._began.put(cells, began)
+        self._firing.put(cells, firing)
         return firsts, began[firsts]
