@@ -179,6 +179,25 @@ def test_the_next_turn_of_a_chat_finds_the_answer_too(steps: Steps, are_late: bo
     assert steps.scores("b", 14, 16) == counted(30)
 
 
+def test_speculated_tokens_that_are_rejected_are_in_no_block(steps: Steps):
+    ids = list(range(12))
+    steps.start("a", ids[:5])
+    steps.step(a=(0, counting(0, 5)))
+    steps.made("a", 1, hashes_of(ids)[1:])
+    for step, first, scores, num_drafts in [
+        (2, 5, [0.05, 0.06, 9.9, 9.9], 3),  # only the first of three drafts is kept
+        (3, 7, [0.07, 0.08, 9.9], 2),
+        (4, 9, [0.09, 0.10, 0.11], 2),
+        (5, 12, [0.12], 0),
+    ]:
+        rows_of_step = {"a": (first, rows(*scores))}
+        frame, arrays = frame_message(rows_of_step, step, "w", num_drafts=[num_drafts])
+        steps.detector.observe(frame, arrays, 0.0)
+    steps.start("b", ids, num_cached=12)
+    steps.detector.observe(*frame_message({"b": (12, rows(0.12))}, 6, "w"), 0.0)
+    assert steps.scores("b", 1, 12) == counted(13)
+
+
 def test_another_cache_salt_finds_nothing(steps: Steps):
     """vLLM would not say that it was cached; were it to, the scores would not be mixed up."""
     prompt = list(range(10))
