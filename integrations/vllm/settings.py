@@ -14,6 +14,9 @@ from saeguard.monitor.errors import ConfigError, UnsupportedError
 
 KEY = "saeguard"
 
+_DRAFTERS = ("ngram", "draft_model")
+"""Ways of speculating that are tested: the drafter leaves the watched model as it is."""
+
 
 def config_path(vllm_config: Any) -> Path | None:
     """`--additional-config '{"saeguard": {"config": PATH}}'`, else SAEGUARD_CONFIG, else None.
@@ -65,11 +68,12 @@ def check_supported(vllm_config: Any, device_type: str) -> None:
         UnsupportedError: names the setting.
     """
     parallel = vllm_config.parallel_config
+    drafter = getattr(vllm_config.speculative_config, "method", None)
     refused = {
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         "dual batch overlap": getattr(parallel, "enable_dbo", False),
-        "speculative decoding": vllm_config.speculative_config is not None,
+        f"speculative decoding with {drafter}": drafter not in (None, *_DRAFTERS),
         f"the device {device_type}": device_type not in ("cpu", "cuda"),
         # Every engine of a node would report as the same worker.
         "data parallelism": parallel.data_parallel_size > 1,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 
 from saeguard.monitor.errors import UnsupportedError
@@ -26,7 +25,10 @@ class StepView:
     req_ids: list[str]
     row_starts: list[int]
     token_ids: torch.Tensor  # [tokens] int32, on the device
-    positions: torch.Tensor  # [tokens] integer, on the device or on the host
+    positions: torch.Tensor  # [tokens] integer, on the device
+    num_drafts: list[int]
+    """[requests], how many of each one's last rows read tokens that a drafter proposed; empty:
+    none at all."""
 
     @property
     def num_tokens(self) -> int:
@@ -45,25 +47,26 @@ def adapter_for(runner: Any) -> Adapter:
     if hasattr(runner, "req_states") and hasattr(runner, "execute_model_state"):
         return _view_v2
     batch = getattr(runner, "input_batch", None)
-    if all(hasattr(batch, name) for name in ("req_ids", "num_computed_tokens_cpu")) and hasattr(
-        getattr(runner, "input_ids", None), "gpu"
-    ):
+    has_buffers = hasattr(getattr(runner, "input_ids", None), "gpu") and hasattr(
+        runner, "positions"
+    )
+    if hasattr(batch, "req_ids") and has_buffers:
         return _view_v1
     raise UnsupportedError(f"model runner {type(runner).__name__} has an unknown batch layout")
 
 
 def _view_v1(runner: Any, scheduler_output: Any) -> StepView | None:
-    batch = runner.input_batch
     scheduled = scheduler_output.num_scheduled_tokens
-    req_ids = list(batch.req_ids)
-    counts = [scheduled[req_id] for req_id in req_ids]
-    starts = [0, *accumulate(counts)]
-    # M-RoPE keeps [3, tokens] positions on the device, so count from the computed tokens instead.
-    positions = batch.num_computed_tokens_cpu[: len(req_ids)]
-    if starts[-1] > len(req_ids):  # not only decodes, which have one row each
-        positions = np.repeat(positions - starts[:-1], counts) + np.arange(starts[-1])
+    req_ids = list(runner.input_batch.req_ids)
+    starts = [0, *accumulate(scheduled[req_id] for req_id in req_ids)]
+    # What the forward pass itself read: with speculation under asynchronous scheduling the counts
+    # on the host take every draft for accepted, and are put right some time later.
     return StepView(
-        req_ids, starts, runner.input_ids.gpu[: starts[-1]], torch.from_numpy(positions)
+        req_ids,
+        starts,
+        runner.input_ids.gpu[: starts[-1]],
+        runner.positions[: starts[-1]],
+        _num_drafts(req_ids, scheduler_output),
     )
 
 
@@ -72,8 +75,17 @@ def _view_v2(runner: Any, scheduler_output: Any) -> StepView | None:
     if state is None:  # nothing was forwarded
         return None
     batch = state.input_batch
-    num_reqs = len(batch.req_ids)
-    starts = [int(start) for start in batch.query_start_loc_np[: num_reqs + 1]]
+    req_ids = list(batch.req_ids)
+    starts = [int(start) for start in batch.query_start_loc_np[: len(req_ids) + 1]]
     return StepView(
-        list(batch.req_ids), starts, batch.input_ids[: starts[-1]], batch.positions[: starts[-1]]
+        req_ids,
+        starts,
+        batch.input_ids[: starts[-1]],
+        batch.positions[: starts[-1]],
+        _num_drafts(req_ids, scheduler_output),
     )
+
+
+def _num_drafts(req_ids: list[str], scheduler_output: Any) -> list[int]:
+    drafts = scheduler_output.scheduled_spec_decode_tokens
+    return [len(drafts.get(req_id, ())) for req_id in req_ids] if drafts else []

@@ -144,6 +144,7 @@ class WorkerMonitor:
                 num_features=host[0].shape[1],
                 time_ns=now,
                 dropped_frames=self._outbox.num_dropped,
+                num_drafts=view.num_drafts,
             )
             return frame, FrameArrays(*(tensor.numpy() for tensor in host[:3]))
 
