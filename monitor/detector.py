@@ -117,7 +117,7 @@ class Detector:
                 request.add_blocks(made)
         for req_id, skipped in message.skipped.items():
             if (request := self._requests.get(req_id)) is not None:
-                request.prefix.cached = skipped
+                request.prefix.cached.append(skipped)
 
     def end(self, message: RequestEnd, now_s: float) -> list[Detection]:
         """A request's end was announced; `finished` returns it once its rows are in."""

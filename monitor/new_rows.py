@@ -39,11 +39,11 @@ def only_new(
 
 def _continued(request: LiveRequest, rows: FrameArrays) -> FrameArrays:
     """The rows, preceded by all that is between them and what was seen of the request before."""
-    recalled = request.recall(int(rows.positions[0]))
-    if recalled is None:
-        return _with_placeholders(rows, request.next_position)
-    before = _with_placeholders(recalled, request.next_position)
-    return joined([before, _with_placeholders(rows, int(recalled.positions[-1]) + 1)])
+    parts, position = [], request.next_position
+    for part in (*request.recall(int(rows.positions[0])), rows):
+        parts.append(_with_placeholders(part, position))
+        position = int(part.positions[-1]) + 1
+    return joined(parts)
 
 
 def _with_placeholders(rows: FrameArrays, next_position: int) -> FrameArrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -117,32 +118,36 @@ class LiveRequest:
         else:
             self.unseen["rules_full"] += num_rows
 
-    def recall(self, end: int) -> FrameArrays | None:
-        """Rows that come from the prefix cache, from `next_position` to `end`, and enter them into
-        the account. None where nothing is known of them.
+    def recall(self, end: int) -> Iterator[FrameArrays]:
+        """Rows between `next_position` and `end` that come from the prefix cache, in order, as far
+        as anything is known of them, and enter them into the account.
 
-        Within them, rows of which nothing is known are NaN and have no token.
+        Rows among them of which nothing is known are NaN and have no token.
         """
-        begin, end = max(self.next_position, self.prefix.cached[0]), min(end, self.prefix.cached[1])
-        if begin >= end:
-            return None
+        cached, position = self.prefix.cached, self.next_position
+        while cached and cached[0][0] < end:
+            first, stop = cached.pop(0)
+            begin, position = max(first, position), max(min(stop, end), position)
+            if begin < position and (rows := self._recall(begin, position)) is not None:
+                yield rows
+
+    def _recall(self, begin: int, end: int) -> FrameArrays | None:
         recalled = self.prefix.recall(begin, end)
         if recalled is None:
             self.unseen["evicted"] += end - begin
             return None
         scores, is_known = recalled
-        num_known = int(is_known.sum())
-        self.unseen["evicted"] += end - begin - num_known
+        known = np.flatnonzero(is_known)
+        self.unseen["evicted"] += end - begin - len(known)
         if self.is_evaluated:
-            self.num_cached += num_known
+            self.num_cached += len(known)
         else:
-            self.unseen["rules_full"] += num_known
+            self.unseen["rules_full"] += len(known)
         token_ids = np.full(end - begin, -1, np.int32)
         prompt = self.start.prompt_token_ids[begin:end]
         token_ids[: len(prompt)] = prompt
         token_ids[~is_known] = -1
         rows = FrameArrays(scores, token_ids, np.arange(begin, end, dtype=np.int32))
-        known = np.flatnonzero(is_known)
         return taken(rows, slice(known[0], known[-1] + 1))
 
     def add_blocks(self, made: NewBlocks) -> None:

@@ -315,6 +315,27 @@ def test_what_a_resumed_request_skips_is_known(steps: Steps):
     assert steps.scores("a", 8, 10) == counted(18)
 
 
+def test_what_is_skipped_is_told_from_what_was_cached_at_the_start(steps: Steps):
+    """Both may be known before any row has come."""
+    prompt = list(range(18))
+    steps.start("a", prompt)
+    steps.step(a=(0, counting(0, 18)))
+    steps.start("b", prompt, num_cached=4)
+    steps.detector.update_prefixes(PrefixUpdate(skipped={"b": (6, 16)}))
+    steps.step(b=(4, counting(4, 6)))
+    steps.step(b=(16, counting(16, 18)))
+    assert steps.scores("b", 4, 14) == counted(18)
+    steps.start("c", prompt, num_cached=4)
+    steps.detector.update_prefixes(PrefixUpdate(skipped={"c": (6, 16)}))
+    steps.lose()  # 4 and 5
+    steps.step(c=(16, counting(16, 18)))
+    request = steps.end("c", 4, 14)
+    assert request.coverage().cached == 14
+    assert request.coverage().unseen == {"dropped_frame": 2}
+    scores = request.record(("deceit", "calm")).score_array()[:, 0]
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 4, 5]
+
+
 def test_columns_that_a_new_watchlist_brings_are_unknown_in_the_prefix(
     steps: Steps, tmp_path: Path
 ):
@@ -384,6 +405,8 @@ class Server:
         self._loss = loss
         self._cache: set[bytes] = set()
         self._step = 0
+        self._behind: list[tuple[Frame, FrameArrays]] = []
+        """Frames that the monitor has not got to; it reads other messages before them."""
         self.matches: list[tuple[str, str, int]] = []
         self.finished: dict[str, LiveRequest] = {}
 
@@ -402,6 +425,7 @@ class Server:
                     num_output_tokens=len(request.token_ids) - request.prompt_len,
                 )  # fmt: skip
                 self._found(self._detector.end(end, 0.0))
+        self._catch_up()
         for request in self._detector.finished(GRACE_S + 1):
             self.finished[request.start.req_id] = request
             record = request.record(tuple(FEATURES))
@@ -429,7 +453,14 @@ class Server:
             self._found(self._detector.start(start, NO_TEXTS))
         self._step += 1
         if self._rng.random() >= self._loss:
-            self._found(self._detector.observe(*self._frame(parts), 0.0))
+            self._behind.append(self._frame(parts))
+        if self._rng.random() < 0.5:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        for frame, arrays in self._behind:
+            self._found(self._detector.observe(frame, arrays, 0.0))
+        self._behind.clear()
 
     def _resume(self, request: Served, starts: list, skipped: dict) -> None:
         request.is_waiting = False

@@ -219,7 +219,7 @@ def test_what_is_known_of_the_prefix_cache_is_counted_as_cached(monitor: Monitor
     prefix = {"block_size": 2, "block_hashes": [b"one", b"two"]}
     monitor.engine.start("a-1", [1, 2, 3, 4], **prefix)
     monitor.engine.step({"a-1": (0, [QUIET] * 4)})
-    monitor.engine.start("b-1", [1, 2, 3, 4], **prefix, num_cached=2)
+    monitor.engine.start("b-1", [1, 2, 3, 4], **prefix)
     monitor.engine.send(PrefixUpdate(skipped={"b-1": (0, 2)}))
     monitor.engine.step({"b-1": (2, [QUIET] * 2)})
     monitor.engine.end("a-1", num_scheduled=4)
