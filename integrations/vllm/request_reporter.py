@@ -94,7 +94,8 @@ class RequestReporter:
             self._start(request, num_cached)
         running_by_id = self._running
         for req_id, num_tokens in output.num_scheduled_tokens.items():
-            running_by_id[req_id].num_scheduled += num_tokens
+            if req_id in running_by_id:  # one that we failed to announce must not cost the others
+                running_by_id[req_id].num_scheduled += num_tokens
 
     def ended(self, request: Any) -> None:
         """Before `Scheduler._free_request`."""
