@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_run import Inbox
 from live_engine import V2, Answer, Ask, drive, scheduler_of
 from tiny_models import Models
 from watched_engine import WatchedEngine, watched_engine
@@ -49,7 +50,7 @@ def engine(
 ) -> Iterator[WatchedEngine]:
     work = tmp_path_factory.mktemp("stop")
     (work / "run").mkdir(mode=0o700)
-    (work / "run" / "ready").touch()  # as a monitor says that it listens
+    inbox = Inbox(work / "run")
     is_v2 = request.param == "v2_async"
     with watched_engine(
         work, models.base, V2 if is_v2 else {}, {"start_monitor": False, "run_dir": "run"},
@@ -57,6 +58,7 @@ def engine(
         enable_prefix_caching=False,
     ) as engine:  # fmt: skip
         yield engine
+    inbox.close()
 
 
 def drive_and_stop(llm: Any, control: str, asks: Sequence[Ask], find: Find) -> Stopping:

@@ -140,6 +140,24 @@ def test_a_stream_ends_with_the_rule_that_stopped_it(server: Server, lie: ChatRe
     assert record.stop_outcome == "stopped"
 
 
+def test_a_client_that_goes_away_ends_its_request_and_closes_its_account(server: Server):
+    store = server.log.with_name("alerts.sqlite")
+    harmless(server)
+    wait_for(lambda: totals(store).get("requests/finished"))
+    time.sleep(1.0)  # until the account of whatever was before is closed, too
+    before = totals(store)
+    stream = chat(server, HARMLESS, stream=True)
+    next(stream)
+    stream.close()
+    wait_for(lambda: totals(store)["requests/finished"] > before["requests/finished"])
+    more = {key: n - before.get(key, 0) for key, n in totals(store).items()}
+    unseen = sum(n for key, n in more.items() if key.startswith("tokens/unseen/"))
+    known = more["tokens/observed"] + more.get("tokens/cached", 0)
+    assert more["requests/finished"] == 1
+    assert 0 < more["tokens/scheduled"] == known + unseen
+    assert more["tokens/scheduled"] < MAX_TOKENS
+
+
 def test_without_a_monitor_nothing_is_stopped_and_with_the_next_one_again(
     server: Server, lie: ChatRequest
 ):
