@@ -23,7 +23,7 @@ from saeguard.rules.engine.blocks import Block, expand, extended, nonzero, padde
 from saeguard.rules.engine.bounds import Bound, span_of_evidence
 from saeguard.rules.engine.thresholds import Test
 
-_SLACK = 1 - 1e-6  # for rounding in sums of weights
+_SLACK = 1 - 1e-4  # for rounding in sums of weights, which are kept as float32
 _NEVER = -(2**30)
 _ROWS_AT_ONCE = 16
 
@@ -73,8 +73,8 @@ class Evidence:
         self._until = np.empty((0, len(tests)), np.int32)  # last token on which it is possible
         self._any_until = np.empty(0, np.int64)  # the latest of each slot
         self._bucket = np.empty((0, len(tests)), np.int32)
-        self._current = np.empty((0, len(tests)))  # weight in that bucket
-        self._previous = np.empty((0, len(tests)))  # and in the one before
+        self._current = np.empty((0, len(tests)), np.float32)  # weight in that bucket
+        self._previous = np.empty((0, len(tests)), np.float32)  # and in the one before
 
     def grow(self, num_slots: int) -> None:
         self._until = extended(self._until, num_slots)

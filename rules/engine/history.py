@@ -33,8 +33,9 @@ class History:
         A block of one token each is written before windows are asked for, any other after that.
         """
         rows: Indices | slice = slice(None)
-        if not block.is_one_each:
-            counts = np.minimum(np.diff(block.starts), self._length)
+        lengths = np.diff(block.starts)
+        if lengths.max() > self._length:
+            counts = np.minimum(lengths, self._length)
             lanes, offsets = expand(counts)
             rows = (block.starts[1:] - counts)[lanes] + offsets
         tokens = block.tokens[rows] & (self._length - 1)

@@ -19,7 +19,7 @@ from saeguard.rules.engine.blocks import Block
 from saeguard.rules.engine.history import History
 from saeguard.rules.model import Aggregate
 
-_MAX_CELLS = 2**20  # of windows at a time
+_MAX_CELLS = 2**18  # of windows at a time
 _FEW_CELLS = 2**14  # fewer are cut together, however different their lengths
 _LENGTHS = (1, 64, 256, 2048)
 
