@@ -3,7 +3,7 @@
 What happens to a block of tokens:
 
 1. `signals` takes it in and says where each test, an aggregate compared with a threshold, can
-   possibly hold: a table [tests, rows].
+   possibly hold: a table [tests, rows], of the rows on which some test can.
 2. `predicates` finds the pairs of a condition and a row for which the table leaves it possible.
 3. For those only, the tests that the table leaves open are computed from their windows.
 4. What is then true goes to `runs` or `sequences`, which tell on which rows a match begins.

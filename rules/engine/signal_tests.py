@@ -81,10 +81,6 @@ class Signals:
         self._lowest = np.array([min(each) for each in lows])
         return Averages([self.columns.of(a) for a in aggregates], [a.tokens for a in aggregates])
 
-    @property
-    def num_tests(self) -> int:
-        return len(self._tests)
-
     def row_of(self, signal: Signal) -> int:
         """Its test."""
         return self._row_of[as_test(signal)]
@@ -108,15 +104,25 @@ class Signals:
         block = block.with_scores(self.columns.extend(block.scores))
         has_holes = bool(np.isnan(block.scores.min(initial=0)))
         averages = self._averages.observe(block, has_holes)
-        tests, rows = self._evidence.possible(block, has_holes)
-        is_chosen = np.full(block.num_rows, everywhere)
+        possible = self._evidence.possible(block, has_holes)
+        rows, holds = self._table(averages, *possible, everywhere)
+        if block.is_one_each:
+            self._windowed.history.remember(block)
+        return View(block, averages, rows, holds, has_holes)
+
+    def _table(
+        self, averages: Numbers, tests: Indices, rows: Indices, everywhere: bool
+    ) -> tuple[Indices, Bools]:
+        """`rows` and `holds` of a view, from the pairs of a bounded test and a row."""
+        num_rows = averages.shape[1]
+        is_chosen = np.full(num_rows, everywhere)
         is_chosen[rows] = True
         above = averages >= self._lowest[:, None]
         any_above = above.any()
         if any_above:
             is_chosen[above.nonzero()[1]] = True
         chosen = is_chosen.nonzero()[0]
-        place = np.empty(block.num_rows, np.int64)
+        place = np.empty(num_rows, np.int64)
         place[chosen] = np.arange(len(chosen))
         holds = np.zeros((len(self._tests) + 1, len(chosen)), np.bool_)
         holds[tests, place[rows]] = True
@@ -125,9 +131,7 @@ class Signals:
         if any_above:
             values = averages[self._average_of[self._averaged, None], chosen]
             holds[self._averaged] = self._hold(self._averaged, values.T).T
-        if block.is_one_each:
-            self._windowed.history.remember(block)
-        return View(block, averages, chosen, holds, has_holes)
+        return chosen, holds
 
     def remember(self, view: View) -> None:
         """Keep the end of a block for the windows of the next, when it has been dealt with.
