@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_run import EngineRun, run_engine
-from tiny_models import hidden_states, make_model, make_watchlist
+from tiny_models import VOCAB, hidden_states, make_model, make_watchlist
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import RequestEnd, RequestStart, TapStatus
@@ -20,6 +20,15 @@ PROMPTS = [list(range(10, 40)), list(range(50, 57)), [5, 9, 9, 8]]
 MAX_TOKENS = 8
 
 
+def many_prompts(num_prompts: int = 200) -> list[list[int]]:
+    """Of all lengths, so that steps mix prompts and answers."""
+    rng = np.random.default_rng(11)
+    return [rng.integers(4, VOCAB, rng.integers(2, 40)).tolist() for _ in range(num_prompts)]
+
+
+MANY_PROMPTS = many_prompts()
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
@@ -29,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     """vLLM's default on this machine: torch.compile on."""
     return run_engine(
-        tmp_path_factory.mktemp("run"), model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS
+        tmp_path_factory.mktemp("run"), model, WATCHLIST, MANY_PROMPTS, max_tokens=MAX_TOKENS
     )
 
 
@@ -41,12 +50,14 @@ def piecewise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[En
     return plain, run_engine(work, model, WATCHLIST, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
 
 
-def largest_error(run: EngineRun, model: Path, watchlist: wl.Watchlist) -> tuple[float, int]:
+def largest_error(
+    run: EngineRun, model: Path, watchlist: wl.Watchlist, prompts: list[list[int]] = PROMPTS
+) -> tuple[float, int]:
     """Against Hugging Face and the float64 formula: (relative to the largest score, gate flips)."""
     worst, flips = 0.0, 0
-    outputs = {tuple(p): o for p, o in zip(PROMPTS, run.outputs, strict=True)}
+    outputs = {tuple(p): o for p, o in zip(prompts, run.outputs, strict=True)}
     starts = [m for m in run.messages if isinstance(m, RequestStart)]
-    assert len(starts) == len(PROMPTS)
+    assert len(starts) == len(prompts)
     for start in starts:
         token_ids = [*start.prompt_token_ids, *outputs[tuple(start.prompt_token_ids)]]
         rows = run.scores_of(start.req_id)
@@ -74,7 +85,7 @@ def test_the_op_runs_once_per_layer_in_every_step_decode_included(watched: Engin
 
 
 def test_scores_equal_hugging_face_without_a_flipped_gate(watched: EngineRun, model: Path):
-    error, flips = largest_error(watched, model, WATCHLIST)
+    error, flips = largest_error(watched, model, WATCHLIST, MANY_PROMPTS)
     assert error <= 1e-3
     assert flips == 0
 
@@ -82,7 +93,7 @@ def test_scores_equal_hugging_face_without_a_flipped_gate(watched: EngineRun, mo
 def test_greedy_outputs_are_the_same_with_and_without(
     watched: EngineRun, model: Path, tmp_path: Path
 ):
-    plain = run_engine(tmp_path, model, None, PROMPTS, max_tokens=MAX_TOKENS)
+    plain = run_engine(tmp_path, model, None, MANY_PROMPTS, max_tokens=MAX_TOKENS)
     assert plain.outputs == watched.outputs
     assert plain.messages == [] == plain.frames, "an unconfigured engine says nothing"
 
