@@ -188,11 +188,6 @@ def scheduler_of(llm: Any) -> Any:
     return llm.llm_engine.engine_core.engine_core.scheduler
 
 
-def worker_of(llm: Any) -> Any:
-    """Runs in the engine's process."""
-    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
-
-
 class _Started:
     """The engine of this process."""
 

@@ -40,6 +40,20 @@ def drive_and_look(llm: Any, asks: Sequence[Ask]) -> tuple[dict[str, Answer], di
         scheduler.schedule = schedule
 
 
+def look_at_engine(llm: Any) -> tuple[str, int, bool]:
+    """Its scheduler, how many steps it has under way at once, and whether V2 runs its model."""
+    core = llm.llm_engine.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+    return type(core.scheduler).__name__, core.batch_queue_size, hasattr(runner, "req_states")
+
+
+def test_a_step_is_scheduled_before_the_one_before_it_is_done(
+    watched: WatchedEngine, request: pytest.FixtureRequest
+):
+    is_v2 = request.node.callspec.params["watched"] == "v2_async"
+    assert watched.engine.call(look_at_engine) == ("AsyncScheduler", 2, is_v2)
+
+
 def test_chunks_of_prompts_among_tokens_being_decoded(watched: WatchedEngine, models: Models):
     lengths = [90, 5, 40, 70, 17, 33]
     asks = [
