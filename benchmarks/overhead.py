@@ -57,7 +57,8 @@ def compare(work: Path, num_rounds: int) -> None:
 def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     ratios = sorted(ratio(pair) for pair in pairs)
     tokens = NUM_PROMPTS * NUM_TOKENS
-    for name, results in zip(("plain vLLM", "with saeguard"), zip(*pairs, strict=True), strict=True):
+    by_engine = zip(*pairs, strict=True)
+    for name, results in zip(("plain vLLM", "with saeguard"), by_engine, strict=True):
         wall_s, cpu_s, monitor_s = (
             statistics.median(result[key] for result in results)
             for key in ("wall_s", "cpu_s", "monitor_s")
