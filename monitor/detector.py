@@ -192,7 +192,7 @@ class Detector:
         carry_over(live, engine, lookback, order)
         if order is not None:
             for request in self._requests.values():
-                request.rearrange_held(order)
+                request.rearrange(order)
             self._table.rearrange(order)
             self._prefixes.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}
@@ -227,8 +227,12 @@ class Detector:
             for request, count in zip(requests, np.diff(starts).tolist(), strict=True):
                 request.unseen[fault] += count
             return []
+        rows = self._masked(requests, starts, rows)
         if (order := self._orders[frame.watchlist]) is not None:
             rows = FrameArrays(arranged(rows.scores, order), rows.token_ids, rows.positions)
+            if (order < 0).any():
+                for request, last in zip(requests, rows.positions[starts[1:] - 1], strict=True):
+                    request.prefix.whole_from = int(last) + 1
         self._has_drafts |= bool(frame.num_drafts)
         if self._has_drafts:
             starts, rows = settle(frame, requests, starts, rows)
@@ -254,7 +258,6 @@ class Detector:
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
     ) -> list[Detection]:
         """Count rows as observed, and evaluate those that are new."""
-        rows = self._masked(rows)
         bounds = starts.tolist()
         firsts = rows.positions[starts[:-1]].tolist()
         is_regular = True
@@ -292,14 +295,18 @@ class Detector:
         matches = self._engine.observe(keys, starts, rows.scores, rows.positions, phases)
         return [Detection(match, self._requests[match.key], frame) for match in matches]
 
-    def _masked(self, rows: FrameArrays) -> FrameArrays:
+    def _masked(
+        self, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
+    ) -> FrameArrays:
         """Copies without what cannot be evaluated: the attention sink and, counted, what is no
         number.
         """
         scores = rows.scores.copy()
         bad = ~np.isfinite(scores)
         if bad.any():
-            self.num_nonfinite += int((bad.any(axis=1) & (rows.positions > 0)).sum())
+            seen = np.repeat([request.next_position for request in requests], np.diff(starts))
+            is_new = rows.positions >= np.maximum(seen, 1)  # a preemption has some computed again
+            self.num_nonfinite += int((bad.any(axis=1) & is_new).sum())
             scores[bad] = np.nan
         # The first token has a norm of its own, and SAEs are not trained on it.
         scores[rows.positions == 0] = np.nan

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.monitor.columns import Order
 from saeguard.monitor.logging import logger
 from saeguard.monitor.messages import Floats, NewBlocks, RequestStart
-from saeguard.monitor.prefix_scores import PrefixScores
+from saeguard.monitor.prefix_scores import Flags, Found, PrefixScores
 
 NEVER = 1 << 62
 _UNKNOWN = b""
@@ -77,6 +76,8 @@ class Prefix:
         """From which positions to which its rows were not computed, and did not come yet."""
         self.boundary = NEVER
         """Whose row completes a block that is to be kept."""
+        self.whole_from = 0
+        """Rows below lack the scores of features that are watched only since then."""
         self._find_boundary()
 
     @property
@@ -96,20 +97,20 @@ class Prefix:
         self._num_passed = max(self._num_passed, position // self.block_size)
         self._find_boundary()
 
-    def pass_block(self) -> bytes:
-        """Go on to the next block; the hash of this one."""
-        name = self._hashes[self._num_passed]
+    def pass_block(self) -> tuple[bytes, bool]:
+        """Go on to the next block; the hash of this one, and whether its scores are whole."""
+        name, is_whole = self._hashes[self._num_passed], self.num_passed_tokens >= self.whole_from
         self._num_passed += 1
         self._find_boundary()
-        return name
+        return name, is_whole
 
     def num_complete(self, end: int) -> int:
         """How many more blocks can be kept when there are rows up to `end`."""
         return min(end // self.block_size, len(self._hashes)) - self._num_passed
 
-    def recall(self, begin: int, end: int) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
-        """The scores at positions that came from the cache, [positions, features], and at which
-        they are known; None if at none of them.
+    def recall(self, begin: int, end: int) -> Found | None:
+        """What is known at positions that came from the cache: as of blocks of one position each.
+        None if nothing is.
         """
         if self.store is None:
             return None
@@ -117,19 +118,23 @@ class Prefix:
         first, last = begin // size, -(-end // size)
         names = self._hashes[first:last]
         names += [_UNKNOWN] * (last - first - len(names))
-        blocks, found = self.store.find(names)
+        found = self.store.find(names)
         self.pass_by(end)
-        if not found.any():
+        if not found.is_known.any():
             return None
         which = slice(begin - first * size, end - first * size)
-        return blocks.reshape(len(names) * size, -1)[which], np.repeat(found, size)[which]
+        return Found(
+            found.scores.reshape(len(names) * size, -1)[which],
+            np.repeat(found.is_known, size)[which],
+            np.repeat(found.is_whole, size)[which],
+        )
 
     def _find_boundary(self) -> None:
         has_next = self._num_passed < len(self._hashes)
         self.boundary = (self._num_passed + 1) * self.block_size - 1 if has_next else NEVER
 
 
-def keep_next(prefixes: Sequence[Prefix], blocks: Floats, is_known: npt.NDArray[np.bool_]) -> None:
+def keep_next(prefixes: Sequence[Prefix], blocks: Floats, is_known: Flags) -> None:
     """Keep the next block of each of these prefixes of one model's requests, if all of its tokens
     were observed. What is there several times goes on as many blocks.
 
@@ -139,9 +144,7 @@ def keep_next(prefixes: Sequence[Prefix], blocks: Floats, is_known: npt.NDArray[
     """
     store = prefixes[0].store
     assert store is not None
-    names = [prefix.pass_block() for prefix in prefixes]
-    which = [i for i in np.flatnonzero(is_known.all(axis=1)).tolist() if names[i] != _UNKNOWN]
-    if len(which) == len(names):
-        store.put(names, blocks)
-    else:
-        store.put([names[i] for i in which], blocks[which])
+    passed = [prefix.pass_block() for prefix in prefixes]
+    which = [i for i in np.flatnonzero(is_known.all(axis=1)) if passed[i][0] != _UNKNOWN]
+    names, is_whole = [passed[i][0] for i in which], np.array([passed[i][1] for i in which], bool)
+    store.put(names, blocks if len(which) == len(passed) else blocks[which], is_whole)

@@ -132,17 +132,18 @@ class LiveRequest:
                 yield rows
 
     def _recall(self, begin: int, end: int) -> FrameArrays | None:
-        recalled = self.prefix.recall(begin, end)
-        if recalled is None:
+        found = self.prefix.recall(begin, end)
+        if found is None:
             self.unseen["evicted"] += end - begin
             return None
-        scores, is_known = recalled
-        known = np.flatnonzero(is_known)
+        scores, is_known, is_whole = found
+        known, num_whole = np.flatnonzero(is_known), int(is_whole.sum())
         self.unseen["evicted"] += end - begin - len(known)
+        self.unseen["other_watchlist"] += len(known) - num_whole
         if self.is_evaluated:
-            self.num_cached += len(known)
+            self.num_cached += num_whole
         else:
-            self.unseen["rules_full"] += len(known)
+            self.unseen["rules_full"] += num_whole
         token_ids = np.full(end - begin, -1, np.int32)
         prompt = self.start.prompt_token_ids[begin:end]
         token_ids[: len(prompt)] = prompt
@@ -160,12 +161,16 @@ class LiveRequest:
             blocks, is_known = self.table.at(np.array([self.slot]), positions.reshape(shape))
             keep_next([self.prefix] * num_blocks, blocks, is_known)
 
-    def rearrange_held(self, order: Order) -> None:
-        """Bring the columns of what is held back into another order."""
+    def rearrange(self, order: Order) -> None:
+        """Bring what is held back into another order of columns, of which some may be new."""
+        end = self.next_position
         if self.held is not None:
             rows = self.held.rows
             scores = arranged(rows.scores, order)
             self.held = Held(self.held.frame, FrameArrays(scores, rows.token_ids, rows.positions))
+            end = int(rows.positions[-1]) + 1
+        if (order < 0).any():
+            self.prefix.whole_from = end
 
     @property
     def _num_missing(self) -> int:

@@ -140,6 +140,14 @@ def test_scores_that_are_no_numbers_are_counted_and_never_fire(detector: Detecto
     assert detector.num_nonfinite == 2
 
 
+def test_a_row_that_is_computed_again_is_no_second_fault(detector: Detector):
+    detector.start(start_message("a", [1]), NO_TEXTS)
+    broken = [QUIET, [np.nan, 0.0]]
+    observe(detector, 1, a=(0, broken))
+    observe(detector, 2, a=(0, [*broken, [np.nan, 0.0]]))
+    assert detector.num_nonfinite == 2
+
+
 def test_the_first_token_is_masked_as_an_attention_sink(detector: Detector):
     detector.start(start_message("a", []), NO_TEXTS)
     assert observe(detector, 1, a=(0, [LIE])) == []

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import zlib
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import end_message, frame_message, start_message, write_rules
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from fake_engine import end_message, frame_message, hashes_of, start_message, write_rules
 
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.detector import GRACE_S, Detector
-from saeguard.monitor.messages import Frame, FrameArrays, NewBlocks, PrefixUpdate, RequestStart
+from saeguard.monitor.messages import NewBlocks, PrefixUpdate, RequestStart
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.tokens import TokenTexts
-from saeguard.rules import Engine, RuleSet, load_rules
-from tests.rules import generate
-from tests.rules.generate import FEATURES
+from saeguard.rules import Engine, load_rules
 
 QUIET, LIE = [0.0, 0.0], [5.0, 0.0]
 NO_TEXTS = TokenTexts(None, captured=False)
 SIZE = 4
 """Of a block, in tokens."""
-
-
-def hashes_of(token_ids: list[int], size: int = SIZE, salt: str = "") -> list[bytes]:
-    ends = range(size, len(token_ids) + 1, size)
-    return [hashlib.sha256(f"{salt}{token_ids[:end]}".encode()).digest() for end in ends]
 
 
 @pytest.fixture
@@ -49,7 +36,7 @@ class Steps:
         self._steps = itertools.count(1)
 
     def start(self, req_id: str, prompt: list[int], num_cached: int = 0, salt: str = "") -> None:
-        blocks = hashes_of(prompt, salt=salt)
+        blocks = hashes_of(prompt, SIZE, salt)
         message = start_message(
             req_id, prompt, num_cached=num_cached, block_size=SIZE, block_hashes=blocks
         )
@@ -336,267 +323,77 @@ def test_what_is_skipped_is_told_from_what_was_cached_at_the_start(steps: Steps)
     assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 4, 5]
 
 
-def test_columns_that_a_new_watchlist_brings_are_unknown_in_the_prefix(
+COLUMNS = ("calm", "deceit", "anger")
+"""Of a watchlist with one more feature, in another order."""
+
+
+def change_watchlist(steps: Steps, tmp_path: Path) -> None:
+    ruleset = load_rules([write_rules(tmp_path)])
+    order = order_of(COLUMNS, ["deceit", "calm"])
+    steps.detector.adopt(Engine(ruleset, list(COLUMNS)), 8, "v", order)
+
+
+def observe(steps: Steps, first: int, end: int, watchlist: str = "v", req_id: str = "b") -> None:
+    """Rows of either watchlist."""
+    columns = COLUMNS if watchlist == "v" else ("deceit", "calm")
+    values = {"deceit": [n / 100 for n in range(first, end)]}
+    scores = [[values[c][i] if c in values else 0.0 for c in columns] for i in range(end - first)]
+    frame = frame_message({req_id: (first, scores)}, next(steps._steps), watchlist, columns)
+    steps.detector.observe(*frame, 0.0)
+
+
+def test_a_prefix_without_the_scores_of_a_new_feature_does_not_count_as_cached(
     steps: Steps, tmp_path: Path
 ):
+    """Rules on the other features still see it."""
     prompt = list(range(10))
     steps.start("a", prompt)
     steps.step(a=(0, counting(0, 10)))
-    ruleset = load_rules([write_rules(tmp_path)])
-    engine = Engine(ruleset, ["calm", "deceit", "anger"])
-    order = order_of(["calm", "deceit", "anger"], ["deceit", "calm"])
-    steps.detector.adopt(engine, 8, "v", order)
+    change_watchlist(steps, tmp_path)
     steps.start("b", prompt, num_cached=8)
-    frame, arrays = frame_message(
-        {"b": (8, [[0.08, 0.0, 0.0]] * 2)}, 2, "v", ("calm", "deceit", "anger")
-    )
-    steps.detector.observe(frame, arrays, 0.0)
+    observe(steps, 8, 10)
     request = steps.end("b", 2, 8)
-    assert request.coverage().complete
-    scores = request.record(("calm", "deceit", "anger")).score_array()[:8]
+    coverage = request.coverage()
+    assert (coverage.scheduled, coverage.observed, coverage.cached) == (10, 2, 0)
+    assert coverage.unseen == {"other_watchlist": 8}
+    scores = request.record(COLUMNS).score_array()[:8]
     assert scores[1:, 1].tolist() == counted(8)
     assert np.isnan(scores[:, 2]).all()
     assert steps.detector.num_nonfinite == 0, "what is unknown is no fault of the model"
+
+
+def test_a_block_that_was_begun_before_a_change_of_features_is_not_whole(
+    steps: Steps, tmp_path: Path
+):
+    prompt = list(range(17))
+    steps.start("a", prompt)
+    steps.step(a=(0, counting(0, 6)))
+    change_watchlist(steps, tmp_path)
+    observe(steps, 6, 17, req_id="a")
+    steps.start("b", prompt, num_cached=16)
+    observe(steps, 16, 17)
+    coverage = steps.end("b", 1, 16).coverage()
+    assert (coverage.cached, coverage.unseen) == (8, {"other_watchlist": 8})
+
+
+def test_rows_that_a_worker_still_scored_by_the_old_watchlist_make_no_whole_block(
+    steps: Steps, tmp_path: Path
+):
+    prompt = list(range(17))
+    change_watchlist(steps, tmp_path)
+    steps.start("a", prompt)
+    observe(steps, 0, 10, "w", req_id="a")
+    observe(steps, 10, 17, req_id="a")
+    steps.start("b", prompt, num_cached=16)
+    observe(steps, 16, 17)
+    coverage = steps.end("b", 1, 16).coverage()
+    assert (coverage.cached, coverage.unseen) == (4, {"other_watchlist": 12})
+    assert steps.detector.num_nonfinite == 0, (
+        "what the old watchlist lacks is no fault of the model"
+    )
 
 
 def test_an_engine_without_prefix_cache_costs_nothing(detector: Detector):
     detector.start(start_message("a", list(range(10))), NO_TEXTS)
     detector.observe(*frame_message({"a": (0, [QUIET] * 10)}, 1, "w"), 0.0)
     assert detector._prefixes._stores == {}
-
-
-@dataclass
-class Served:
-    """One request as vLLM runs it."""
-
-    name: str
-    token_ids: list[int]
-    prompt_len: int
-    computed: int = 0
-    furthest: int = 0
-    num_told: int = 0
-    num_scheduled: int = 0
-    num_cached: int = 0
-    is_waiting: bool = True
-    is_started: bool = False
-    rows_at: list[int] = field(default_factory=list)
-
-    @property
-    def num_known(self) -> int:
-        """Tokens that there are: the prompt's, and those generated so far."""
-        is_in_prompt = self.furthest < self.prompt_len
-        return self.prompt_len if is_in_prompt else min(self.furthest + 1, len(self.token_ids))
-
-    @property
-    def hashes(self) -> list[bytes]:
-        return hashes_of(self.token_ids[: self.num_known])
-
-    @property
-    def is_done(self) -> bool:
-        return self.computed == len(self.token_ids) - 1
-
-
-class Server:
-    """vLLM's scheduler, as far as the prefix cache goes, in front of a detector."""
-
-    def __init__(self, rng: np.random.Generator, detector: Detector, loss: float) -> None:
-        self._rng = rng
-        self._detector = detector
-        self._loss = loss
-        self._cache: set[bytes] = set()
-        self._step = 0
-        self._behind: list[tuple[Frame, FrameArrays]] = []
-        """Frames that the monitor has not got to; it reads other messages before them."""
-        self.matches: list[tuple[str, str, int]] = []
-        self.finished: dict[str, LiveRequest] = {}
-
-    def serve(self, requests: list[Served]) -> None:
-        left = list(requests)
-        while left:
-            members = [r for r in left if self._rng.random() < 0.7]
-            self._rng.shuffle(members)
-            if members:
-                self._run(members)
-            for request in [r for r in left if r.is_done]:
-                left.remove(request)
-                self._tell(request)
-                end = end_message(
-                    request.name, request.num_scheduled, num_cached=request.num_cached,
-                    num_output_tokens=len(request.token_ids) - request.prompt_len,
-                )  # fmt: skip
-                self._found(self._detector.end(end, 0.0))
-        self._catch_up()
-        for request in self._detector.finished(GRACE_S + 1):
-            self.finished[request.start.req_id] = request
-            record = request.record(tuple(FEATURES))
-            self.scores = getattr(self, "scores", {}) | {request.start.req_id: record}
-
-    def _run(self, members: list[Served]) -> None:
-        starts, skipped, parts = [], {}, []
-        told = [r for r in members if r.is_started]
-        for request in members:
-            if not request.is_waiting and self._rng.random() < 0.1:  # preempted
-                request.is_waiting = True
-            if request.is_waiting:
-                self._resume(request, starts, skipped)
-            end = self._end_of_chunk(request)
-            parts.append((request, request.computed, end))
-            request.computed = end
-            request.furthest = max(request.furthest, end)
-            request.num_scheduled += end - parts[-1][1]
-            self._cache |= set(request.hashes[: end // SIZE])
-        for request in told:
-            self._tell(request)
-        if skipped:
-            self._detector.update_prefixes(PrefixUpdate(skipped=skipped))
-        for start in starts:
-            self._found(self._detector.start(start, NO_TEXTS))
-        self._step += 1
-        if self._rng.random() >= self._loss:
-            self._behind.append(self._frame(parts))
-        if self._rng.random() < 0.5:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        for frame, arrays in self._behind:
-            self._found(self._detector.observe(frame, arrays, 0.0))
-        self._behind.clear()
-
-    def _resume(self, request: Served, starts: list, skipped: dict) -> None:
-        request.is_waiting = False
-        hashes = request.hashes[: (request.num_known - 1) // SIZE]
-        known = list(itertools.takewhile(self._cache.__contains__, hashes))
-        request.computed = SIZE * len(known)
-        skip = max(0, request.computed - request.furthest)
-        request.num_cached += skip
-        if not request.is_started:
-            request.is_started = True
-            request.num_told = len(request.hashes)
-            prompt = request.token_ids[: request.prompt_len]
-            values = {"num_cached": skip, "block_size": SIZE, "block_hashes": request.hashes}
-            starts.append(start_message(request.name, prompt, tenant="a", **values))
-        elif skip:
-            skipped[request.name] = (request.furthest, request.computed)
-        request.furthest = max(request.furthest, request.computed)
-
-    def _end_of_chunk(self, request: Served) -> int:
-        size = int(self._rng.integers(1, 11))
-        return min(request.computed + size, request.num_known, len(request.token_ids) - 1)
-
-    def _tell(self, request: Served) -> None:
-        if new := request.hashes[request.num_told :]:
-            made = {request.name: NewBlocks(request.num_told, new)}
-            self._detector.update_prefixes(PrefixUpdate(made=made))
-            request.num_told += len(new)
-
-    def _frame(self, parts: list[tuple[Served, int, int]]) -> tuple[Frame, FrameArrays]:
-        positions = np.concatenate([np.arange(begin, end) for _, begin, end in parts])
-        frame = Frame(
-            worker=0,
-            step=self._step,
-            watchlist="w",
-            req_ids=[request.name for request, _, _ in parts],
-            row_starts=np.cumsum([0, *(end - begin for _, begin, end in parts)]).tolist(),
-            tap_calls=[self._step],
-            num_features=len(FEATURES),
-            time_ns=self._step,
-            dropped_frames=0,
-        )
-        scores = np.concatenate([truth(r.token_ids)[begin:end] for r, begin, end in parts])
-        ids = np.concatenate([r.token_ids[begin:end] for r, begin, end in parts])
-        return frame, FrameArrays(scores, ids.astype(np.int32), positions.astype(np.int32))
-
-    def _found(self, detections: list) -> None:
-        self.matches += [(d.match.key, d.match.rule.name, d.match.position) for d in detections]
-
-
-def truth(token_ids: list[int]) -> np.ndarray:
-    """Scores that depend on all that was read, as those of a model, [tokens, features]."""
-    return np.concatenate([_truth(bytes(token_ids[:end])) for end in range(1, len(token_ids) + 1)])
-
-
-@cache
-def _truth(read: bytes) -> np.ndarray:
-    rng = np.random.default_rng(zlib.crc32(read))
-    return generate.random_scores(rng, 1, share_nonzero=0.5, share_holes=0.0)
-
-
-def conversations(rng: np.random.Generator) -> list[list[Served]]:
-    """Rounds of requests; in each round one of every conversation, with all that was before."""
-    system = rng.integers(0, 200, int(rng.integers(0, 14))).tolist()
-    histories = [list(system) for _ in range(3)]
-    rounds = []
-    for number in range(2):
-        requests = []
-        for i, history in enumerate(histories):
-            prompt = [*history, *rng.integers(0, 3 if number else 200, 5).tolist()]
-            ids = [*prompt, *rng.integers(0, 200, int(rng.integers(2, 20))).tolist()]
-            requests.append(Served(f"r{number}{i}", ids, len(prompt)))
-            histories[i] = ids
-        requests.append(Served(f"again{number}", list(ids), len(prompt)))
-        rounds.append(requests)
-    return rounds
-
-
-def server_after(ruleset: RuleSet, seed: int, loss: float, num_bytes: int = 1 << 20):
-    """A server that has served some conversations, and their requests."""
-    rng = np.random.default_rng(seed)
-    engine = Engine(ruleset, FEATURES)
-    detector = Detector(engine, "w", len(FEATURES), record_tokens=128, prefix_bytes=num_bytes)
-    server = Server(rng, detector, loss)
-    rounds = conversations(rng)
-    for requests in rounds:
-        server.serve(requests)
-    return server, [request for requests in rounds for request in requests]
-
-
-thorough = settings(
-    max_examples=60,
-    derandomize=True,
-    phases=(Phase.generate,),
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-@thorough
-@given(ruleset=generate.rule_sets(), seed=st.integers(0, 2**32 - 1))
-def test_rules_find_what_they_would_find_without_a_cache(ruleset: RuleSet, seed: int):
-    server, requests = server_after(ruleset, seed, loss=0.0)
-    num_cached = 0
-    for request in requests:
-        plain = Detector(Engine(ruleset, FEATURES), "w", len(FEATURES), record_tokens=128)
-        prompt = request.token_ids[: request.prompt_len]
-        plain.start(start_message(request.name, prompt, tenant="a"), NO_TEXTS)
-        alone = Server(np.random.default_rng(0), plain, loss=0.0)
-        alone._found(plain.observe(*alone._frame([(request, 0, len(request.token_ids) - 1)]), 0.0))
-        mine = [match for match in server.matches if match[0] == request.name]
-        assert mine == alone.matches
-        coverage = server.finished[request.name].coverage()
-        assert coverage.unseen == {}
-        assert coverage.cached == request.num_cached
-        assert coverage.scheduled == coverage.observed + coverage.cached
-        got = server.scores[request.name].score_array()
-        np.testing.assert_array_equal(got[1:], truth(request.token_ids)[1:-1])
-        num_cached += request.num_cached
-    assert num_cached > 0
-
-
-@thorough
-@given(ruleset=generate.rule_sets(), seed=st.integers(0, 2**32 - 1), num_blocks=st.integers(0, 12))
-def test_no_row_is_lost_from_the_account_or_has_the_scores_of_another(
-    ruleset: RuleSet, seed: int, num_blocks: int
-):
-    """Frames get lost, and the store is small."""
-    num_bytes = num_blocks * 4 * SIZE * len(FEATURES)
-    server, requests = server_after(ruleset, seed, loss=0.2, num_bytes=num_bytes)
-    for request in requests:
-        coverage = server.finished[request.name].coverage()
-        assert coverage.scheduled == request.num_scheduled + request.num_cached
-        assert coverage.scheduled == coverage.observed + coverage.cached + coverage.num_unseen
-        assert set(coverage.unseen) <= {"evicted", "dropped_frame"}
-        record = server.scores[request.name]
-        got = record.score_array()
-        expected = truth(request.token_ids)[record.first_recorded :][: len(got)]
-        assert (np.isnan(got) | (got == expected)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import time
@@ -52,6 +53,12 @@ def write_rules(directory: Path, d_model: int = 8, names: tuple[str, ...] = PROB
     path = directory / "rules.yaml"
     path.write_text(RULES)
     return path
+
+
+def hashes_of(token_ids: list[int], size: int = 4, salt: str = "") -> list[bytes]:
+    """Of the full blocks of so many tokens."""
+    ends = range(size, len(token_ids) + 1, size)
+    return [hashlib.sha256(f"{salt}{token_ids[:end]}".encode()).digest() for end in ends]
 
 
 class FakeEngine:
