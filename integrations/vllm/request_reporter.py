@@ -29,27 +29,34 @@ class _Running:
     """What was asked for a request, and what was said of it."""
 
     request: Any
+    block_size: int
     num_cached: int
-    num_scheduled: int = 0
+    num_scheduled: int
     num_hashes: int = 0
     """The monitor knows so many."""
     furthest: int = 0
     """Positions below it were computed or came from the cache, up to the last preemption."""
     offset: int = 0
     """The next position to be computed is so much above `num_scheduled`."""
+    next_block_at: int = 0
+    """Before `num_scheduled` is that large, no other block is full."""
 
     def new_blocks(self) -> NewBlocks | None:
         """Those of which the monitor has not been told."""
-        first, hashes = self.num_hashes, self.request.block_hashes
-        if len(hashes) <= first:
+        if not self.block_size:
             return None
+        first, hashes = self.num_hashes, self.request.block_hashes
         self.num_hashes = len(hashes)
-        return NewBlocks(first, hashes[first:])
+        self.next_block_at = (self.num_hashes + 1) * self.block_size - self.offset
+        return NewBlocks(first, hashes[first:]) if len(hashes) > first else None
 
     def resume(self, num_computed: int) -> tuple[int, int] | None:
         """It goes on at a position; from where to where it has skipped some that are new."""
+        # Rejected drafts count as computed here. There are none before the whole prompt is
+        # computed, and then the cache has nothing that is new.
         begin = max(self.furthest, self.num_scheduled + self.offset)
         self.offset = num_computed - self.num_scheduled
+        self.next_block_at = 0
         self.furthest = max(begin, num_computed)
         self.num_cached += self.furthest - begin
         return (begin, num_computed) if num_computed > begin else None
@@ -82,28 +89,37 @@ class RequestReporter:
 
     def scheduled(self, output: Any) -> None:
         """After `Scheduler.schedule`, with what it returned."""
-        new, skipped = [], {}
+        new, skipped, made = [], {}, {}
+        num_scheduled = output.num_scheduled_tokens
         for req_id, num_computed in _begun(output):
             running = self._running.get(req_id)
             if running is None:
                 new.append((self._requests[req_id], num_computed))
             elif (skip := running.resume(num_computed)) is not None:
                 skipped[req_id] = skip
-        self._tell_of_blocks(skipped)
-        for request, num_cached in new:
-            self._start(request, num_cached)
         running_by_id = self._running
-        for req_id, num_tokens in output.num_scheduled_tokens.items():
-            if req_id in running_by_id:  # one that we failed to announce must not cost the others
-                running_by_id[req_id].num_scheduled += num_tokens
+        for req_id, num_tokens in num_scheduled.items():
+            running = running_by_id.get(req_id)
+            if running is None:  # new, or we failed to announce it
+                continue
+            running.num_scheduled += num_tokens
+            # Hashes are known before the block's last row is computed, and before any other
+            # request can find the block.
+            is_due = running.num_scheduled >= running.next_block_at
+            if is_due and (blocks := running.new_blocks()) is not None:
+                made[req_id] = blocks
+        if made or skipped:
+            self._post(PrefixUpdate(made, skipped))
+        for request, num_cached in new:
+            self._start(request, num_cached, num_scheduled.get(request.request_id, 0))
 
     def ended(self, request: Any) -> None:
         """Before `Scheduler._free_request`."""
         req_id = request.request_id
         if req_id not in self._running:  # it ended in the queue
-            self._start(request, 0)
+            self._start(request, 0, 0)
         running = self._running.pop(req_id)
-        if self._block_size and (made := running.new_blocks()) is not None:
+        if (made := running.new_blocks()) is not None:
             self._post(PrefixUpdate(made={req_id: made}))
         self._post(
             RequestEnd(
@@ -117,11 +133,14 @@ class RequestReporter:
             )
         )
 
-    def _start(self, request: Any, num_cached: int) -> None:
+    def _start(self, request: Any, num_cached: int, num_scheduled: int) -> None:
         extra = (request.sampling_params and request.sampling_params.extra_args) or {}
-        running = _Running(request, num_cached, furthest=num_cached, offset=num_cached)
+        running = _Running(
+            request, self._block_size, num_cached, num_scheduled,
+            furthest=num_cached, offset=num_cached,
+        )  # fmt: skip
         self._running[request.request_id] = running
-        blocks = running.new_blocks() if self._block_size else None
+        blocks = running.new_blocks()
         self._post(
             RequestStart(
                 req_id=request.request_id,
@@ -140,18 +159,6 @@ class RequestReporter:
                 num_dropped=self._outbox.num_dropped,
             )
         )
-
-    def _tell_of_blocks(self, skipped: dict[str, tuple[int, int]]) -> None:
-        """Hashes are known before the block's last row is computed, and before any other request
-        can find the block.
-        """
-        made = {}
-        if self._block_size:
-            for req_id, running in self._running.items():
-                if (blocks := running.new_blocks()) is not None:
-                    made[req_id] = blocks
-        if made or skipped:
-            self._post(PrefixUpdate(made, skipped))
 
     def _post(self, message: Message) -> None:
         self._outbox.post(lambda: (message, None))

@@ -124,10 +124,11 @@ def test_a_request_that_ends_in_the_queue_is_announced_and_ended(scheduled: Sche
 def test_blocks_made_by_generated_tokens_are_told_before_who_may_find_them(scheduled: Scheduled):
     request = scheduled.add("a", list(range(6)))
     scheduled.step(a=(0, 6))
-    for token_id in (20, 21):
-        request.append_output_token_ids(token_id)
+    request.append_output_token_ids(20)
+    scheduled.step(a=(-1, 1))
+    request.append_output_token_ids(21)
     scheduled.add("b", list(range(6)))
-    scheduled.step(a=(-1, 1), b=(4, 2))
+    scheduled.step(a=(-1, 1), b=(4, 2))  # completes the block of which b has the first half
     _, update, start = scheduled.messages
     assert update == PrefixUpdate(made={"a": NewBlocks(1, request.block_hashes[1:])})
     assert start.req_id == "b"
@@ -160,6 +161,16 @@ def test_what_a_resumed_request_skips_counts_as_cached(scheduled: Scheduled, run
     scheduled.end("a")
     (end,) = scheduled.of(RequestEnd)
     assert (end.num_cached, end.num_scheduled) == (4 + 20, 16)
+
+
+def test_blocks_after_a_resumption_are_told_in_time(scheduled: Scheduled):
+    request = scheduled.add("a", list(range(10)))
+    scheduled.step(a=(0, 6))
+    scheduled.step(a=(4, 6))
+    request.append_output_token_ids([20, 21])
+    scheduled.step(a=(-1, 2))
+    (update,) = scheduled.of(PrefixUpdate)
+    assert update.made == {"a": NewBlocks(2, request.block_hashes[2:])}
 
 
 def test_what_a_resumed_request_has_computed_itself_is_not_cached(scheduled: Scheduled):
