@@ -21,6 +21,7 @@ from saeguard.monitor.messages import (
     RequestStart,
 )
 
+_NEVER = 1 << 62
 _SAMPLE = re.compile(r"^\d+_")
 
 
@@ -44,6 +45,7 @@ class _Running:
     def new_blocks(self) -> NewBlocks | None:
         """Those of which the monitor has not been told."""
         if not self.block_size:
+            self.next_block_at = _NEVER
             return None
         first, hashes = self.num_hashes, self.request.block_hashes
         self.num_hashes = len(hashes)
