@@ -258,18 +258,24 @@ class Detector:
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
     ) -> list[Detection]:
         """Count rows as observed, and evaluate those that are new."""
-        bounds = starts.tolist()
+        counts = np.diff(starts).tolist()
         firsts = rows.positions[starts[:-1]].tolist()
         is_regular = True
-        for i, request in enumerate(requests):
+        for request, count, first in zip(requests, counts, firsts, strict=True):
             if request.slot < 0:
                 self._open(request)
-            request.count_rows(bounds[i + 1] - bounds[i])
-            is_regular &= firsts[i] == request.next_position
-        keep_blocks(requests, starts, rows, self._table)
-        if not is_regular:  # what one request has just computed another may have from the cache
-            requests, starts, rows = only_new(requests, starts, rows)
-        return self._evaluate(frame, requests, starts, rows) if requests else []
+            request.count_rows(count)
+            is_regular &= first == request.next_position
+        try:
+            keep_blocks(requests, starts, rows, self._table)
+            if is_regular:
+                return self._evaluate(frame, requests, starts, rows)
+            # What one request has just computed another may have from the cache.
+            return self._evaluate(frame, *only_new(requests, starts, rows))
+        except Exception:
+            for request, count in zip(requests, counts, strict=True):
+                request.count_failed(count)
+            raise
 
     def _open(self, request: LiveRequest) -> None:
         """Give a request its slots. Not before its first row: what waits in vLLM's queue must not
@@ -284,6 +290,8 @@ class Detector:
         self, frame: Frame, requests: list[LiveRequest], starts: Starts, rows: FrameArrays
     ) -> list[Detection]:
         """Run the rules over new rows."""
+        if not requests:
+            return []
         counts = np.diff(starts)
         lasts = rows.positions[starts[1:] - 1].tolist()
         phases = phases_of([request.phases for request in requests], starts, rows)

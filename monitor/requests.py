@@ -118,6 +118,12 @@ class LiveRequest:
         else:
             self.unseen["rules_full"] += num_rows
 
+    def count_failed(self, num_rows: int) -> None:
+        """We failed at rows that were counted: rules may not have seen them."""
+        if self.is_evaluated:
+            self.num_observed -= num_rows
+            self.unseen["failed"] += num_rows
+
     def recall(self, end: int) -> Iterator[FrameArrays]:
         """Rows between `next_position` and `end` that come from the prefix cache, in order, as far
         as anything is known of them, and enter them into the account.

@@ -148,6 +148,24 @@ def test_a_row_that_is_computed_again_is_no_second_fault(detector: Detector):
     assert detector.num_nonfinite == 2
 
 
+def test_rows_at_which_the_rules_fail_were_not_seen(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+):
+    for req_id in "ab":
+        detector.start(start_message(req_id, [1]), NO_TEXTS)
+    observe(detector, 1, a=(0, [QUIET]), b=(0, [QUIET] * 2))
+    with monkeypatch.context() as broken:
+        broken.setattr(detector._engine, "observe", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            observe(detector, 2, a=(1, [QUIET] * 3), b=(2, [QUIET]))
+    observe(detector, 3, a=(4, [QUIET]))
+    detector.end(end_message("a", 5), 0.0)
+    detector.end(end_message("b", 3), 0.0)
+    a, b = (request.coverage() for request in detector.finished(0.0))
+    assert (a.scheduled, a.observed, a.unseen) == (5, 2, {"failed": 3})
+    assert (b.scheduled, b.observed, b.unseen) == (3, 2, {"failed": 1})
+
+
 def test_the_first_token_is_masked_as_an_attention_sink(detector: Detector):
     detector.start(start_message("a", []), NO_TEXTS)
     assert observe(detector, 1, a=(0, [LIE])) == []
