@@ -96,7 +96,12 @@ class Service:
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
         self._inbox.bind(f"ipc://{run_dir / 'inbox'}")
         self._metrics = _start_metrics(config, self.totals)
-        log.info("watching", rules=len(self._book.ruleset.rules), features=list(watchlist.columns))
+        log.info(
+            "watching",
+            rules=len(self._book.ruleset.rules),
+            features=list(watchlist.columns),
+            kernels=self._book.engine.kernels,
+        )
 
     @property
     def can_stop(self) -> bool:

@@ -26,7 +26,8 @@ _PIECE = 32  # tokens
 class Averages:
     """Some averages, of the given half-lives over the given columns, in every slot."""
 
-    def __init__(self, columns: Sequence[int], half_lives: Sequence[int]) -> None:
+    def __init__(self, columns: Sequence[int], half_lives: Sequence[int], num_columns: int) -> None:
+        self._num_columns = num_columns
         self._columns = np.array(columns, np.int64)
         decay = 0.5 ** (1 / np.array(half_lives, np.float64))
         self._gain = 1 - decay

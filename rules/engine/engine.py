@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.rules.engine import kernels
 from saeguard.rules.engine.aggregates import Indices, Scores
 from saeguard.rules.engine.blocks import Block, extended
 from saeguard.rules.engine.program import Hit, Program
@@ -61,7 +62,10 @@ class Engine:
         """Calls of `start` that found the table full."""
         self.num_ignored_tokens = 0
         """Tokens of requests that were never started, or refused."""
+        self.kernels = kernels.in_use.name
+        """What runs its loops: `compiled` or `numpy`."""
         self._rules = ruleset.rules
+        self._num_columns = len(columns)
         self._about_tokens = [
             index
             for index, rule in enumerate(ruleset.rules)
@@ -163,6 +167,8 @@ class Engine:
             raise ValueError("row_starts must begin at 0 and have one entry more than keys")
         if not len(scores) == len(positions) == len(phases) == row_starts[-1]:
             raise ValueError("scores, positions and phases must have row_starts[-1] rows each")
+        if np.shape(scores)[1:] != (self._num_columns,):
+            raise ValueError(f"scores must have {self._num_columns} columns: {np.shape(scores)}")
         scores = np.ascontiguousarray(scores, np.float32)
         stretches = cut(self._slots_of(keys), np.asarray(row_starts), phases)
         is_known = stretches.slots >= 0

@@ -88,8 +88,31 @@ class Evidence:
         self._any_until[slots] = _NEVER
         self._bucket[slots] = _NEVER
 
-    def possible(self, block: Block, has_holes: bool) -> tuple[Indices, Indices]:
-        """Take in the block: the pairs of test and row that are possible, some of them twice."""
+    def table(
+        self, block: Block, has_holes: bool, is_chosen: Bools, height: int
+    ) -> tuple[Indices, Bools]:
+        """Take in the block: where each test is possible.
+
+        Args:
+            block: the next tokens.
+            has_holes: some score was not observed.
+            is_chosen: [rows] that are looked at even if no test is possible.
+            height: rows of the table; what lies beyond the tests is False.
+
+        Returns:
+            The rows that are chosen or on which some test is possible, and [height, those rows].
+        """
+        tests, rows = self._possible(block, has_holes)
+        is_chosen[rows] = True
+        chosen = is_chosen.nonzero()[0]
+        place = np.empty(block.num_rows, np.int64)
+        place[chosen] = np.arange(len(chosen))
+        table = np.zeros((height, len(chosen)), np.bool_)
+        table[tests, place[rows]] = True
+        return chosen, table
+
+    def _possible(self, block: Block, has_holes: bool) -> tuple[Indices, Indices]:
+        """Pairs of test and row, some of them twice."""
         if block.is_one_each:
             self._take_in(block, has_holes)
             lanes, tests = self._open(block)

@@ -20,11 +20,11 @@ class History:
     def __init__(self, length: int, num_columns: int) -> None:
         self._length = 1 << (length - 1).bit_length()
         self._num_columns = num_columns
-        self._scores = np.empty((0, self._length, num_columns), np.float32)
+        self.scores = np.empty((0, self._length, num_columns), np.float32)
         self._positions = np.empty((0, self._length), np.int64)
 
     def grow(self, num_slots: int) -> None:
-        self._scores = extended(self._scores, num_slots)
+        self.scores = extended(self.scores, num_slots)
         self._positions = extended(self._positions, num_slots)
 
     def remember(self, block: Block) -> None:
@@ -40,7 +40,7 @@ class History:
             rows = (block.starts[1:] - counts)[lanes] + offsets
         tokens = block.tokens[rows] & (self._length - 1)
         places = block.slot_of[rows] * self._length + tokens
-        self._scores.reshape(-1, self._num_columns)[places] = block.scores[rows]
+        self.scores.reshape(-1, self._num_columns)[places] = block.scores[rows]
         self._positions.reshape(-1)[places] = block.positions[rows]
 
     def windows(
@@ -76,7 +76,7 @@ class History:
         places &= self._length - 1
         places *= self._num_columns
         places += (block.slot_of[rows] * (self._length * self._num_columns) + columns)[:, None]
-        windows: Scores = self._scores.take(places)
+        windows: Scores = self.scores.take(places)
         return windows
 
     def _from_both(

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from saeguard.rules.conditions import Bools
+from saeguard.rules.engine import kernels
 from saeguard.rules.engine.aggregates import Indices, Numbers
 from saeguard.rules.engine.averages import Averages
 from saeguard.rules.engine.blocks import Block
 from saeguard.rules.engine.bounds import bound_of
 from saeguard.rules.engine.columns import Columns
-from saeguard.rules.engine.evidence import Evidence
 from saeguard.rules.engine.thresholds import Test, as_test
-from saeguard.rules.engine.windowed import Windowed, batch_of
+from saeguard.rules.engine.windowed import batch_of
 from saeguard.rules.matches import Reading
 from saeguard.rules.model import Signal
 
@@ -52,7 +52,7 @@ class Signals:
         self._tests = (*bounded, *averaged, *free)
         self._row_of = {test: row for row, test in enumerate(self._tests)}
         self._averaged = slice(len(bounded), len(bounded) + len(averaged))
-        self._free = slice(self._averaged.stop, None)
+        self._free = slice(self._averaged.stop, len(self._tests))
         self.bounded = frozenset(range(len(bounded) + len(averaged)))
         """Tests that are not possible everywhere."""
         self.exact = frozenset(
@@ -65,8 +65,8 @@ class Signals:
         self._any_wraps = any(test.wraps for test in self._tests)
         aggregates = [test.aggregate for test in self._tests]
         self._column_of = np.array([self.columns.of(each) for each in aggregates], np.int64)
-        self._windowed = Windowed(aggregates, self._column_of, len(self.columns))
-        self._evidence = Evidence(
+        self._windowed = kernels.in_use.windowed(aggregates, self._column_of, len(self.columns))
+        self._evidence = kernels.in_use.evidence(
             [(test, bound) for test in bounded if (bound := bounds[test])],
             self._column_of[: len(bounded)],
             len(self.columns),
@@ -79,7 +79,11 @@ class Signals:
         self._average_of[self._averaged] = [aggregates.index(test.aggregate) for test in tests]
         lows = [[t.low for t in tests if t.aggregate == each] for each in aggregates]
         self._lowest = np.array([min(each) for each in lows])
-        return Averages([self.columns.of(a) for a in aggregates], [a.tokens for a in aggregates])
+        columns, half_lives = (
+            [self.columns.of(a) for a in aggregates],
+            [a.tokens for a in aggregates],
+        )
+        return kernels.in_use.averages(columns, half_lives, len(self.columns))
 
     def row_of(self, signal: Signal) -> int:
         """Its test."""
@@ -104,34 +108,26 @@ class Signals:
         block = block.with_scores(self.columns.extend(block.scores))
         has_holes = bool(np.isnan(block.scores.min(initial=0)))
         averages = self._averages.observe(block, has_holes)
-        possible = self._evidence.possible(block, has_holes)
-        rows, holds = self._table(averages, *possible, everywhere)
+        rows, holds = self._table(block, averages, has_holes, everywhere)
         if block.is_one_each:
             self._windowed.history.remember(block)
         return View(block, averages, rows, holds, has_holes)
 
     def _table(
-        self, averages: Numbers, tests: Indices, rows: Indices, everywhere: bool
+        self, block: Block, averages: Numbers, has_holes: bool, everywhere: bool
     ) -> tuple[Indices, Bools]:
-        """`rows` and `holds` of a view, from the pairs of a bounded test and a row."""
-        num_rows = averages.shape[1]
-        is_chosen = np.full(num_rows, everywhere)
-        is_chosen[rows] = True
+        """`rows` and `holds` of a view."""
+        is_chosen = np.full(block.num_rows, everywhere)
         above = averages >= self._lowest[:, None]
         any_above = above.any()
         if any_above:
             is_chosen[above.nonzero()[1]] = True
-        chosen = is_chosen.nonzero()[0]
-        place = np.empty(num_rows, np.int64)
-        place[chosen] = np.arange(len(chosen))
-        holds = np.zeros((len(self._tests) + 1, len(chosen)), np.bool_)
-        holds[tests, place[rows]] = True
+        rows, holds = self._evidence.table(block, has_holes, is_chosen, len(self._tests) + 1)
         holds[self._free] = True
-        holds[-1] = False
         if any_above:
-            values = averages[self._average_of[self._averaged, None], chosen]
+            values = averages[self._average_of[self._averaged, None], rows]
             holds[self._averaged] = self._hold(self._averaged, values.T).T
-        return chosen, holds
+        return rows, holds
 
     def remember(self, view: View) -> None:
         """Keep the end of a block for the windows of the next, when it has been dealt with.

@@ -3,33 +3,35 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.engine.aggregates import FORMULAS, Parameters, Windows
-from saeguard.rules.engine.averages import Averages
+from saeguard.rules.engine import kernels
 from saeguard.rules.engine.blocks import Block
 from saeguard.rules.model import Aggregate
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def block_of(scores):
+    """A stream of one feature in one block."""
+    zero = np.array([0])
+    stream = np.array(scores, np.float32)[:, None]
+    return Block.of(zero, zero, zero, np.array([len(scores)]), stream, np.arange(len(scores)))
 
 
 def compute(aggregate, scores):
     """One aggregate over the first one, two, ... scores of a stream."""
-    values = []
-    for end in range(1, len(scores) + 1):
-        window = np.array([scores[:end][-aggregate.tokens :][::-1]], np.float32)
-        lengths, only = np.array([window.shape[1]]), np.array([0])
-        with np.errstate(all="ignore"):
-            windows = Windows.of(window, lengths, Parameters([aggregate]), only)
-            values += FORMULAS[aggregate.kind](windows, slice(0, 1)).tolist()
-    return values
+    windowed = kernels.in_use.windowed([aggregate], np.array([0]), 1)
+    windowed.history.grow(1)
+    block, rows = block_of(scores), np.arange(len(scores))
+    with np.errstate(all="ignore"):
+        return windowed.values(block, np.zeros_like(rows), rows).tolist()
 
 
 def averages(half_life, scores):
     """The average at every token of one block."""
-    bank = Averages([0], [half_life])
+    bank = kernels.in_use.averages([0], [half_life], 1)
     bank.grow(1)
     bank.reset(np.array([0]))
-    stream, zero = np.array(scores, np.float32)[:, None], np.array([0])
-    positions = np.arange(len(scores))
-    block = Block.of(zero, zero, zero, np.array([len(scores)]), stream, positions)
-    return bank.observe(block, bool(np.isnan(stream).any()))[0].tolist()
+    return bank.observe(block_of(scores), bool(np.isnan(scores).any()))[0].tolist()
 
 
 @pytest.mark.parametrize("over", [0.1, 0.3, 1e-300, -1e-300])

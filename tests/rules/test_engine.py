@@ -6,6 +6,7 @@ import pytest
 from saeguard.rules import Engine, Phase, RequestContext, load_rules, render_message
 from tests.rules.samples import ORGANISM, one_rule
 
+pytestmark = pytest.mark.usefixtures("kernels")
 NAN = float("nan")
 
 
@@ -194,6 +195,12 @@ def test_rows_that_do_not_add_up_are_refused(start, row_starts):
     phases = np.full(2, Phase.ANSWER, np.uint8)
     with pytest.raises(ValueError, match="row"):
         start().observe(["r"], row_starts, np.zeros((2, 2), np.float32), np.arange(2), phases)
+
+
+def test_scores_of_another_width_are_refused(start):
+    phases = np.full(2, Phase.ANSWER, np.uint8)
+    with pytest.raises(ValueError, match="2 columns"):
+        start().observe(["r"], [0, 2], np.zeros((2, 1), np.float32), np.arange(2), phases)
 
 
 def test_calls_without_rows_are_fine(start):

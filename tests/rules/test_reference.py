@@ -13,6 +13,7 @@ from saeguard.rules import Engine, Match, RuleSet
 from tests.rules import generate, reference
 from tests.rules.generate import FEATURES, Request
 
+pytestmark = pytest.mark.usefixtures("kernels")
 always_the_same = settings(
     max_examples=150,
     derandomize=True,

@@ -21,6 +21,8 @@ from tests.rules.generate import (
 )
 from tests.rules.test_reference import plain, shown
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 
 def play(engine: Engine, scores, phases, ends) -> list:
     """All matches of one request, whose stream is cut at these ends."""
