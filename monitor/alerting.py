@@ -44,11 +44,12 @@ class AlertMaker:
             id=new_alert_id(),
             time_ns=time.time_ns(),
             request_id=request.start.external_id,
-            req_id=request.start.req_id,
+            req_id=request.id,
             model=context.model,
             lora=context.lora,
             tenant=context.tenant,
             client=context.client,
+            policy=request.start.policy,
             rule_id=rule.id,
             rule_name=rule.name,
             rule_title=rule.title,
@@ -126,8 +127,12 @@ class AlertMaker:
 
 
 def is_worth_recording(request: LiveRequest) -> bool:
-    """Only what somebody will want to look at: matches, whatever became of them, and holes."""
-    return bool(request.decisions or request.uncovered) or not request.coverage().complete
+    """Only what somebody will want to look at: matches, whatever became of them, holes, and what
+    clients tried to get out of.
+    """
+    if request.decisions or request.uncovered or request.opt_outs:
+        return True
+    return not request.coverage().complete
 
 
 def _action_outcome(rule: Rule, request: LiveRequest) -> str:

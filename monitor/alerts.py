@@ -136,6 +136,8 @@ class Alert(msgspec.Struct, frozen=True):
     """Of the request so far."""
     kind: AlertKind = "match"
     client: str | None = None
+    policy: str | None = None
+    """What the client, or a proxy before us, says that the request is under."""
     action: str = "alert"
     """What the rule asks for."""
     action_outcome: str = ""
@@ -157,6 +159,8 @@ class RuleCounts(msgspec.Struct, frozen=True):
     """By the name of the exception."""
     building_block: int = 0
     """Of a rule with `emit: false`."""
+    opted_out: int = 0
+    """The client had opted out of the rule."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -186,6 +190,10 @@ class RequestRecord(msgspec.Struct, frozen=True):
     phases: bytes
     """uint8 [tokens], indices into `PHASES`."""
     client: str | None = None
+    policy: str | None = None
+    opt_outs: dict[str, str] = {}
+    """Name that the client gave to opt out of a rule -> `granted`, `mandatory`, `not_allowed` or
+    `unknown`."""
     uncovered: list[str] = []
     """Rules whose `min_coverage` was missed: their silence means nothing here."""
     stop_outcome: str = ""

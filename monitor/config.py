@@ -95,6 +95,8 @@ class Config(_Strict):
     """Take up changes of rules and watchlist while the monitor runs."""
     fail: Literal["open", "closed"] = "open"
     """When monitoring is impossible: serve unwatched, loudly, or do not serve."""
+    allow_opt_out: bool = False
+    """Whether clients may opt out of rules that are not `mandatory`."""
     store: Path = Path("saeguard-alerts.sqlite")
     capture_text: Annotated[Literal["off", "window"], BeforeValidator(_yaml_off)] = "off"
     """`window`: keep the text of the recorded tokens of requests that raise an alert."""

@@ -54,6 +54,7 @@ class DecisionCounts:
                 limited=counts["limited"],
                 suppressed=dict(suppressed[name]),
                 building_block=counts["building_block"],
+                opted_out=counts["opted_out"],
             )
             for name, counts in sorted(outcomes.items())
         }

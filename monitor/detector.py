@@ -25,6 +25,7 @@ from saeguard.monitor.messages import (
     RequestStart,
 )
 from saeguard.monitor.new_rows import only_new
+from saeguard.monitor.opt_outs import OptOuts
 from saeguard.monitor.phases import PhaseTracker, Starts, phases_of
 from saeguard.monitor.prefixes import Prefixes
 from saeguard.monitor.requests import LiveRequest
@@ -96,13 +97,15 @@ class Detector:
         """Rows that came while the rule engine's table was full."""
         return self._num_unevaluated + self._engine.num_ignored_tokens
 
-    def start(self, message: RequestStart, texts: TokenTexts) -> list[Detection]:
+    def start(
+        self, message: RequestStart, texts: TokenTexts, opt_outs: OptOuts | None = None
+    ) -> list[Detection]:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
             return []
         tracker = PhaseTracker(message.prompt_token_ids, texts.phases)
         prefix = self._prefixes.of(message)
-        request = LiveRequest(message, texts, self._table, tracker, prefix)
+        request = LiveRequest(message, texts, self._table, tracker, prefix, opt_outs or {})
         self._requests[message.req_id] = request
         detections: list[Detection] = []
         for frame, rows, fault in self._early.take(message.req_id):

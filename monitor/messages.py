@@ -36,8 +36,11 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     lora: str | None = None
     trace_headers: dict[str, str] | None = None
     tenant: str | None = None
-    """From the request's `vllm_xargs`, as `client` is."""
+    """From the request's `vllm_xargs`, as `client`, `policy` and `opt_out` are."""
     client: str | None = None
+    policy: str | None = None
+    opt_out: str = ""
+    """Names of rules that the client asks to be left alone by, as it has written them."""
     num_cached: int = 0
     """How many of its first positions come from the prefix cache: their rows are not computed."""
     block_size: int = 0
@@ -150,7 +153,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
     req_id: str
     rule: str
-    """Its name, for the client."""
+    """Its name, for the client, like all that follows."""
+    severity: str
     alert_id: str
 
 

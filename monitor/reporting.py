@@ -10,6 +10,8 @@ from saeguard.monitor.alerting import is_worth_recording
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.logging import log_alert, logger
+from saeguard.monitor.messages import RequestStart
+from saeguard.monitor.opt_outs import OUTCOMES, OptOuts
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
@@ -25,6 +27,7 @@ _METRICS: dict[Outcome, str] = {
     "alert": "alerts",
     "limited": "limited",
     "suppressed": "suppressed",
+    "opted_out": "opted_out",
     "building_block": "building_blocks",
 }
 
@@ -35,7 +38,8 @@ class Reporter:
     """Writes to the store, the log and the totals. Totals are named as in `store.py`."""
 
     def __init__(self, store: Store) -> None:
-        began = ("rules/reload/ok", "rules/reload/refused", "requests/unattended")
+        began = ["rules/reload/ok", "rules/reload/refused", "requests/unattended"]
+        began += [f"opt_outs/{outcome}" for outcome in OUTCOMES]
         self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
         self._store = store
@@ -51,10 +55,17 @@ class Reporter:
                 self.totals.setdefault(_key("suppressed", rule, exception.name), 0)
             if rule.min_coverage:
                 self.totals.setdefault(_key("uncovered", rule), 0)
+            if rule.allows_opt_out:
+                self.totals.setdefault(_key("opted_out", rule), 0)
             for outcome in ("requested", "stopped", "too_late") if rule.action == "stop" else ():
                 self.totals.setdefault(_key("stops", rule, outcome), 0)
         for rule, exception in expired_exceptions(book.ruleset, time.time_ns()):
             log.warning("exception_expired", rule=rule.name, exception=exception.name)
+
+    def opted_out(self, start: RequestStart, opt_outs: OptOuts) -> None:
+        """Count what a client asks to be left alone by, whatever comes of it."""
+        self.count(Counter(f"opt_outs/{outcome}" for outcome in opt_outs.values()))
+        log.warning("opt_out", request_id=start.external_id, tenant=start.tenant, rules=opt_outs)
 
     def decided(self, decision: Decision, detection: Detection, book: Rulebook) -> Alert | None:
         """Enter what became of a match, and raise the alert if it is one."""

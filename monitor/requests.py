@@ -20,11 +20,13 @@ from saeguard.monitor.messages import (
     RequestEnd,
     RequestStart,
 )
+from saeguard.monitor.opt_outs import OptOuts
 from saeguard.monitor.phases import PhaseTracker
 from saeguard.monitor.prefixes import Prefix, keep_next
 from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
 from saeguard.rules import RequestContext, Rule
+from saeguard.rules.scope import shortened
 
 StopOutcome = Literal["stopped", "too_late"]
 
@@ -49,6 +51,7 @@ class LiveRequest:
     table: RowTable
     phases: PhaseTracker
     prefix: Prefix
+    opt_outs: OptOuts = field(default_factory=dict)
     slot: int = -1
     """In `table`, from its first row on."""
     next_position: int = 0
@@ -72,6 +75,11 @@ class LiveRequest:
     missing_reason: str = "dropped_frame"
     """Why rows that never came are missing."""
     deadline_s: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The engine's, as alerts and records have it."""
+        return shortened(self.start.req_id)
 
     @property
     def context(self) -> RequestContext:
@@ -230,7 +238,7 @@ class LiveRequest:
         rows, phases = self.table.get(self.slot)
         token_ids = rows.token_ids.tolist() if self.texts.captured else None
         return RequestRecord(
-            req_id=self.start.req_id,
+            req_id=self.id,
             request_id=self.start.external_id,
             model=self.start.model,
             lora=self.start.lora,
@@ -249,6 +257,8 @@ class LiveRequest:
             scores=rows.scores.tobytes(),
             phases=phases.tobytes(),
             client=self.start.client,
+            policy=self.start.policy,
+            opt_outs=dict(self.opt_outs),
             uncovered=self.uncovered,
             stop_outcome=self.stop_outcome or "",
         )

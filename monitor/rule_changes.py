@@ -58,6 +58,7 @@ def _manner(rule: Rule) -> dict[str, str]:
         "severity": rule.severity,
         "action": rule.action,
         "emit": str(rule.emit).lower(),
+        "mandatory": str(rule.mandatory).lower(),
         "title": rule.title,
         "message": rule.message.text,
         "min_coverage": f"{rule.min_coverage:.6g}",

@@ -11,6 +11,7 @@ from saeguard.monitor.alerting import AlertMaker
 from saeguard.monitor.config import Config, read_rules
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.opt_outs import granted
 from saeguard.monitor.watchlist import WatchedFeature, Watchlist
 from saeguard.monitor.watchlist import load as load_watchlist
 from saeguard.rules import Engine, Feature, RuleSet, SaeFeature
@@ -49,8 +50,11 @@ class Rulebook:
     def decide(self, detections: Iterable[Detection]) -> Iterator[tuple[Decision, Detection]]:
         """What becomes of each match, and of what it completes across requests."""
         for detection in detections:
-            context, time_ns = detection.request.context, detection.frame.time_ns
-            for decision in self.decider.decide(detection.match, context, time_ns):
+            request, time_ns = detection.request, detection.frame.time_ns
+            opted_out = granted(request.opt_outs)
+            for decision in self.decider.decide(
+                detection.match, request.context, time_ns, opted_out
+            ):
                 yield decision, detection
 
     @property

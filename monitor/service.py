@@ -32,6 +32,7 @@ from saeguard.monitor.messages import (
     TapStatus,
     decode,
 )
+from saeguard.monitor.opt_outs import opt_outs
 from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
@@ -82,6 +83,7 @@ class Service:
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
         self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore
+        self._allows_opt_out = config.allow_opt_out
         self._began_ns = time.time_ns()
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
@@ -206,8 +208,7 @@ class Service:
                 self._num_unsent = message.num_dropped
                 if message.time_ns < self._began_ns:
                     self._reporter.count({"requests/unattended": 1})
-                texts = self._texts(message.tokenizer_file)
-                self._decide(self._detector.start(message, texts))
+                self._start(message)
             case PrefixUpdate():
                 self._detector.update_prefixes(message)
             case RequestEnd():
@@ -219,6 +220,13 @@ class Service:
             case SwapStatus():
                 self._reloader.hear(message)
         return []
+
+    def _start(self, message: RequestStart) -> None:
+        wanted = opt_outs(message.opt_out, self._book.ruleset, self._allows_opt_out)
+        if wanted:
+            self._reporter.opted_out(message, wanted)
+        texts = self._texts(message.tokenizer_file)
+        self._decide(self._detector.start(message, texts, wanted))
 
     def _hear(self, status: TapStatus) -> None:
         """A worker has started, or cannot be relied on."""
@@ -235,7 +243,7 @@ class Service:
         for decision, detection in self._book.decide(detections):
             alert = self._reporter.decided(decision, detection, self._book)
             if alert is not None and alert.action_outcome == "requested":
-                self._stops.ask(alert, time.monotonic())
+                self._stops.ask(detection.request.start.req_id, alert, time.monotonic())
 
     def _finish_requests(self, now_s: float) -> None:
         for request in self._detector.finished(now_s):

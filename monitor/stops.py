@@ -29,11 +29,15 @@ class Stops:
         self._send = send
         self._asked: dict[str, _Asked] = {}  # by req_id
 
-    def ask(self, alert: Alert, now_s: float) -> None:
-        """End the alert's request. Where several rules want that, it ends by the first."""
-        if alert.req_id not in self._asked:
-            message = Stop(alert.req_id, alert.rule_name, alert.id)
-            self._asked[alert.req_id] = _Asked(message, now_s + _REPEAT_S)
+    def ask(self, req_id: str, alert: Alert, now_s: float) -> None:
+        """End a request because of an alert. Where several rules want that, it ends by the first.
+
+        Args:
+            req_id: as the engine has it, however long.
+        """
+        if req_id not in self._asked:
+            message = Stop(req_id, alert.rule_name, alert.severity, alert.id)
+            self._asked[req_id] = _Asked(message, now_s + _REPEAT_S)
             self._send(message)
 
     def ended(self, req_id: str) -> None:

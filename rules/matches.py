@@ -71,7 +71,7 @@ class CorrelationMatch:
     """The newest of those that made it true, oldest first; at most 32."""
 
 
-Outcome = Literal["alert", "limited", "suppressed", "building_block"]
+Outcome = Literal["alert", "limited", "suppressed", "opted_out", "building_block"]
 
 
 @dataclass(frozen=True, slots=True)

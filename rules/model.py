@@ -217,6 +217,8 @@ class Rule:
     emit: bool = True
     """False: a building block, which raises no alert itself."""
     action: Action = "alert"
+    mandatory: bool = False
+    """True: no client can opt out of it."""
     min_coverage: float = 0.0
     """Part of a request's tokens that must have been seen for silence to mean anything."""
     tags: tuple[str, ...] = ()
@@ -243,6 +245,13 @@ class Rule:
             case Correlation():
                 return frozenset()
         return self.scope.phases
+
+    @property
+    def allows_opt_out(self) -> bool:
+        """Whether clients may ask to be left alone by it. What happens across requests is no one
+        client's to turn off.
+        """
+        return not self.mandatory and not isinstance(self.detection, Correlation)
 
     @property
     def max_per_request(self) -> int | None:

@@ -7,6 +7,18 @@ from fnmatch import fnmatchcase
 
 from saeguard.rules.phases import Phase
 
+_MAX_NAME = 200
+_NUM_LAST = 20
+
+
+def shortened(name: str, max_length: int = _MAX_NAME) -> str:
+    """What clients call things may be of any length, and is kept with each alert. Of what is too
+    long the end is kept, too: there vLLM makes ids differ. No glob is for a name that was cut.
+    """
+    if len(name) <= max_length:
+        return name
+    return f"{name[: max_length - _NUM_LAST - 1]}…{name[-_NUM_LAST:]}"
+
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:

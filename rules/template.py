@@ -131,7 +131,8 @@ def _placeholder(inside: str, offset: int, allowed: _Allowed) -> Placeholder | M
     parts = _INSIDE.fullmatch(inside)
     path = _path(parts["name"]) if parts else ()
     if parts is None or (sample := allowed.sample(path)) is None:
-        return Mistake(f"unknown placeholder {{{inside}}}; the placeholders are {allowed}", offset)
+        shown = " ".join(inside.split())
+        return Mistake(f"unknown placeholder {{{shown}}}; the placeholders are {allowed}", offset)
     placeholder = Placeholder(path, parts["spec"] or "", bool(parts["repr"]), offset)
     try:
         if not _SPEC.fullmatch(placeholder.spec):

@@ -83,6 +83,7 @@ def _request(alert: Alert) -> dict[str, Value | None]:
         "saeguard.lora": alert.lora,
         "saeguard.tenant": alert.tenant,
         "saeguard.client": alert.client,
+        "saeguard.policy": alert.policy,
     }
 
 

@@ -20,6 +20,8 @@ COUNTERS = {
     "alerts": ("rule", "severity"),
     "limited": ("rule", "severity"),
     "suppressed": ("rule", "severity", "exception"),
+    "opted_out": ("rule", "severity"),
+    "opt_outs": ("outcome",),
     "building_blocks": ("rule", "severity"),
     "uncovered": ("rule", "severity"),
     "stops": ("rule", "severity", "outcome"),

@@ -20,8 +20,10 @@ from saeguard.monitor.messages import (
     RequestEnd,
     RequestStart,
 )
+from saeguard.rules.scope import shortened
 
 _NEVER = 1 << 62
+_MAX_OPT_OUT = 2_000
 _SAMPLE = re.compile(r"^\d+_")
 
 
@@ -136,7 +138,7 @@ class RequestReporter:
         )
 
     def _start(self, request: Any, num_cached: int, num_scheduled: int) -> None:
-        extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+        said = _Said.by(request)
         running = _Running(
             request, self._block_size, num_cached, num_scheduled,
             furthest=num_cached, offset=num_cached,
@@ -153,8 +155,10 @@ class RequestReporter:
                 time_ns=time.time_ns(),
                 lora=request.lora_request.lora_name if request.lora_request else None,
                 trace_headers=dict(request.trace_headers) if request.trace_headers else None,
-                tenant=_text(extra.get("tenant")),
-                client=_text(extra.get("client")),
+                tenant=said.tenant,
+                client=said.client,
+                policy=said.policy,
+                opt_out=said.opt_out,
                 num_cached=num_cached,
                 block_size=self._block_size,
                 block_hashes=blocks.hashes if blocks else [],
@@ -187,8 +191,33 @@ def _end_reason(request: Any) -> str:
     return str(request.status.name.removeprefix("FINISHED_").lower())
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a client says in `vllm_xargs`: numbers, texts or lists, and from scripts anything."""
+
+    tenant: str | None
+    client: str | None
+    policy: str | None
+    opt_out: str
+
+    @classmethod
+    def by(cls, request: Any) -> _Said:
+        extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+        tenant, client, policy = (
+            None if extra.get(key) is None else shortened(_text(extra[key]))
+            for key in ("tenant", "client", "policy")
+        )
+        opt_out = extra.get("saeguard_opt_out") or ()
+        names = opt_out if isinstance(opt_out, list | tuple) else [opt_out]
+        return cls(tenant, client, policy, shortened(",".join(map(_text, names)), _MAX_OPT_OUT))
+
+
+def _text(value: Any) -> str:
+    """Whatever it is, it must not cost the request its announcement."""
+    try:
+        return str(value).encode(errors="replace").decode()
+    except Exception:
+        return "?"
 
 
 def _external_id(req_id: str) -> str:
@@ -198,4 +227,4 @@ def _external_id(req_id: str) -> str:
     if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") != "1":
         head, dash, tail = req_id.rpartition("-")
         req_id = head if dash and len(tail) == 8 else req_id
-    return _SAMPLE.sub("", req_id)
+    return shortened(_SAMPLE.sub("", req_id))

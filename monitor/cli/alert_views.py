@@ -66,6 +66,8 @@ def header(alert: Alert, record: RequestRecord | None) -> Group:
         "lora": safe(alert.lora or ""),
         "tenant": safe(alert.tenant or ""),
         "client": safe(alert.client or ""),
+        "policy": safe(alert.policy or ""),
+        "opted out": _opt_outs(record),
         "rule set": safe(
             f"{alert.ruleset_name} {alert.ruleset_version}  {alert.ruleset_sha256[:12]}"
         ),
@@ -115,6 +117,23 @@ def coverage(alert: Alert, record: RequestRecord | None) -> Group:
     return _section("What was seen of the request", table)
 
 
+def outcomes(record: RequestRecord) -> Group:
+    """What became of every match in a request, alerts or not."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("rule", "matches", "alerts", "limited", "suppressed", "opted out"):
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    for rule, counts in record.counts.items():
+        numbers = (
+            counts.matches,
+            counts.emitted,
+            counts.limited,
+            sum(counts.suppressed.values()),
+            counts.opted_out,
+        )
+        table.add_row(safe(rule), *map(str, numbers))
+    return _section("What matched in the request", table)
+
+
 def _section(title: str, body: Table) -> Group:
     return Group(Text(title, style="bold"), Padding(body, (0, 0, 1, 2), expand=False))
 
@@ -139,6 +158,12 @@ def _action(alert: Alert, record: RequestRecord | None) -> Text:
         return Text()
     outcomes = [alert.action_outcome, record.stop_outcome if record else ""]
     return safe(f"{alert.action}: {', then '.join(filter(None, outcomes))}")
+
+
+def _opt_outs(record: RequestRecord | None) -> Text:
+    """Rules that the client wanted to be left alone by, and what came of it."""
+    wanted = record.opt_outs if record else {}
+    return safe(", ".join(f"{name} ({outcome})" for name, outcome in wanted.items()))
 
 
 def _where(alert: Alert) -> Text:

@@ -70,7 +70,10 @@ def show(
         parts.append(views.correlation(alert.correlation))
     if alert.kind != "health":
         tokens = _tokens(alert, record, feature, context)
-        parts += [views.signals(alert), views.coverage(alert, record), tokens]
+        parts += [views.signals(alert), views.coverage(alert, record)]
+        if record is not None and record.counts:
+            parts.append(views.outcomes(record))
+        parts.append(tokens)
     _console().print(*parts)
     return None
 

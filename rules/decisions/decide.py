@@ -1,15 +1,16 @@
 """What becomes of a match: an alert, or the reason why it is none.
 
-In this order: an exception of its rule *suppresses* it; over the rule's limit it is *limited*; a
-rule with `emit: false` is a *building block*; else it is an *alert*. A match feeds correlations
-unless it is suppressed or over its rule's limit per request: other limits hold back alerts, not
-state. What a correlation finds is decided in the same way, and may feed others.
+In this order: an exception of its rule *suppresses* it; where the client has opted out of the rule,
+it is *opted out*; over the rule's limit it is *limited*; a rule with `emit: false` is a *building
+block*; else it is an *alert*. A match feeds correlations unless it is suppressed or over its rule's
+limit per request: opting out and other limits hold back alerts, not state. What a correlation finds
+is decided in the same way, and may feed others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime
 from itertools import chain
 from typing import Any
@@ -19,7 +20,10 @@ from saeguard.rules.decisions.correlate import Correlator
 from saeguard.rules.decisions.limits import Limiter
 from saeguard.rules.matches import CorrelationMatch, Decision, Event, Match, Outcome
 from saeguard.rules.model import Correlation, Exemption, Rule, RuleSet
-from saeguard.rules.scope import RequestContext, matches_glob
+from saeguard.rules.scope import RequestContext, matches_glob, shortened
+
+EVERY_RULE = "*"
+"""Stands for all rules that a client can opt out of."""
 
 
 class Decider:
@@ -57,7 +61,13 @@ class Decider:
         """Groups and requests that were forgotten too early, to keep memory bounded."""
         return self._num_evicted_before + sum(groups.num_evicted for groups in self._groups())
 
-    def decide(self, match: Match, context: RequestContext, time_ns: int) -> list[Decision]:
+    def decide(
+        self,
+        match: Match,
+        context: RequestContext,
+        time_ns: int,
+        opted_out: Collection[str] = (),
+    ) -> list[Decision]:
         """Decide on a match of the engine.
 
         Args:
@@ -65,12 +75,13 @@ class Decider:
             context: of its request.
             time_ns: when it happened. For limits and correlations time never runs backwards: what
                 comes late counts as happening with the newest that was seen.
+            opted_out: names of the rules that its client has opted out of, or `EVERY_RULE`.
 
         Returns:
             What becomes of it, followed by what becomes of the correlations that it completes.
         """
         self._now_ns = max(self._now_ns, time_ns)
-        return list(self._decide(match, context, time_ns))
+        return list(self._decide(match, context, time_ns, opted_out))
 
     def finish(self, key: str) -> None:
         """Forget what limits remember of a request."""
@@ -96,22 +107,28 @@ class Decider:
         self._num_evicted_before = old.num_evicted - self.num_evicted
 
     def _decide(
-        self, match: Match | CorrelationMatch, context: RequestContext, time_ns: int
+        self,
+        match: Match | CorrelationMatch,
+        context: RequestContext,
+        time_ns: int,
+        opted_out: Collection[str],
     ) -> Iterator[Decision]:
         rule = match.rule
         if exception := _exception(rule, context, time_ns):
             self.exception_uses[rule.name, exception.name] += 1
             yield Decision(match, context, time_ns, "suppressed", exception.name)
             return
-        is_limited = self._is_limited(match)
-        outcome: Outcome = "alert" if rule.emit else "building_block"
-        yield Decision(match, context, time_ns, "limited" if is_limited else outcome)
-        if is_limited and rule.limit.per == "request":
+        is_opted_out = rule.allows_opt_out and (rule.name in opted_out or EVERY_RULE in opted_out)
+        is_per_request = rule.limit.per == "request"
+        # What raises no alert must not use up what others are to raise.
+        is_limited = (is_per_request or not is_opted_out) and self._is_limited(match)
+        yield Decision(match, context, time_ns, _outcome(rule, is_opted_out, is_limited))
+        if is_limited and is_per_request:
             return
-        event = Event(rule.name, _key(match), context, self._now_ns)
+        event = Event(rule.name, shortened(_key(match)), context, self._now_ns)
         for correlator in self._fed_by.get(rule.name, ()):
             if found := correlator.take(event):
-                yield from self._decide(found, context, time_ns)
+                yield from self._decide(found, context, time_ns, opted_out)
 
     def _is_limited(self, match: Match | CorrelationMatch) -> bool:
         limiter = self._limiters.get(match.rule.id)
@@ -142,6 +159,14 @@ def _exception(rule: Rule, context: RequestContext, time_ns: int) -> Exemption |
         if _fits(exception, context) and not _has_expired(exception, _utc_day(time_ns)):
             return exception
     return None
+
+
+def _outcome(rule: Rule, is_opted_out: bool, is_limited: bool) -> Outcome:
+    if is_opted_out:
+        return "opted_out"
+    if is_limited:
+        return "limited"
+    return "alert" if rule.emit else "building_block"
 
 
 def _fits(exception: Exemption, context: RequestContext) -> bool:

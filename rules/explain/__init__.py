@@ -98,6 +98,10 @@ def _mutes(rule: Rule, today: date) -> Iterator[Item]:
         yield Item(_exemption(exemption, today))
     if not rule.exceptions:
         yield Item("There are no exceptions.")
+    if rule.emit and not rule.allows_opt_out:
+        yield Item("No client can opt out of it.")
+    elif rule.emit:
+        yield Item("Clients can opt out of it where saeguard.yaml allows that.")
 
 
 def _limit(rule: Rule) -> str:

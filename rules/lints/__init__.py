@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
-from saeguard.rules.lints import evidence, names, order, truth, upkeep
+from saeguard.rules.lints import evasion, evidence, names, order, truth, upkeep
 from saeguard.rules.lints.finding import Finding, Level, Lint
 from saeguard.rules.lints.ignores import Ignores
 from saeguard.rules.model import RuleSet
@@ -34,9 +34,11 @@ LINTS = (
     Lint("expired-exception", upkeep.expired_exception),
     Lint("expiring-exception", upkeep.expiring_exception),
     Lint("blanket-exception", upkeep.blanket_exception),
+    Lint("claimed-exemption", evasion.claimed_exemption),
     Lint("silencing-overlay", upkeep.silencing_overlay),
     Lint("repeated-overlay", upkeep.repeated_overlay),
     Lint("permanent-exception", upkeep.permanent_exception, "note"),
+    Lint("optional-stop", evasion.optional_stop, "note"),
     Lint("no-falsepositives", upkeep.no_falsepositives, "note"),
     Lint("bare-message", upkeep.bare_message, "note"),
 )

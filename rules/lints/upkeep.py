@@ -74,13 +74,17 @@ def regex_glob(ruleset: RuleSet, today: date) -> Iterator[Remark]:
 
 
 def silencing_overlay(ruleset: RuleSet, today: date) -> Iterator[Remark]:
-    """An overlay that sets `emit: false`: the rule raises no alert any more, and its own file does
-    not show it. An exception says why, and until when."""
+    """An overlay that sets `emit: false`, so that the rule raises no alert any more, or takes
+    `mandatory: true` back; the rule's own file does not show it. An exception says why, and until
+    when."""
     for rule in ruleset.rules:
         for change in rule.changes:
             is_news = change.before is not False  # a building block raised none before
             if change.path == "emit" and not rule.emit and is_news:
                 message = f"this overlay takes the alerts of rule '{rule.name}' away"
+                yield Remark(change.location, message, rule.location)
+            if change.path == "mandatory" and change.before is True and not rule.mandatory:
+                message = f"this overlay lets clients opt out of rule '{rule.name}'"
                 yield Remark(change.location, message, rule.location)
 
 

@@ -98,6 +98,7 @@ class RuleBuilder:
             ),
             emit=entry.emit,
             action=entry.action,
+            mandatory=entry.mandatory,
             tags=tuple(entry.tags),
             falsepositives=tuple(entry.falsepositives),
             references=tuple(entry.references),

@@ -34,7 +34,7 @@ def reference_errors(documents: Sequence[Document], complete: bool) -> Iterator[
         yield from _wrong_signal_names(rule)
         yield from _wrong_message(rule, mentions)
         yield from _repeated_exceptions(rule)
-        yield from _wrong_emit(rule)
+        yield from _wrong_switches(rule)
     yield from _correlation_cycles(rules)
     if complete:
         yield from _unknown_features(documents, rules)
@@ -108,14 +108,17 @@ def _repeated_exceptions(rule: RawRule) -> Iterator[RuleError]:
             seen.add(name)
 
 
-def _wrong_emit(rule: RawRule) -> Iterator[RuleError]:
-    emit = rule.data.get("emit")
-    word = rule.document.written_at((*rule.path, "emit")) if isinstance(emit, bool) else ""
-    if word.lower() not in ("", "true", "false"):
-        yield rule.value_at("emit").error(f"emit: write {str(emit).lower()} instead of {word}")
-    if emit is False and rule.data.get("action") == "stop":
-        where = rule.value_at("action")
-        yield where.error("action: a rule with emit: false raises no alert, so it stops nothing")
+def _wrong_switches(rule: RawRule) -> Iterator[RuleError]:
+    for key in ("emit", "mandatory"):
+        value = rule.data.get(key)
+        word = rule.document.written_at((*rule.path, key)) if isinstance(value, bool) else ""
+        if word.lower() not in ("", "true", "false"):
+            yield rule.value_at(key).error(f"{key}: write {str(value).lower()} instead of {word}")
+    in_vain = "a rule with emit: false raises no alert, so"
+    if rule.data.get("emit") is False and rule.data.get("action") == "stop":
+        yield rule.value_at("action").error(f"action: {in_vain} it stops nothing")
+    if rule.data.get("emit") is False and rule.data.get("mandatory") is True:
+        yield rule.value_at("mandatory").error(f"mandatory: {in_vain} none can be opted out of")
 
 
 def _correlated(rule: RawRule) -> Iterator[tuple[int, str]]:

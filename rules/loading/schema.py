@@ -21,6 +21,7 @@ _MEANINGS = {
     "exceptions": "Requests that are let off, with a reason.",
     "expires": "The last day, in UTC, on which the exception applies.",
     "emit": "false: a building block, which raises no alert.",
+    "mandatory": "true: no client can opt out of the rule.",
     "min_coverage": "The least part of a request that must have been seen, such as 90%.",
     "condition": "Names of signals, joined by and, or, not, any of, all of, 2 of (a, b_*).",
     "unless": "Cancels what has begun.",

@@ -160,6 +160,7 @@ class BaseRuleEntry(Entry):
     exceptions: list[ExceptionEntry] = Field(default=[])
     emit: bool = True
     action: Action = "alert"
+    mandatory: bool = False
     message: Text = "{rule.title}"
     tags: list[RuleTag] = Field(default=[])
     falsepositives: Texts = Field(default=[])

@@ -9,7 +9,7 @@ import sys
 import pytest
 from records import make_alert, make_correlation, make_health_alert, make_request
 
-from saeguard.monitor.alerts import SignalReading
+from saeguard.monitor.alerts import RuleCounts, SignalReading
 from saeguard.monitor.cli import main
 from saeguard.monitor.store import Store
 
@@ -189,3 +189,16 @@ except SystemExit:
     assert all(name in before for name in ("check", "alerts", "serve", "demo"))
     heavy = {"numpy", "structlog", "saeguard.rules", "saeguard.integrations", "vllm", "torch"}
     assert not heavy & set(loaded.split())
+
+
+def test_what_a_client_opted_out_of_is_shown_with_what_it_held_back(saeguard, tmp_path):
+    alert = make_alert(policy="gold")
+    request = make_request(
+        opt_outs={"lying": "granted", "always\x1b": "unknown"},
+        counts={"lying": RuleCounts(matches=3, opted_out=3)},
+    )
+    keep(tmp_path / "saeguard-alerts.sqlite", alert, requests=[request])
+    _, out, _ = saeguard("alerts", "show", alert.id)
+    assert "lying (granted), always\\x1b (unknown)" in out
+    assert ["lying", "3", "0", "0", "0", "3"] in [line.split() for line in out.splitlines()]
+    assert ["policy", "gold"] in [line.split() for line in out.splitlines()]

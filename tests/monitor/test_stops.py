@@ -111,7 +111,7 @@ def test_the_rule_and_the_alert_are_named_and_the_outcome_is_recorded(monitor, t
     message = told.stop()
     wait_for(lambda: monitor.alerts(rule_name="lying"))
     (alert,) = monitor.alerts(rule_name="lying")
-    assert message == Stop("a-1", "lying", alert.id)
+    assert message == Stop("a-1", "lying", "high", alert.id)
     assert (alert.action, alert.action_outcome) == ("stop", "requested")
     monitor.engine.end("a-1", num_scheduled=3, reason="saeguard:lying")
     assert stop_outcome(monitor, "a-1") == "stopped"
@@ -164,8 +164,8 @@ def test_a_rule_across_requests_stops_the_one_that_completed_it(monitor, told):
 def test_two_rules_that_want_the_same_end_ask_once_and_asking_has_an_end():
     said: list[Control] = []
     stops = Stops(said.append)
-    stops.ask(make_alert(req_id="a-1", rule_name="first"), now_s=0.0)
-    stops.ask(make_alert(req_id="a-1", rule_name="second"), now_s=0.0)
+    stops.ask("a-1", make_alert(rule_name="first"), now_s=0.0)
+    stops.ask("a-1", make_alert(rule_name="second"), now_s=0.0)
     assert [message.rule for message in said] == ["first"]
     for second in range(1, 100):
         stops.poll(float(second))
@@ -174,5 +174,5 @@ def test_two_rules_that_want_the_same_end_ask_once_and_asking_has_an_end():
 
 
 def test_a_stop_survives_the_wire():
-    message = Stop("a-1", "lying", "0190")
+    message = Stop("a-1", "lying", "high", "0190")
     assert decode_control(encode_control(message)) == message

@@ -21,10 +21,10 @@ def outcomes(decisions):
     return [(decision.match.rule.name, decision.outcome) for decision in decisions]
 
 
-def decide(decider, rule, time_s=0.0, key="r", limited=False, **context):
+def decide(decider, rule, time_s=0.0, key="r", limited=False, opted_out=(), **context):
     """What becomes of a match and of what it completes: (rule, outcome) of each."""
-    match = make_match(rule, key, limited)
-    return outcomes(decider.decide(match, RequestContext(**context), round(time_s * 1e9)))
+    match, time_ns = make_match(rule, key, limited), round(time_s * 1e9)
+    return outcomes(decider.decide(match, RequestContext(**context), time_ns, opted_out))
 
 
 def noon(day: str) -> int:
@@ -53,6 +53,45 @@ def test_an_exception_comes_before_the_limit_and_the_limit_before_the_building_b
     assert decide(decider, rule, limited=True, tenant="red") == [("a", "suppressed")]
     assert decide(decider, rule, limited=True) == [("a", "limited")]
     assert decide(decider, rule) == [("a", "building_block")]
+
+
+def test_a_client_opts_out_of_the_rules_that_it_names_or_of_all():
+    rule, other = make_rule("a"), make_rule("b")
+    decider = Decider(make_ruleset(rule, other))
+    for names in (["a"], ["*"], ["a", "no_such_rule"]):
+        assert decide(decider, rule, opted_out=names) == [("a", "opted_out")]
+    assert decide(decider, other, opted_out=["a"]) == [("b", "alert")]
+
+
+def test_no_client_opts_out_of_a_mandatory_rule_or_of_one_across_requests():
+    rule = make_rule("a", mandatory=True)
+    across = count_of(rule)
+    decider = Decider(make_ruleset(rule, across))
+    for names in (["a", "c"], ["*"]):
+        expected = [("a", "alert"), ("c", "alert")]
+        assert decide(Decider(make_ruleset(rule, across)), rule, opted_out=names) == expected
+    assert decide(decider, rule) == [("a", "alert"), ("c", "alert")]
+
+
+def test_what_a_client_has_opted_out_of_still_feeds_rules_across_requests():
+    rule = make_rule("a")
+    across = count_of(rule, gte=2)
+    decider = Decider(make_ruleset(rule, across))
+    assert decide(decider, rule, key="r1", opted_out=["*"]) == [("a", "opted_out")]
+    assert decide(decider, rule, key="r2", opted_out=["*"]) == [("a", "opted_out"), ("c", "alert")]
+    over = decide(decider, rule, key="r2", limited=True, opted_out=["*"])
+    assert over == [("a", "opted_out")], "over the limit per request it feeds nothing, as ever"
+
+
+def test_opting_out_uses_up_no_alert_of_others_and_comes_after_exceptions():
+    exception = Exemption("e", "why", tenants=("red",))
+    rule = make_rule("a", limit=Limit("rule", 1, 3600), exceptions=(exception,))
+    decider = Decider(make_ruleset(rule))
+    for _ in range(3):
+        assert decide(decider, rule, opted_out=["a"]) == [("a", "opted_out")]
+    assert decide(decider, rule, tenant="red", opted_out=["a"]) == [("a", "suppressed")]
+    assert decide(decider, rule) == [("a", "alert")]
+    assert decide(decider, rule) == [("a", "limited")]
 
 
 @pytest.mark.parametrize(

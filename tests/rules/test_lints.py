@@ -70,6 +70,13 @@ GOOD = {
     "an exception for every tenant that has a name": {
         "exceptions": [exception(when={"tenant": ["*"], "model": ["*"]}, expires="2027-11-21")]
     },
+    "a mandatory stop that lets off models and has let off others": {
+        "action": "stop",
+        "mandatory": True,
+        "exceptions": [
+            exception(when={"model": ["test-*"]}, expires="2027-11-21"),
+        ],
+    },
     "globs with dots and dashes": {"scope": {"model": ["Qwen/Qwen2.*", "org/m-?b"]}},
     "a negative score of a probe": one_signal(
         feature="roleplay", agg="mean", window="8 tokens", lte=-1.0
@@ -233,6 +240,18 @@ BAD = {
     "a class of characters in a scope": (
         {"scope": {"model": ["Qwen[23]*"]}},
         "regex-glob: scope: 'Qwen[23]*' looks like a regular expression; globs know * and ?",
+    ),
+    "a mandatory rule that lets off who claims to be meant": (
+        {"mandatory": True, "exceptions": [exception(expires="2027-11-21")]},
+        "claimed-exemption: exception 'red_team' lets off whoever claims to be meant",
+    ),
+    "a mandatory rule for some who say who they are": (
+        {"mandatory": True, "scope": {"tenant": ["acme"]}},
+        "claimed-exemption: its scope leaves out whoever claims another tenant, or none",
+    ),
+    "a stop that clients can opt out of": (
+        {"action": "stop"},
+        "optional-stop: clients can opt out of rule 'strong_lie', which stops requests",
     ),
     "no false positives": (
         {"falsepositives": None},

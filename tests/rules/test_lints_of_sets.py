@@ -39,6 +39,18 @@ def test_overlays_that_silence_a_rule_or_set_a_key_again_are_named(tmp_path):
     }
 
 
+def test_an_overlay_that_lets_clients_opt_out_of_a_mandatory_rule_is_named(tmp_path):
+    path = tmp_path / "site.yaml"
+    overlays = [{"rule": "strong_lie", "set": {"mandatory": False}}]
+    head = {"version": 1, "ruleset": {"name": "site", "version": "1"}}
+    path.write_text(yaml.safe_dump(head | {"overlays": overlays}))
+    found = lint(*write(tmp_path, rule(mandatory=True)), path)
+    assert [(each.lint, each.message) for each in found] == [
+        ("silencing-overlay", "this overlay lets clients opt out of rule 'strong_lie'")
+    ]
+    assert not lint(*write(tmp_path, rule()), path), "nothing was taken away"
+
+
 def test_an_overlay_that_leaves_a_building_block_silent_is_not_spoken_of(tmp_path):
     path = tmp_path / "site.yaml"
     overlays = [{"rule": "block", "set": {"emit": False}}]

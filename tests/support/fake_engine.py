@@ -90,14 +90,14 @@ class FakeEngine:
 
 
 def start_message(req_id: str, prompt: list[int], **fields: object) -> RequestStart:
+    values = {"external_id": req_id.rpartition("-")[0] or req_id, **fields}
     return RequestStart(
         req_id=req_id,
-        external_id=req_id.rpartition("-")[0] or req_id,
         model="synthetic",
         tokenizer_file=None,
         prompt_token_ids=prompt,
         time_ns=time.time_ns(),
-        **fields,
+        **values,
     )
 
 

@@ -72,7 +72,7 @@ def drive_and_stop(llm: Any, control: str, asks: Sequence[Ask], find: Find) -> S
         for req_id in find(scheduler, step, answers):
             request = scheduler.requests.get(req_id)
             states.append(request.status.name if request else "UNKNOWN")
-            channel.send(Stop(req_id, "r", "an-alert"))
+            channel.send(Stop(req_id, "r", "high", "an-alert"))
             time.sleep(0.05)  # until it has arrived
 
     try:

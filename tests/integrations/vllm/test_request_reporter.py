@@ -96,6 +96,41 @@ def test_tenant_and_client_come_from_the_request_s_vllm_xargs(
     assert message.external_id == "chatcmpl-1"
 
 
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("wish", "read"),
+    [
+        ("lying", "lying"),
+        (["lying", "hiding"], "lying,hiding"),
+        (["lying", 3, 0.5], "lying,3,0.5"),
+        (True, "True"),
+        ({"lying": 1}, "{'lying': 1}"),
+        (None, ""),
+        ([Unprintable(), "\ud800"], "?,?"),
+    ],
+)
+def test_what_a_client_opts_out_of_is_read_whatever_it_may_be(scheduled: Scheduled, wish, read):
+    scheduled.add("a", [1, 2], extra_args={"saeguard_opt_out": wish, "policy": "gold"})
+    scheduled.step(a=(0, 2))
+    (message,) = scheduled.messages
+    assert (message.opt_out, message.policy) == (read, "gold")
+
+
+def test_what_a_client_says_at_length_is_kept_short(scheduled: Scheduled):
+    names = ("tenant", "client", "policy", "saeguard_opt_out")
+    req_id = "chatcmpl-" + "x" * 10_000 + "-abcdefgh"
+    scheduled.add(req_id, [1, 2], extra_args=dict.fromkeys(names, "lying" * 10_000))
+    scheduled.step(**{req_id: (0, 2)})
+    (message,) = scheduled.messages
+    assert {len(message.tenant), len(message.client), len(message.policy)} == {200}
+    assert (len(message.opt_out), len(message.external_id)) == (2000, 200)
+    assert message.req_id == req_id, "the engine's own is what a stop needs"
+
+
 @pytest.mark.parametrize("req_id", ["chatcmpl-1-abcdefgh", "0_chatcmpl-1-abcdefgh", "chatcmpl-1"])
 def test_each_of_n_samples_has_the_client_s_id(scheduled: Scheduled, req_id: str):
     scheduled.add(req_id, [1, 2])

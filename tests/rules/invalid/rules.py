@@ -93,6 +93,15 @@ RULES = {
         "stop\n    signals:\n      story",
         "action: a rule with emit: false raises no alert, so it stops nothing",
     ),
+    "mandatory in another word": by_name(
+        "mandatory: true", "mandatory: yes", "yes\n", "mandatory: write true instead of yes"
+    ),
+    "mandatory that nobody notices": by_name(
+        "    emit: false\n",
+        "    emit: false\n    mandatory: true\n",
+        "true\n    signals:\n      story",
+        "mandatory: a rule with emit: false raises no alert, so none can be opted out of",
+    ),
     "limit of a group without groups": Wrong(
         "{per: request, max: 2}",
         "{per: group, max: 2, every: 1h}",
