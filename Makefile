@@ -41,7 +41,7 @@ bench-overhead: setup ## Throughput with and without saeguard, interleaved
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 bench-rules: setup ## What the rule engine costs: tokens per second, rules, memory
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/rule_engine.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/rule_engine.py $(ARGS)
 
 organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism
@@ -52,7 +52,7 @@ lock: setup-test ## Write what is installed now as CI's lock
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build ./*.egg-info
 
-$(VENV)/.ready: pyproject.toml rules/engine/compiled.pyx
+$(VENV)/.ready: pyproject.toml rules/engine/compiled.pyx rules/engine/formulas.pxi
 	@echo "==> installing saeguard with $(VLLM) into $(VENV) (a few minutes the first time)"
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=<a Python 3.11>"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -8,10 +8,13 @@ to 64 tokens, conditions with `and`, `or`, `not`, `for`, `keep_firing_for`, and 
 of answer tokens: sparse ones like an SAE's features, which are what the engine is made for, and
 gaussian ones like probes', on which little can be skipped; `rule_loads.py` has both. Beside each
 figure stands how often a rule matched, for matches are paid for beyond the plain tokens.
+
+With `--numpy` the engine does without its compiled loops, and the results go to files of their own.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -28,6 +31,7 @@ import numpy as np
 from rule_loads import Scores, dense_scores, make_rules, sparse_scores
 
 from saeguard.rules import Engine, Phase, RequestContext, RuleSet
+from saeguard.rules.engine import kernels
 
 RESULTS = Path(__file__).with_name("results")
 WARM_UP_TOKENS = 128  # of each request: windows are full when the clock starts
@@ -196,21 +200,28 @@ def draw_growth(rates: Sequence[Rate]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--numpy", action="store_true", help="without the compiled loops")
+    if parser.parse_args().numpy:
+        kernels.in_use = kernels.NUMPY
+    print(f"kernels: {kernels.in_use.name}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         memory = measure_memory(folder)  # first, while nothing else has been freed
         rates, growth = measure_rates(folder), measure_growth(folder)
+    stem = "rules_numpy" if kernels.in_use is kernels.NUMPY else "rules"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "rules_growth.svg").write_text(draw_growth(growth))
+    (RESULTS / f"{stem}_growth.svg").write_text(draw_growth(growth))
     results = {
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "kernels": kernels.in_use.name,
         "load_average": os.getloadavg()[0],  # other work slows even CPU time: caches are shared
         "memory_mb_by_tokens": memory,
         "rates": [asdict(rate) for rate in rates],
         "growth": [asdict(rate) for rate in growth],
     }
-    (RESULTS / "rules.json").write_text(json.dumps(results, indent=2) + "\n")
+    (RESULTS / f"{stem}.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

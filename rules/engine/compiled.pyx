@@ -2,20 +2,21 @@
 # cython: cdivision=True
 """The loops that a call spends its time in, compiled: `kernels.py` says when they are used.
 
-Each class is one of NumPy's with its costliest method done token by token. The methods do what the
-NumPy ones say, the tests hold both to the same reference, and a sum can differ in its last digit.
+Each class is one that uses NumPy with its costliest methods done token by token. What these take
+and return is said there; only the last digit of a sum can differ.
 
-Nothing is checked where it is indexed. Slots, rows and widths are checked on the way in; columns
-and tests are those that a class was made with.
+Nothing is checked where it is indexed. Of a block its slots, rows and width are checked on the way
+in, and all else in it follows from those; so are indices of tests, rules and rows. Columns are
+those that a class was made with.
 """
 
 from libc.math cimport NAN, fmax, fmin
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
 
 import numpy as np
 
-from saeguard.rules.engine import averages, evidence, windowed
+from saeguard.rules.engine import averages, evidence, runs, windowed
 
 
 cdef int check_block(block, Py_ssize_t num_slots, Py_ssize_t num_columns) except -1:
@@ -70,7 +71,7 @@ class Averages(averages.Averages):
 cdef void mark(
     const float* scores, const float* lowest, uint8_t* marks, Py_ssize_t size
 ) noexcept nogil:
-    """1 for what is above the lowest level or NaN. Compilers vectorise it."""
+    """1 for what is above its column's lowest level, and for NaN. C compilers vectorise it."""
     cdef Py_ssize_t column
     for column in range(size):
         marks[column] = not scores[column] <= lowest[column]
@@ -94,31 +95,40 @@ cdef double weight_with(
     return <double> current[0] + previous[0]
 
 
+cdef struct Bound:  # as the records of `Evidence`
+    double level, cap, need
+    int64_t per, span, reach
+
+
 class Evidence(evidence.Evidence):
+    def __init__(self, *args):
+        super().__init__(*args)
+        fields = self._levels, self._caps, self._needs, self._per, self._spans, self._reach
+        self._bounds = np.array(list(zip(*fields)), "f8, f8, f8, i8, i8, i8")
+
     def table(self, block, has_holes, is_chosen, height):
         cdef const float[:, ::1] scores = block.scores
         cdef const int64_t[::1] slots = block.slots, starts = block.starts
         cdef const int64_t[::1] first = block.first, ages = block.ages
         cdef const int64_t[:, ::1] tests_of = self._tests_of
         cdef const float[::1] lowest = self._lowest
-        cdef const double[::1] levels = self._levels, caps = self._caps, needs = self._needs
-        cdef const int64_t[::1] per = self._per, spans = self._spans, reach = self._reach
+        cdef const Bound[::1] bounds = self._bounds
         cdef int32_t[:, ::1] until = self._until, bucket = self._bucket
         cdef float[:, ::1] current = self._current, previous = self._previous
         cdef int64_t[::1] any_until = self._any_until
-        cdef uint8_t[::1] chosen = is_chosen.view(np.uint8)
-        cdef uint8_t[::1] marks = np.empty(lowest.shape[0], np.uint8)
-        rows = np.empty(scores.shape[0], np.int64)
-        table = np.zeros((scores.shape[0], height), np.bool_)
+        cdef const uint8_t[::1] chosen = is_chosen.view(np.uint8)
+        rows = np.empty(block.num_rows, np.int64)
+        table = np.zeros((block.num_rows, height), np.bool_)
         cdef int64_t[::1] chosen_rows = rows
         cdef uint8_t[:, ::1] possible = table.view(np.uint8)
+        cdef uint8_t[::1] marks = np.empty(lowest.shape[0], np.uint8)
         cdef Py_ssize_t lane, row, column, i, num_columns = lowest.shape[0], num_chosen = 0
-        cdef int64_t slot, test, token
-        cdef bint is_possible
-        cdef float x
+        cdef int64_t slot, token, test
+        cdef const Bound* bound
         cdef double weight
+        cdef float x
         check_block(block, until.shape[0], num_columns)
-        assert height >= until.shape[1] and len(is_chosen) == block.num_rows
+        assert chosen.shape[0] == block.num_rows and height >= until.shape[1]
         with nogil:
             for lane in range(slots.shape[0]):
                 slot = slots[lane]
@@ -132,20 +142,21 @@ class Evidence(evidence.Evidence):
                             test = tests_of[column, i]
                             if test < 0:
                                 break
-                            if x > levels[test]:
+                            bound = &bounds[test]
+                            if x > bound.level:
                                 weight = weight_with(
-                                    fmin(x - levels[test], caps[test]),
-                                    token // spans[test],
+                                    fmin(x - bound.level, bound.cap),
+                                    token // bound.span,
                                     &bucket[slot, test],
                                     &current[slot, test],
                                     &previous[slot, test],
                                 )
-                                is_possible = weight >= needs[test] * min(ages[row] + 1, per[test])
-                            else:
-                                is_possible = x != x and per[test] > 1
-                            if is_possible:
-                                until[slot, test] = token + reach[test]
-                                any_until[slot] = max(any_until[slot], token + reach[test])
+                                if weight < bound.need * min(ages[row] + 1, bound.per):
+                                    continue
+                            elif x == x or bound.per == 1:
+                                continue  # else a mean lacks this score
+                            until[slot, test] = token + bound.reach
+                            any_until[slot] = max(any_until[slot], token + bound.reach)
                         column = next_marked(&marks[0], column + 1, num_columns)
                     if any_until[slot] >= token or chosen[row]:
                         chosen_rows[num_chosen] = row
@@ -155,85 +166,35 @@ class Evidence(evidence.Evidence):
         return rows[:num_chosen], np.ascontiguousarray(table[:num_chosen].T)
 
 
-cdef enum Kind:
-    AVERAGE, SUM, MEAN, COUNT, RANK, TOP_MEAN, NOISY_OR, ROLLING_MEAN
-
-
-KINDS = {
-    "ema": AVERAGE,
-    "value": SUM,
-    "sum": SUM,
-    "mean": MEAN,
-    "count": COUNT,
-    "max": RANK,
-    "min_evidence": RANK,
-    "topk_mean": TOP_MEAN,
-    "noisy_or": NOISY_OR,
-    "rolling_mean_max": ROLLING_MEAN,
-}
-
-
-cdef double total(const float* x, Py_ssize_t size) noexcept nogil:
-    cdef double total = 0
-    cdef Py_ssize_t i
-    for i in range(size):
-        total += x[i]
-    return total
-
-
-cdef double count(const float* x, Py_ssize_t size, double over) noexcept nogil:
-    cdef Py_ssize_t i, count = 0
-    for i in range(size):
-        count += x[i] > over
-    return count
-
-
-cdef void keep_largest(
-    const float* x, Py_ssize_t size, float* largest, Py_ssize_t k
-) noexcept nogil:
-    """The k largest of at least so many, in descending order."""
-    cdef Py_ssize_t i, place, num_kept = 0
-    for i in range(size):
-        if num_kept < k:
-            num_kept += 1
-        elif x[i] <= largest[k - 1]:
-            continue
-        place = num_kept - 1
-        while place > 0 and largest[place - 1] < x[i]:
-            largest[place] = largest[place - 1]
-            place -= 1
-        largest[place] = x[i]
-
-
-cdef double noisy_or(const float* x, Py_ssize_t size, double zero, double rise) noexcept nogil:
-    cdef double absent = 1
-    cdef Py_ssize_t i
-    for i in range(size):
-        absent *= 1 - fmin(fmax((x[i] - zero) / rise, 0), 1)
-    return 1 - absent
-
-
-cdef double rolling_mean_max(
-    const float* x, Py_ssize_t size, Py_ssize_t rolling, double* totals
-) noexcept nogil:
-    """Of scores with NaN among them; `totals` has room for 2 (size + 1)."""
-    cdef double* counts = totals + size + 1
-    cdef double largest = NAN
-    cdef Py_ssize_t begin, end
-    totals[0] = counts[0] = 0
-    for end in range(1, size + 1):
-        totals[end] = totals[end - 1] + (x[end - 1] if x[end - 1] == x[end - 1] else 0)
-        counts[end] = counts[end - 1] + (x[end - 1] == x[end - 1])
-        begin = end - rolling
-        if begin >= 0:
-            largest = fmax(largest, (totals[end] - totals[begin]) / (counts[end] - counts[begin]))
-    return largest
+include "formulas.pxi"
 
 
 class Windowed(windowed.Windowed):
     def __init__(self, aggregates, columns, num_columns):
         super().__init__(aggregates, columns, num_columns)
-        self._kinds = np.array([KINDS[each.kind] for each in aggregates], np.int64)
+        self._records = np.array(
+            [
+                (KINDS[a.kind], span, column, a.k, a.rolling, a.over, a.zero, a.one - a.zero)
+                for a, span, column in zip(aggregates, self.spans, columns)
+            ],
+            "i8, i8, i8, i8, i8, f8, f8, f8",
+        )
+
+    def remember(self, block):
+        cdef const float[:, ::1] scores = block.scores
+        cdef const int64_t[::1] slots = block.slots, starts = block.starts
+        cdef const int64_t[::1] tokens = block.tokens, positions = block.positions
+        cdef float[:, :, ::1] ring = self.history.scores
+        cdef int64_t[:, ::1] ring_positions = self.history.positions
+        cdef Py_ssize_t lane, row, place, length = ring.shape[1]
+        cdef size_t num_bytes = scores.shape[1] * sizeof(float)
+        check_block(block, ring.shape[0], ring.shape[2])
+        with nogil:
+            for lane in range(slots.shape[0]):
+                for row in range(max(starts[lane], starts[lane + 1] - length), starts[lane + 1]):
+                    place = tokens[row] & (length - 1)
+                    memcpy(&ring[slots[lane], place, 0], &scores[row, 0], num_bytes)
+                    ring_positions[slots[lane], place] = positions[row]
 
     def values(self, block, which, rows):
         cdef const float[:, ::1] scores = block.scores
@@ -241,54 +202,60 @@ class Windowed(windowed.Windowed):
         cdef const int64_t[::1] starts = block.starts, lanes = block.lanes, slot_of = block.slot_of
         cdef const int64_t[::1] tokens = block.tokens, ages = block.ages
         cdef const int64_t[::1] tests = which, at = rows
-        cdef const int64_t[::1] columns = self._columns, spans = self.spans, kinds = self._kinds
-        cdef const int64_t[::1] ks = self._parameters.k, rolling = self._parameters.rolling
-        cdef const double[::1] over = self._parameters.over
-        cdef const double[::1] zero = self._parameters.zero, rise = self._parameters.rise
+        cdef const Parameters[::1] parameters = self._records
         cdef float[::1] window = np.empty(self._longest, np.float32)
-        cdef float[::1] observed = np.empty(self._longest, np.float32)
-        cdef float[::1] largest = np.empty(self._longest, np.float32)
-        cdef double[::1] totals = np.empty(2 * (self._longest + 1))
+        cdef double[::1] scratch = np.empty(2 * (self._longest + 1))
         found = np.empty(tests.shape[0])
         cdef double[::1] values = found
-        cdef Py_ssize_t i, back, size, num_new, n, k, mask = ring.shape[1] - 1
-        cdef int64_t test, row, kind
-        cdef double value
+        cdef Py_ssize_t i, back, size, num_new, mask = ring.shape[1] - 1
+        cdef int64_t row
+        cdef const Parameters* of
         check_block(block, ring.shape[0], ring.shape[2])
-        check_indices(tests, kinds.shape[0])
+        check_indices(tests, parameters.shape[0])
         check_indices(at, scores.shape[0])
         with nogil:
             for i in range(tests.shape[0]):
-                test, row = tests[i], at[i]
-                kind, k = kinds[test], ks[test]
-                size = min(spans[test], ages[row] + 1)
+                row, of = at[i], &parameters[tests[i]]
+                size = min(of.span, ages[row] + 1)
                 num_new = min(size, row - starts[lanes[row]] + 1)
                 for back in range(num_new):
-                    window[back] = scores[row - back, columns[test]]
+                    window[back] = scores[row - back, of.column]
                 for back in range(num_new, size):
-                    window[back] = ring[slot_of[row], (tokens[row] - back) & mask, columns[test]]
-                n = 0
-                for back in range(size):
-                    if window[back] == window[back]:
-                        observed[n] = window[back]
-                        n += 1
-                value = NAN
-                if kind == ROLLING_MEAN:
-                    value = rolling_mean_max(&window[0], size, rolling[test], &totals[0])
-                elif n < k or kind == AVERAGE:
-                    value = NAN
-                elif kind == SUM:
-                    value = total(&observed[0], n)
-                elif kind == MEAN:
-                    value = total(&observed[0], n) / n
-                elif kind == COUNT:
-                    value = count(&observed[0], n, over[test])
-                elif kind == NOISY_OR:
-                    value = noisy_or(&observed[0], n, zero[test], rise[test])
-                else:
-                    keep_largest(&observed[0], n, &largest[0], k)
-                    value = largest[k - 1]
-                    if kind == TOP_MEAN:
-                        value = total(&largest[0], k) / k
-                values[i] = value
+                    window[back] = ring[slot_of[row], (tokens[row] - back) & mask, of.column]
+                values[i] = value_of(of, &window[0], size, &scratch[0])
         return found
+
+
+class Runs(runs.Runs):
+    def observe(self, slots, rules, numbers, positions):
+        cdef const int64_t[::1] slot_of = slots, rule_of = rules, number_of = numbers
+        cdef const int64_t[::1] position_of = positions
+        cdef const int64_t[::1] needed = self._for, keep = self._keep
+        cdef int32_t[:, ::1] last = self._last, length = self._length
+        cdef int64_t[:, ::1] began = self._began
+        cdef uint8_t[:, ::1] firing = self._firing.view(np.uint8)
+        begins, counts_from = np.empty_like(slots), np.empty_like(slots)
+        cdef int64_t[::1] out = begins, first = counts_from
+        cdef Py_ssize_t i, num_begins = 0
+        cdef int64_t slot, rule, num_false
+        check_indices(slot_of, last.shape[0])
+        check_indices(rule_of, last.shape[1])
+        with nogil:
+            for i in range(slot_of.shape[0]):
+                slot, rule = slot_of[i], rule_of[i]
+                num_false = number_of[i] - last[slot, rule] - 1
+                last[slot, rule] = number_of[i]
+                if num_false:
+                    length[slot, rule] = 0
+                    began[slot, rule] = position_of[i]
+                length[slot, rule] += 1
+                if num_false > keep[rule]:
+                    firing[slot, rule] = False
+                if length[slot, rule] >= needed[rule] and not firing[slot, rule]:
+                    firing[slot, rule] = True
+                    out[num_begins] = i
+                    first[num_begins] = began[slot, rule]
+                    num_begins += 1
+        return begins[:num_begins], counts_from[:num_begins]
+
+    observe_one_each = observe

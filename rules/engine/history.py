@@ -21,11 +21,11 @@ class History:
         self._length = 1 << (length - 1).bit_length()
         self._num_columns = num_columns
         self.scores = np.empty((0, self._length, num_columns), np.float32)
-        self._positions = np.empty((0, self._length), np.int64)
+        self.positions = np.empty((0, self._length), np.int64)
 
     def grow(self, num_slots: int) -> None:
         self.scores = extended(self.scores, num_slots)
-        self._positions = extended(self._positions, num_slots)
+        self.positions = extended(self.positions, num_slots)
 
     def remember(self, block: Block) -> None:
         """Write the block's last tokens.
@@ -41,7 +41,7 @@ class History:
         tokens = block.tokens[rows] & (self._length - 1)
         places = block.slot_of[rows] * self._length + tokens
         self.scores.reshape(-1, self._num_columns)[places] = block.scores[rows]
-        self._positions.reshape(-1)[places] = block.positions[rows]
+        self.positions.reshape(-1)[places] = block.positions[rows]
 
     def windows(
         self, block: Block, rows: Indices, columns: Indices, spans: Indices
@@ -94,4 +94,4 @@ class History:
         if back <= row - block.starts[lane]:
             return int(block.positions[row - back])
         place = (block.tokens[row] - back) & (self._length - 1)
-        return int(self._positions[block.slot_of[row], place])
+        return int(self.positions[block.slot_of[row], place])

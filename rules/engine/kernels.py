@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from saeguard.rules.engine.averages import Averages
 from saeguard.rules.engine.evidence import Evidence
+from saeguard.rules.engine.runs import Runs
 from saeguard.rules.engine.windowed import Windowed
 
 
@@ -20,9 +21,10 @@ class Kernels:
     averages: type[Averages]
     evidence: type[Evidence]
     windowed: type[Windowed]
+    runs: type[Runs]
 
 
-NUMPY = Kernels("numpy", Averages, Evidence, Windowed)
+NUMPY = Kernels("numpy", Averages, Evidence, Windowed, Runs)
 COMPILED: Kernels | None
 """None where the extension was not built."""
 try:
@@ -30,7 +32,9 @@ try:
 except ImportError:
     COMPILED = None
 else:
-    COMPILED = Kernels("compiled", compiled.Averages, compiled.Evidence, compiled.Windowed)
+    COMPILED = Kernels(
+        "compiled", compiled.Averages, compiled.Evidence, compiled.Windowed, compiled.Runs
+    )
 
 in_use = COMPILED or NUMPY
 """What engines are made with."""

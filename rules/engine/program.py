@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.conditions import Bools
+from saeguard.rules.engine import kernels
 from saeguard.rules.engine.aggregates import Indices
 from saeguard.rules.engine.blocks import Block, extended
 from saeguard.rules.engine.predicates import Predicate, Predicates
-from saeguard.rules.engine.runs import Runs
 from saeguard.rules.engine.sequences import UNLESS, Sequences
 from saeguard.rules.engine.signal_tests import Signals, View
 from saeguard.rules.matches import Reading
@@ -62,7 +62,9 @@ class Program:
         }
         self._is_sequence = np.array([i in sequences for i in range(len(rules))], np.bool_)
         self._sequences = Sequences(sequences)
-        self._runs = Runs([r.for_tokens for r in rules], [r.keep_firing_for for r in rules])
+        self._runs = kernels.in_use.runs(
+            [r.for_tokens for r in rules], [r.keep_firing_for for r in rules]
+        )
         self._reads = np.zeros((len(columns), len(rules)), np.float32)
         for number, rule in enumerate(rules):
             self._reads[[self._signals.columns.of_feature(f) for f in rule.features], number] = 1

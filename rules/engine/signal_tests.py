@@ -110,7 +110,7 @@ class Signals:
         averages = self._averages.observe(block, has_holes)
         rows, holds = self._table(block, averages, has_holes, everywhere)
         if block.is_one_each:
-            self._windowed.history.remember(block)
+            self._windowed.remember(block)
         return View(block, averages, rows, holds, has_holes)
 
     def _table(
@@ -135,7 +135,7 @@ class Signals:
         `look` has done so for blocks of one token each, whose own windows are read from there.
         """
         if not view.block.is_one_each:
-            self._windowed.history.remember(view.block)
+            self._windowed.remember(view.block)
 
     def settle(self, view: View, tests: Indices, places: Indices) -> None:
         """Put the truth in the place of what is possible; places are in `view.rows`."""

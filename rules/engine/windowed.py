@@ -55,6 +55,10 @@ class Windowed:
         numbers = {batch[1:]: number for number, batch in enumerate(batches)}
         self._batch_of = np.array([numbers[batch[1:]] for batch in batches], np.int64)
 
+    def remember(self, block: Block) -> None:
+        """Keep the end of a block for later windows; see `History`."""
+        self.history.remember(block)
+
     def values(self, block: Block, which: Indices, rows: Indices) -> Numbers:
         """Some of the aggregates, each at a row; fastest where neighbours are alike."""
         if len(which) * self._longest <= _FEW_CELLS:
