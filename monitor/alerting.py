@@ -166,7 +166,7 @@ def _correlation(match: object) -> CorrelationEvidence | None:
         group=dict(match.group),
         count=match.count,
         matches=[
-            CountedMatch(event.rule, event.key, event.context.id, event.time_ns)
+            CountedMatch(event.rule, event.key, event.context.id, event.wall_ns)
             for event in match.events
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Rulebook:
             request, time_ns = detection.request, detection.frame.time_ns
             opted_out = granted(request.opt_outs)
             for decision in self.decider.decide(
-                detection.match, request.context, time_ns, opted_out
+                detection.match, request.context, time_ns, opted_out, time.monotonic_ns()
             ):
                 yield decision, detection
 

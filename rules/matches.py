@@ -57,6 +57,9 @@ class Event:
     """Of the request."""
     context: RequestContext
     time_ns: int
+    """By the clock that windows are measured with."""
+    wall_ns: int = 0
+    """By the clock on the wall, which may be set back and forth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,20 +67,23 @@ class Decider:
         context: RequestContext,
         time_ns: int,
         opted_out: Collection[str] = (),
+        clock_ns: int | None = None,
     ) -> list[Decision]:
         """Decide on a match of the engine.
 
         Args:
             match: of a rule of this rule set.
             context: of its request.
-            time_ns: when it happened. For limits and correlations time never runs backwards: what
-                comes late counts as happening with the newest that was seen.
+            time_ns: when it happened.
             opted_out: names of the rules that its client has opted out of, or `EVERY_RULE`.
+            clock_ns: when it happened by a clock that nobody sets, for limits and correlations; by
+                default `time_ns`. For them time never runs backwards: what comes late counts as
+                happening with the newest that was seen.
 
         Returns:
             What becomes of it, followed by what becomes of the correlations that it completes.
         """
-        self._now_ns = max(self._now_ns, time_ns)
+        self._now_ns = max(self._now_ns, time_ns if clock_ns is None else clock_ns)
         return list(self._decide(match, context, time_ns, opted_out))
 
     def finish(self, key: str) -> None:
@@ -125,7 +128,7 @@ class Decider:
         yield Decision(match, context, time_ns, _outcome(rule, is_opted_out, is_limited))
         if is_limited and is_per_request:
             return
-        event = Event(rule.name, shortened(_key(match)), context, self._now_ns)
+        event = Event(rule.name, shortened(_key(match)), context, self._now_ns, time_ns)
         for correlator in self._fed_by.get(rule.name, ()):
             if found := correlator.take(event):
                 yield from self._decide(found, context, time_ns, opted_out)
