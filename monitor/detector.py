@@ -71,6 +71,7 @@ class Detector:
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
         self._early = EarlyRows(GRACE_S)
+        self._unannounced: list[RequestEnd] = []
         self._tap_calls: dict[int, list[int]] = {}
         self._num_unevaluated = 0  # by engines before this one
         self._has_drafts = False  # whether any frame ever had
@@ -103,6 +104,9 @@ class Detector:
         """A request was announced; rows that waited for it are evaluated."""
         if message.req_id in self._requests:
             return []
+        end = self._early.take_end(message.req_id)
+        if message.has_ended and end is None:  # a monitor knew that before it died
+            return []
         tracker = PhaseTracker(message.prompt_token_ids, texts.phases)
         prefix = self._prefixes.of(message)
         request = LiveRequest(message, texts, self._table, tracker, prefix, opt_outs or {})
@@ -111,7 +115,7 @@ class Detector:
         for frame, rows, fault in self._early.take(message.req_id):
             starts = np.array([0, len(rows.positions)])
             detections += self._take(frame, [request], starts, rows, fault)
-        return detections
+        return detections + (self.end(*end) if end else [])
 
     def update_prefixes(self, message: PrefixUpdate) -> None:
         """Requests have made blocks that others may find, or found some themselves."""
@@ -126,6 +130,7 @@ class Detector:
         """A request's end was announced; `finished` returns it once its rows are in."""
         request = self._requests.get(message.req_id)
         if request is None:
+            self._early.hold_end(message, now_s)
             return []
         request.end = message
         if self.blind:
@@ -166,6 +171,8 @@ class Detector:
         for req_id in list(self._ended):
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
+                if self.blind:  # which may be known since its end
+                    request.missing_reason = "blind"
                 del self._ended[req_id], self._requests[req_id]
                 self.num_phase_unsure += request.phases.num_unsure
                 try:
@@ -174,7 +181,16 @@ class Detector:
                 finally:  # also when whoever asked fails at it
                     if request.slot >= 0:
                         self._table.close(request.slot)
-        self._early.give_up(now_s)
+        self._unannounced += self._early.give_up(now_s)
+
+    def take_unannounced(self) -> list[RequestEnd]:
+        """Requests that ended and were never announced to this monitor."""
+        taken, self._unannounced = self._unannounced, []
+        return taken
+
+    def knows(self, req_id: str) -> bool:
+        """Whether this request is live."""
+        return req_id in self._requests
 
     def accept_watchlist(self, watchlist: str, order: Order) -> None:
         """Take frames with this digest, too: workers change from one watchlist to the next."""
@@ -266,7 +282,7 @@ class Detector:
         is_regular = True
         for request, count, first in zip(requests, counts, firsts, strict=True):
             if request.slot < 0:
-                self._open(request)
+                self._open(request, first)
             request.count_rows(count)
             is_regular &= first == request.next_position
         try:
@@ -280,11 +296,12 @@ class Detector:
                 request.count_failed(count)
             raise
 
-    def _open(self, request: LiveRequest) -> None:
+    def _open(self, request: LiveRequest, first: int) -> None:
         """Give a request its slots. Not before its first row: what waits in vLLM's queue must not
         take the engine's.
         """
         request.slot = self._table.open()
+        request.num_missed = first if request.start.num_before else 0
         num_refused = self._engine.num_refused
         self._engine.start(request.start.req_id, request.context)
         request.is_evaluated = self._engine.num_refused == num_refused

@@ -1,11 +1,13 @@
-"""Rows that come before their request is announced: they are from another process."""
+"""What comes before its request is announced: rows, which are from another process, and the ends of
+requests that were announced to a monitor before this one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from saeguard.monitor.messages import Frame, FrameArrays
+from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd
 
 
 class Early(NamedTuple):
@@ -24,11 +26,12 @@ class _Waiting:
 
 
 class EarlyRows:
-    """Keeps them for a bounded time."""
+    """Keeps it for a bounded time."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._waiting: dict[str, _Waiting] = {}  # the oldest first
+        self._ends: dict[str, tuple[RequestEnd, float]] = {}  # and since when
         self.num_orphans = 0
         """Rows whose request was never announced."""
 
@@ -41,10 +44,21 @@ class EarlyRows:
         waiting = self._waiting.pop(req_id, None)
         return waiting.rows if waiting else []
 
-    def give_up(self, now_s: float) -> None:
-        """Forget those that have waited long enough."""
+    def hold_end(self, end: RequestEnd, now_s: float) -> None:
+        self._ends[end.req_id] = end, now_s
+
+    def take_end(self, req_id: str) -> tuple[RequestEnd, float] | None:
+        """And since when it has waited."""
+        return self._ends.pop(req_id, None)
+
+    def give_up(self, now_s: float) -> list[RequestEnd]:
+        """Forget what has waited long enough; the ends among it."""
         for req_id, waiting in list(self._waiting.items()):
             if now_s < waiting.deadline_s:
                 break
             self.num_orphans += sum(len(early.rows.positions) for early in waiting.rows)
             del self._waiting[req_id]
+        late = [end for end, since_s in self._ends.values() if now_s >= since_s + self._grace_s]
+        for end in late:
+            del self._ends[end.req_id]
+        return late

@@ -51,6 +51,14 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     """
     num_dropped: int = 0
     """Messages that EngineCore has had to drop so far because the monitor's queue was full."""
+    clock_ns: int = 0
+    """As `time_ns`, by this machine's clock that nobody sets."""
+    num_before: int = 0
+    """Not 0 where it is told again, to a monitor that has come back: rows that were scheduled, or
+    cached, before.
+    """
+    has_ended: bool = False
+    """Told again after its end, which was told while there was no monitor."""
 
 
 STOP_REASON = "saeguard:"

@@ -72,7 +72,7 @@ class Prefix:
         self.block_size = start.block_size
         self._hashes = list(start.block_hashes)
         self._num_passed = start.num_cached // start.block_size if store else 0
-        self.cached = [(0, start.num_cached)]
+        self.cached = [] if start.num_before else [(0, start.num_cached)]
         """From which positions to which its rows were not computed, and did not come yet."""
         self.boundary = NEVER
         """Whose row completes a block that is to be kept."""

@@ -10,9 +10,9 @@ from saeguard.monitor.alerting import is_worth_recording
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.logging import log_alert, logger
-from saeguard.monitor.messages import RequestStart
+from saeguard.monitor.messages import RequestEnd, RequestStart
 from saeguard.monitor.opt_outs import OUTCOMES, OptOuts
-from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.requests import MONITOR_DOWN, LiveRequest
 from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
@@ -129,6 +129,17 @@ class Reporter:
             self.count(Counter(_key("stops", rule, outcome) for rule in request.stopping))
         if is_worth_recording(request):
             self._store.add_request(book.maker.record(request))
+
+    def unannounced(self, end: RequestEnd) -> None:
+        """Enter a request of which only the end came: all else was told to a monitor that died."""
+        num_tokens = end.num_scheduled + end.num_cached
+        self.count(
+            {
+                "requests/finished": 1,
+                "tokens/scheduled": num_tokens,
+                f"tokens/unseen/{MONITOR_DOWN}": num_tokens,
+            }
+        )
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to totals that outlive the process."""

@@ -33,6 +33,9 @@ StopOutcome = Literal["stopped", "too_late"]
 MONITOR_SHUTDOWN = "monitor_shutdown"
 """Why a request's record ends, where the monitor ended before the request."""
 
+MONITOR_DOWN = "monitor_down"
+"""Why rows are missing that were computed before the monitor was there, or there again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -61,6 +64,8 @@ class LiveRequest:
     """Rows from the prefix cache whose scores are known from the request that computed them."""
     num_rejected: int = 0
     """Rows of speculated tokens that the model did not keep."""
+    num_missed: int = 0
+    """Positions before its first row that came while there was no monitor."""
     held: Held | None = None
     is_evaluated: bool = True
     """False: the rule engine had no room for it, so its rows count as unseen."""
@@ -206,8 +211,8 @@ class LiveRequest:
 
     def coverage_so_far(self) -> Coverage:
         """Up to the newest row seen, while the request is running."""
-        scheduled = self.num_observed + self.num_cached + self.unseen.total()
-        return self._coverage(scheduled, self.unseen)
+        unseen = self.unseen + Counter({MONITOR_DOWN: self.num_missed})
+        return self._coverage(self.num_observed + self.num_cached + unseen.total(), unseen)
 
     def coverage(self) -> Coverage:
         """The final account: scheduled = observed + cached + unseen, by reason. What was
@@ -215,7 +220,11 @@ class LiveRequest:
         """
         assert self.end is not None
         scheduled = self.end.num_scheduled + self.end.num_cached - self.num_rejected
-        missing = Counter({self.missing_reason: max(0, self._num_missing)})
+        num_missing = max(0, self._num_missing)
+        num_down = min(num_missing, self.start.num_before)
+        missing = Counter({MONITOR_DOWN: num_down}) + Counter(
+            {self.missing_reason: num_missing - num_down}
+        )
         return self._coverage(scheduled, self.unseen + missing)
 
     def _coverage(self, scheduled: int, unseen: Counter[str]) -> Coverage:

@@ -84,7 +84,7 @@ class Service:
         self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore
         self._allows_opt_out = config.allow_opt_out
-        self._began_ns = time.time_ns()
+        self._began_ns = time.monotonic_ns()
         self._dead: dict[int, str] = {}
         self._store = Store(config.store)
         self._reporter = Reporter(self._store)
@@ -206,9 +206,8 @@ class Service:
                 return [(message, arrays)]
             case RequestStart():
                 self._num_unsent = message.num_dropped
-                if message.time_ns < self._began_ns:
-                    self._reporter.count({"requests/unattended": 1})
-                self._start(message)
+                if not self._detector.knows(message.req_id):
+                    self._start(message)
             case PrefixUpdate():
                 self._detector.update_prefixes(message)
             case RequestEnd():
@@ -222,6 +221,8 @@ class Service:
         return []
 
     def _start(self, message: RequestStart) -> None:
+        if message.clock_ns < self._began_ns:
+            self._reporter.count({"requests/unattended": 1})
         wanted = opt_outs(message.opt_out, self._book.ruleset, self._allows_opt_out)
         if wanted:
             self._reporter.opted_out(message, wanted)
@@ -235,8 +236,7 @@ class Service:
             self._detector.forget_worker(status.rank)
             self._reloader.worker_started()
         else:
-            self._dead[status.rank] = status.reason
-            log.critical("blind", worker=status.rank, reason=status.reason)
+            self._lose(status.rank, status.reason)
         self._detector.blind = bool(self._dead)
 
     def _decide(self, detections: list[Detection]) -> None:
@@ -249,6 +249,8 @@ class Service:
         for request in self._detector.finished(now_s):
             self._book.decider.finish(request.start.req_id)
             self._reporter.finished(request, self._book)
+        for end in self._detector.take_unannounced():
+            self._reporter.unannounced(end)
         self._reporter.save_totals()
 
     def _reload(self, now_s: float) -> None:
@@ -292,8 +294,13 @@ class Service:
         worker = frame.worker
         self._dropped[worker] = frame.dropped_frames
         if not self._detector.taps_alive[worker] and worker not in self._dead:
-            self._dead[worker] = "the taps did not run in a step"
-            log.critical("blind", worker=worker, reason=self._dead[worker])
+            self._lose(worker, "the taps did not run in a step")
+
+    def _lose(self, worker: int, reason: str) -> None:
+        """It cannot be relied on any more."""
+        if worker not in self._dead:
+            self._reporter.blinded(f"worker {worker}: {reason}", self._book)
+        self._dead[worker] = reason
 
     def _blind(self) -> bool:
         alive = self._detector.taps_alive.values()

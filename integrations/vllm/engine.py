@@ -43,6 +43,7 @@ def arm(scheduler: Any) -> None:
         tokenizer_file,
         _hash_block_size(scheduler),
         outbox,
+        outbox.connection,
     )
     monitor: MonitorProcess | None = None
     is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local

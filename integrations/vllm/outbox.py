@@ -11,10 +11,12 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import zmq
 from vllm.logger import init_logger
+from zmq.utils.monitor import recv_monitor_message
 
 from saeguard.monitor.messages import FrameArrays, Message, encode
 
@@ -39,6 +41,37 @@ class Outbox(Protocol):
         """Send what was taken, for a bounded time."""
 
 
+class Connection:
+    """Whether anybody is at the other end of a socket, by the socket's own account. For the thread
+    that the socket belongs to.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._events = socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._is_up = True  # what is sent before the first connection arrives with it
+        self._is_new = False
+
+    @property
+    def is_up(self) -> bool:
+        """False from when it broke until there is another one."""
+        self._take_in()
+        return self._is_up
+
+    def is_new(self) -> bool:
+        """Whether there is another one since this was asked the last time."""
+        self._take_in()
+        is_new, self._is_new = self._is_new, False
+        return is_new
+
+    def _take_in(self) -> None:
+        while self._events.get(zmq.EVENTS) & zmq.POLLIN:
+            event = recv_monitor_message(self._events)["event"]
+            self._is_up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self._is_new |= self._is_up
+
+
 class DirectOutbox:
     """Builds and sends on the caller's thread: no other thread is woken, no lock is fought for."""
 
@@ -51,6 +84,11 @@ class DirectOutbox:
         self._socket.setsockopt(zmq.SNDHWM, max_pending)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.connect(endpoint)
+
+    @cached_property
+    def connection(self) -> Connection:
+        """To the monitor; from when it is first asked for."""
+        return Connection(self._socket)
 
     def post(self, build: Build) -> None:
         try:
@@ -66,6 +104,7 @@ class DirectOutbox:
             self._has_failed = True
 
     def close(self) -> None:
+        self._socket.disable_monitor()
         self._socket.close()
 
 

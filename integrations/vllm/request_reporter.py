@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from saeguard.integrations.vllm.outbox import Outbox
+from saeguard.integrations.vllm.outbox import Connection, Outbox
 from saeguard.monitor.messages import (
     STOP_REASON,
     Message,
@@ -25,6 +26,7 @@ from saeguard.rules.scope import shortened
 _NEVER = 1 << 62
 _MAX_OPT_OUT = 2_000
 _SAMPLE = re.compile(r"^\d+_")
+_MAX_ENDED = 1_000
 
 
 @dataclass(slots=True)
@@ -35,6 +37,9 @@ class _Running:
     block_size: int
     num_cached: int
     num_scheduled: int
+    time_ns: int = field(default_factory=time.time_ns)
+    """When it was first scheduled; so is `clock_ns`."""
+    clock_ns: int = field(default_factory=time.monotonic_ns)
     num_hashes: int = 0
     """The monitor knows so many."""
     furthest: int = 0
@@ -43,6 +48,11 @@ class _Running:
     """The next position to be computed is so much above `num_scheduled`."""
     next_block_at: int = 0
     """Before `num_scheduled` is that large, no other block is full."""
+
+    @property
+    def num_rows(self) -> int:
+        """That were asked for or came from the cache."""
+        return self.num_scheduled + self.num_cached
 
     def new_blocks(self) -> NewBlocks | None:
         """Those of which the monitor has not been told."""
@@ -78,21 +88,28 @@ class RequestReporter:
         tokenizer_file: str | None,
         block_size: int,
         outbox: Outbox,
+        connection: Connection,
     ) -> None:
         """
         Args:
             requests: the scheduler's, by id.
             block_size: of the blocks that it hashes; 0 if it has no prefix cache.
+            connection: of the outbox.
         """
         self._requests = requests
         self._model = model
         self._tokenizer_file = tokenizer_file
         self._block_size = block_size
         self._outbox = outbox
+        self._connection = connection
         self._running: dict[str, _Running] = {}
+        self._ended: deque[_Running] = deque(maxlen=_MAX_ENDED)
+        """Whose end was told while there was no monitor."""
 
     def scheduled(self, output: Any) -> None:
         """After `Scheduler.schedule`, with what it returned."""
+        if self._connection.is_new():
+            self._tell_again()
         new, skipped, made = [], {}, {}
         num_scheduled = output.num_scheduled_tokens
         for req_id, num_computed in _begun(output):
@@ -123,6 +140,8 @@ class RequestReporter:
         if req_id not in self._running:  # it ended in the queue
             self._start(request, 0, 0)
         running = self._running.pop(req_id)
+        if not self._connection.is_up:
+            self._ended.append(running)
         if (made := running.new_blocks()) is not None:
             self._post(PrefixUpdate(made={req_id: made}))
         self._post(
@@ -137,14 +156,29 @@ class RequestReporter:
             )
         )
 
+    def _tell_again(self) -> None:
+        """A monitor has come back: it knows of what waited for it in the queue, but not of the
+        requests that had been announced before.
+        """
+        for running in self._ended:
+            self._announce(running, num_before=running.num_rows, has_ended=True)
+        self._ended.clear()
+        for running in self._running.values():
+            self._announce(running, num_before=running.num_rows)
+
     def _start(self, request: Any, num_cached: int, num_scheduled: int) -> None:
-        said = _Said.by(request)
         running = _Running(
             request, self._block_size, num_cached, num_scheduled,
             furthest=num_cached, offset=num_cached,
         )  # fmt: skip
         self._running[request.request_id] = running
-        blocks = running.new_blocks()
+        running.new_blocks()
+        self._announce(running)
+
+    def _announce(self, running: _Running, num_before: int = 0, has_ended: bool = False) -> None:
+        request = running.request
+        said = _Said.by(request)
+        hashes = request.block_hashes[: running.num_hashes] if self._block_size else []
         self._post(
             RequestStart(
                 req_id=request.request_id,
@@ -152,17 +186,20 @@ class RequestReporter:
                 model=self._model,
                 tokenizer_file=self._tokenizer_file,
                 prompt_token_ids=list(request.prompt_token_ids or ()),
-                time_ns=time.time_ns(),
+                time_ns=running.time_ns,
                 lora=request.lora_request.lora_name if request.lora_request else None,
                 trace_headers=dict(request.trace_headers) if request.trace_headers else None,
                 tenant=said.tenant,
                 client=said.client,
                 policy=said.policy,
                 opt_out=said.opt_out,
-                num_cached=num_cached,
+                num_cached=running.num_cached,
                 block_size=self._block_size,
-                block_hashes=blocks.hashes if blocks else [],
+                block_hashes=list(hashes),
                 num_dropped=self._outbox.num_dropped,
+                clock_ns=running.clock_ns,
+                num_before=num_before,
+                has_ended=has_ended,
             )
         )
 

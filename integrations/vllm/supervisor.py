@@ -24,7 +24,7 @@ logger = init_logger("vllm.saeguard.supervisor")
 _MIN_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0
-"""A monitor that ran for so long is started again at once when it dies."""
+"""A monitor that ran for so long is started again at once when it dies, as the first one is."""
 _USAGE_ERROR = 2
 _PATIENCE_S = 30.0
 
@@ -115,7 +115,7 @@ class MonitorProcess:
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
 
     def _watch(self) -> None:
-        backoff_s, was_ready = _MIN_BACKOFF_S, False
+        backoff_s, was_ready = 0.0, False
         while not self._stopping.is_set():
             began_s = time.monotonic()
             code = self._process.wait()
@@ -123,7 +123,7 @@ class MonitorProcess:
                 return
             was_ready |= (self._run_dir / "ready").exists()
             if time.monotonic() - began_s > _STEADY_S:
-                backoff_s = _MIN_BACKOFF_S
+                backoff_s = 0.0
             # It has said why, and would again: unless its files have been good before.
             if code == _USAGE_ERROR and not was_ready:
                 self._refused.set()
@@ -133,7 +133,7 @@ class MonitorProcess:
                 return
             logger.error("the monitor ended with code %s; restarting in %.1f s", code, backoff_s)
             self._stopping.wait(backoff_s)
-            backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+            backoff_s = min(max(2 * backoff_s, _MIN_BACKOFF_S), _MAX_BACKOFF_S)
             if not self._stopping.is_set():
                 self._process = self._start()
 

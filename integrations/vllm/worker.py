@@ -66,7 +66,6 @@ class WorkerMonitor:
         self._sends = _is_first_tensor_parallel_rank()
         self._outbox = outbox
         self._step = 0
-        self._num_failures = 0
         self._side_stream = (
             torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
         )
@@ -114,10 +113,9 @@ class WorkerMonitor:
             if view is not None:
                 self._outbox.post(self._snapshot(view))
         except Exception as error:
-            self._num_failures += 1
-            if self._num_failures == 1:
-                logger.exception("saeguard could not read a step; serving goes on")
-                self.report(False, f"reading a step failed: {error}")
+            self._sends = False  # what has failed once must not cost every step an exception
+            logger.exception("saeguard could not read a step, and reads no more; serving goes on")
+            self.report(False, f"reading a step failed: {error!r}")
 
     def _snapshot(self, view: StepView) -> Build:
         num_tokens = view.num_tokens

@@ -12,9 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
-from fake_engine import start_message
 from running_monitor import (
     LIE,
     QUIET,
@@ -96,7 +94,7 @@ def test_garbage_in_the_inbox_is_counted_and_harms_nothing(monitor: Monitor):
 def test_requests_that_began_before_there_was_a_monitor_are_a_metric(monitor: Monitor):
     wait_for(lambda: monitor.metric("saeguard.requests.unattended") == 0)
     monitor.engine.start("a-1", [1, 2])
-    monitor.engine.send(msgspec.structs.replace(start_message("b-1", [1, 2]), time_ns=1))
+    monitor.engine.start("b-1", [1, 2], clock_ns=1)
     wait_for(lambda: monitor.metric("saeguard.requests.unattended") == 1)
 
 

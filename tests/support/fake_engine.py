@@ -90,13 +90,17 @@ class FakeEngine:
 
 
 def start_message(req_id: str, prompt: list[int], **fields: object) -> RequestStart:
-    values = {"external_id": req_id.rpartition("-")[0] or req_id, **fields}
+    values = {
+        "external_id": req_id.rpartition("-")[0] or req_id,
+        "time_ns": time.time_ns(),
+        "clock_ns": time.monotonic_ns(),
+        **fields,
+    }
     return RequestStart(
         req_id=req_id,
         model="synthetic",
         tokenizer_file=None,
         prompt_token_ids=prompt,
-        time_ns=time.time_ns(),
         **values,
     )
 

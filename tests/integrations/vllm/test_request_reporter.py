@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 pytest.importorskip("vllm")
@@ -20,6 +21,18 @@ from saeguard.monitor.messages import Message, NewBlocks, PrefixUpdate, RequestE
 BLOCK_SIZE = 4
 
 
+class Line:
+    """To a monitor that can be taken away and come back."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self._was_up = True
+
+    def is_new(self) -> bool:
+        was_up, self._was_up = self._was_up, self.is_up
+        return self.is_up and not was_up
+
+
 class Scheduled:
     """A scheduler's requests and decisions, without the scheduler, and what was said of them."""
 
@@ -29,7 +42,10 @@ class Scheduled:
         self.outbox = SimpleNamespace(
             post=lambda build: self.messages.append(build()[0]), num_dropped=0
         )
-        self._reporter = RequestReporter(self.requests, "m", None, block_size, self.outbox)
+        self.connection = Line()
+        self._reporter = RequestReporter(
+            self.requests, "m", None, block_size, self.outbox, self.connection
+        )
         init_none_hash(sha256)
 
     def add(self, req_id: str, prompt: list[int], **params: object) -> Request:
@@ -237,3 +253,35 @@ def test_a_request_s_start_and_end_say_how_many_messages_could_not_be_sent(sched
     scheduled.end("a")
     (start,), (end,) = scheduled.of(RequestStart), scheduled.of(RequestEnd)
     assert (start.num_dropped, end.num_dropped) == (0, 2)
+
+
+def test_a_monitor_that_has_come_back_is_told_again_of_what_runs(scheduled: Scheduled):
+    for req_id in "ab":
+        scheduled.add(req_id, list(range(6)))
+    scheduled.step(a=(4, 2), b=(0, 6))
+    scheduled.connection.is_up = False
+    scheduled.step(a=(-1, 1))
+    scheduled.end("b")
+    scheduled.connection.is_up = True
+    first = scheduled.of(RequestStart)[0]
+    del scheduled.messages[:]
+    scheduled.add("c", [1, 2])
+    scheduled.step(a=(-1, 1), c=(0, 2))
+    ended, running, new = scheduled.messages
+    assert (ended.req_id, ended.num_before, ended.has_ended) == ("b", 6, True)
+    assert running == msgspec.structs.replace(first, num_before=4 + 3)
+    assert (new.req_id, new.num_before) == ("c", 0)
+    scheduled.step(a=(-1, 1))
+    assert len(scheduled.messages) == 3, "once"
+
+
+def test_what_ended_while_there_was_a_monitor_is_not_told_again(scheduled: Scheduled):
+    scheduled.add("a", [1, 2])
+    scheduled.step(a=(0, 2))
+    scheduled.end("a")
+    scheduled.connection.is_up = False
+    scheduled.step()
+    scheduled.connection.is_up = True
+    del scheduled.messages[:]
+    scheduled.step()
+    assert scheduled.messages == []
