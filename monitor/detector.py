@@ -243,8 +243,9 @@ class Detector:
         if frame.watchlist not in self._orders:
             fault = fault or "other_watchlist"
         if fault is not None:
-            for request, count in zip(requests, np.diff(starts).tolist(), strict=True):
-                request.unseen[fault] += count
+            for request, begin, end in zip(requests, starts[:-1], starts[1:], strict=True):
+                kept = confirmed(request, int(rows.positions[begin]), frame.dropped_frames)
+                request.unseen[fault] += int(end - begin) + len(kept.positions)
             return []
         rows = self._masked(requests, starts, rows)
         if (order := self._orders[frame.watchlist]) is not None:

@@ -18,6 +18,7 @@ class TapStatus(msgspec.Struct, frozen=True, tag="taps"):
     """Whether this worker's taps are in the graph and right; sent after warm-up (worker)."""
 
     rank: int
+    """As `worker` in `Frame`."""
     alive: bool
     reason: str = ""
 
@@ -103,6 +104,17 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """As in `RequestStart`."""
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """Which share of a frame a stage of a pipeline has sent: the scores of the layers it holds."""
+
+    engine: int
+    """Data-parallel rank of the engine whose stage it is."""
+    count: int
+    """How many parts there are, each from a worker of its own."""
+    columns: list[int]
+    """Which of the watchlist's columns these scores are."""
+
+
 class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """The watched scores of one engine step (worker). Row r of the arrays belongs to the request
     whose
@@ -110,8 +122,10 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """
 
     worker: int
-    """Global rank of the sender."""
+    """Number of the sender among the workers of all data-parallel engines: rank in its engine, and
+    the workers of the engines before."""
     step: int
+    """Counts the steps of the engine, the same in all of its workers."""
     watchlist: str
     """Digest of the watchlist whose rows made the scores."""
     req_ids: list[str]
@@ -125,6 +139,8 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """Frames this worker has had to drop so far because the monitor's queue was full."""
     num_drafts: list[int] = []
     """[requests], how many of each one's last rows read speculated tokens; empty: none at all."""
+    part: Part | None = None
+    """None: the frame is whole."""
 
 
 SwapState = Literal["ready", "done", "refused"]
@@ -135,8 +151,9 @@ class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """What a worker answers to `Swap` (worker)."""
 
     rank: int
+    """As `worker` in `Frame`."""
     num_workers: int
-    """How many there are: each must answer."""
+    """Of this worker's engine: each must answer."""
     watchlist: str
     """The digest that was asked for."""
     state: SwapState

@@ -82,9 +82,9 @@ class Reloader:
         """A worker tells how far it is in changing its watchlist."""
         self._swapper.hear(status)
 
-    def worker_started(self) -> None:
-        """A worker has read the watchlist's file as it is now."""
-        self._swapper.worker_started()
+    def worker_started(self, worker: int) -> None:
+        """It has read the watchlist's file as it is now."""
+        self._swapper.worker_started(worker)
 
     def close(self) -> None:
         self._watcher.close()

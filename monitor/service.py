@@ -33,6 +33,7 @@ from saeguard.monitor.messages import (
     decode,
 )
 from saeguard.monitor.opt_outs import opt_outs
+from saeguard.monitor.parts import PartJoiner
 from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
@@ -81,6 +82,7 @@ class Service:
         )
         captured = config.capture_text == "window"
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
+        self._joiner = PartJoiner()
         self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore
         self._allows_opt_out = config.allow_opt_out
@@ -168,8 +170,8 @@ class Service:
             # While messages are queued up, nobody can be said to have waited too long.
             now_s = time.monotonic() if len(messages) < _BATCH else float("-inf")
             steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
-            for step in self._guarded(_merge, steps) or steps:
-                self._guarded(self._observe, step)
+            self._observe_all(self._guarded(_merge, steps) or steps)
+        self._observe_all(self._guarded(self._joiner.give_up, now_s) or [])
         self._guarded(self._finish_requests, now_s)
         return busy
 
@@ -189,12 +191,16 @@ class Service:
             log.error("failed", what=act.__name__, error=repr(error))
             return None
 
+    def _observe_all(self, steps: list[Step]) -> None:
+        for step in steps:
+            self._guarded(self._observe, step)
+
     def _observe(self, step: Step) -> None:
         self._decide(self._detector.observe(*step, time.monotonic()))
         self._report_taps(step[0])
 
     def _accept(self, data: bytes) -> list[Step]:
-        """Act on a message at once, or return the step that it is."""
+        """Act on a message at once, or return the steps that are whole with it."""
         try:
             message, arrays = decode(data)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -203,7 +209,8 @@ class Service:
             return []
         match message:
             case Frame() if arrays is not None:
-                return [(message, arrays)]
+                self._dropped[message.worker] = message.dropped_frames
+                return self._joiner.add(message, arrays, time.monotonic())
             case RequestStart():
                 self._num_unsent = message.num_dropped
                 if not self._detector.knows(message.req_id):
@@ -234,7 +241,8 @@ class Service:
         if status.alive:
             self._dead.pop(status.rank, None)
             self._detector.forget_worker(status.rank)
-            self._reloader.worker_started()
+            self._joiner.forget_worker(status.rank)
+            self._reloader.worker_started(status.rank)
         else:
             self._lose(status.rank, status.reason)
         self._detector.blind = bool(self._dead)
@@ -290,9 +298,8 @@ class Service:
         self._detector.accept_watchlist(watchlist.digest, order_of(known, watchlist.identities))
 
     def _report_taps(self, frame: Frame) -> None:
-        """Keep a worker's count of drops, and say once when its taps stop running."""
+        """Say once when a worker's taps stop running."""
         worker = frame.worker
-        self._dropped[worker] = frame.dropped_frames
         if not self._detector.taps_alive[worker] and worker not in self._dead:
             self._lose(worker, "the taps did not run in a step")
 

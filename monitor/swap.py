@@ -1,4 +1,4 @@
-"""Changes the watchlist of running workers: all of them, or none.
+"""Changes the watchlist of running workers: all of them, of all data-parallel engines, or none.
 
 Two rounds. First every worker is asked to load the file and to test it; only when all are ready
 they are told to go. Each question is repeated until it is answered, so that it does not matter
@@ -36,7 +36,9 @@ class Swapper:
     def __init__(self, send: Callable[[Control], None]) -> None:
         self._send = send
         self._offered = ""
-        self._answers: dict[int, SwapStatus] = {}  # by rank
+        self._answers: dict[int, SwapStatus] = {}  # by worker, as `_started` and `_expected`
+        self._started: set[int] = set()
+        self._expected: set[int] = set()
         self._is_settled = True
         self._result: SwapResult | None = None
         self._next_s = float("-inf")
@@ -55,9 +57,19 @@ class Swapper:
         if status.watchlist == self._offered and status != self._answers.get(status.rank):
             self._answers[status.rank] = status
             self._next_s = float("-inf")  # whatever follows from it follows at once
+            engine = status.rank - status.rank % status.num_workers
+            workers = range(engine, engine + status.num_workers)
+            if not self._expected.issuperset(workers):  # an engine that we did not know of
+                self._expected.update(workers)
+                self._is_settled = False
 
-    def worker_started(self) -> None:
-        """A worker has loaded the file as it is now: what was refused may fit it."""
+    def worker_started(self, worker: int) -> None:
+        """It has loaded the file as it is now: what was refused may fit it."""
+        if worker in self._started:  # the server was restarted, maybe with fewer of them
+            self._started.clear()
+            self._expected.clear()
+        self._started.add(worker)
+        self._expected.add(worker)
         if self._offered:
             self._backoff_s = _MIN_RETRY_S
             self._ask_again()
@@ -88,11 +100,11 @@ class Swapper:
         return SwapResult(self._offered) if self._all("done") else None
 
     def _all(self, *states: str) -> bool:
-        answers = self._answers.values()
+        answers = self._answers
         return (
             bool(answers)
-            and len(answers) >= max(answer.num_workers for answer in answers)
-            and all(answer.state in states for answer in answers)
+            and answers.keys() >= self._expected
+            and all(answer.state in states for answer in answers.values())
         )
 
     def _ask_again(self) -> None:

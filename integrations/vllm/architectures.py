@@ -91,24 +91,45 @@ def architecture_of(model: nn.Module) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:
-    """The module whose forward hook sees the stream that leaves decoder layer `layer`.
+def layers_of(model: nn.Module, entry: Architecture) -> Any:
+    """The list of its decoder layers: of all of them, but those of other stages of a pipeline are
+    empty.
+    """
+    return attrgetter(entry.layers)(model)
+
+
+def place_of(entry: Architecture, layer: int, num_layers: int) -> int:
+    """The decoder layer beside which the stream that leaves `layer` is tapped: they are on the same
+    stage of a pipeline.
 
     Raises:
         UnsupportedError: the model has no such layer.
     """
-    layers: Any = attrgetter(entry.layers)(model)
-    if not 0 <= layer < len(layers):
+    if not 0 <= layer < num_layers:
         raise UnsupportedError(
-            f"the watchlist taps layer {layer}, but this model has layers 0 to {len(layers) - 1}",
+            f"the watchlist taps layer {layer}, but this model has layers 0 to {num_layers - 1}",
             "compile the watchlist from SAEs or probes of this model",
         )
+    # What a stage hands on, hidden state and residual, the first norm of the next one adds up.
+    is_in_next = entry.tap is TapPoint.CONSUMER_NORM and layer + 1 < num_layers
+    return layer + 1 if is_in_next else layer
+
+
+def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:
+    """The module whose forward hook sees the stream that leaves decoder layer `layer`; it must be
+    on this stage.
+
+    Raises:
+        UnsupportedError: the model has no such layer.
+    """
+    layers = layers_of(model, entry)
+    place = place_of(entry, layer, len(layers))
     if entry.tap is not TapPoint.CONSUMER_NORM:
         module: nn.Module = layers[layer]
-    elif layer + 1 == len(layers):
+    elif place == layer:  # the last one
         module = attrgetter(entry.final_norm)(model)
     else:
-        module = getattr(layers[layer + 1], entry.input_norm)
+        module = getattr(layers[place], entry.input_norm)
     return module
 
 

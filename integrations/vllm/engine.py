@@ -14,10 +14,12 @@ from saeguard.integrations.vllm.settings import (
     control_endpoint,
     inbox_endpoint,
     load_settings,
+    request_prefix,
     run_directory,
 )
+from saeguard.integrations.vllm.sharing import Seat
 from saeguard.integrations.vllm.stop import Stopper
-from saeguard.integrations.vllm.supervisor import MonitorProcess, ensure_monitor
+from saeguard.integrations.vllm.supervisor import ensure_monitor
 from saeguard.monitor.errors import UnsupportedError
 
 logger = init_logger("vllm.saeguard.engine")
@@ -36,6 +38,7 @@ def arm(scheduler: Any) -> None:
         raise UnsupportedError(f"{type(scheduler).__name__} lacks {', '.join(lacking)}")
     model_config = scheduler.vllm_config.model_config
     tokenizer_file = _tokenizer_file(model_config)
+    prefix = request_prefix(scheduler.vllm_config)
     outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
     reporter = RequestReporter(
         scheduler.requests,
@@ -44,15 +47,14 @@ def arm(scheduler: Any) -> None:
         _hash_block_size(scheduler),
         outbox,
         outbox.connection,
+        prefix,
     )
-    monitor: MonitorProcess | None = None
-    is_first_on_node = not scheduler.vllm_config.parallel_config.data_parallel_rank_local
-    if is_first_on_node:
-        run_dir = run_directory(scheduler.vllm_config, config)
-        monitor = ensure_monitor(config, run_dir, tokenizer_file)
+    run_dir = run_directory(scheduler.vllm_config, config)
+    seat = Seat(run_dir)
+    monitor = ensure_monitor(config, run_dir, tokenizer_file, is_first=seat.is_first)
     _observe(scheduler, "schedule", after=reporter.scheduled)
     _observe(scheduler, "_free_request", before=reporter.ended)
-    stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config))
+    stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config), prefix)
     stopper.install()
     shutdown = scheduler.shutdown
 
@@ -60,6 +62,7 @@ def arm(scheduler: Any) -> None:
         shutdown()
         stopper.close()
         outbox.close()
+        seat.leave()
         if monitor is not None:
             monitor.stop()
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from saeguard.integrations.vllm.outbox import Connection, Outbox
 from saeguard.monitor.messages import (
     STOP_REASON,
-    Message,
     NewBlocks,
     PrefixUpdate,
     RequestEnd,
@@ -89,13 +90,16 @@ class RequestReporter:
         block_size: int,
         outbox: Outbox,
         connection: Connection,
+        prefix: str = "",
     ) -> None:
         """
         Args:
             requests: the scheduler's, by id.
             block_size: of the blocks that it hashes; 0 if it has no prefix cache.
             connection: of the outbox.
+            prefix: what the ids that the monitor hears of begin with.
         """
+        self._prefix = prefix
         self._requests = requests
         self._model = model
         self._tokenizer_file = tokenizer_file
@@ -203,8 +207,19 @@ class RequestReporter:
             )
         )
 
-    def _post(self, message: Message) -> None:
+    def _post(self, message: RequestStart | PrefixUpdate | RequestEnd) -> None:
+        if self._prefix:
+            message = _prefixed(message, self._prefix)
         self._outbox.post(lambda: (message, None))
+
+
+def _prefixed(
+    message: RequestStart | PrefixUpdate | RequestEnd, prefix: str
+) -> RequestStart | PrefixUpdate | RequestEnd:
+    if isinstance(message, PrefixUpdate):
+        made = {prefix + req_id: blocks for req_id, blocks in message.made.items()}
+        return PrefixUpdate(made, {prefix + req_id: s for req_id, s in message.skipped.items()})
+    return msgspec.structs.replace(message, req_id=prefix + message.req_id)
 
 
 def _begun(output: Any) -> Iterator[tuple[str, int]]:

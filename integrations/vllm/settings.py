@@ -70,13 +70,17 @@ def check_supported(vllm_config: Any, device_type: str) -> None:
     parallel = vllm_config.parallel_config
     drafter = getattr(vllm_config.speculative_config, "method", None)
     refused = {
-        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        # The others would have to reach the monitor, which listens on this node.
+        "an engine on several nodes": getattr(parallel, "nnodes_within_dp", 1) > 1,
+        "elastic expert parallelism": getattr(parallel, "enable_elastic_ep", False),
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         "dual batch overlap": getattr(parallel, "enable_dbo", False),
         f"speculative decoding with {drafter}": drafter not in (None, *_DRAFTERS),
         f"the device {device_type}": device_type not in ("cpu", "cuda"),
-        # Every engine of a node would report as the same worker.
-        "data parallelism": parallel.data_parallel_size > 1,
+        # Which of a step's rows are whose is then known to the device alone.
+        "adaptive verification of drafts": getattr(
+            vllm_config.speculative_config, "enable_adaptive_verification", False
+        ),
         # The residual stream is then sharded over the ranks between layers.
         "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
         "KV or encoder transfer": any(
@@ -94,6 +98,29 @@ def check_supported(vllm_config: Any, device_type: str) -> None:
             raise UnsupportedError(
                 f"{name} is not supported yet", "start without it, or without saeguard"
             )
+
+
+def engine_number(vllm_config: Any) -> int:
+    """Which of the data-parallel engines this is."""
+    parallel = vllm_config.parallel_config
+    # The rank itself is always 0 in an engine of a model that is no mixture of experts.
+    return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
+
+
+def worker_number(worker: Any) -> int:
+    """Which one it is among the workers of all data-parallel engines."""
+    config = worker.vllm_config
+    return engine_number(config) * int(config.parallel_config.world_size) + int(worker.rank)
+
+
+def request_prefix(vllm_config: Any) -> str:
+    """What to put before the ids of requests, for the monitor: clients may choose the same one for
+    two requests, and data-parallel engines would serve both. Nothing in the first engine, and where
+    vLLM makes them unique.
+    """
+    engine = engine_number(vllm_config)
+    is_unique = os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") != "1"
+    return "" if is_unique or engine == 0 else f"dp{engine}/"
 
 
 def run_directory(vllm_config: Any, config: Config) -> Path:

@@ -29,12 +29,14 @@ class Stopper:
     or for a request of another engine finds no such request, and does nothing.
     """
 
-    def __init__(self, scheduler: Any, control: str) -> None:
+    def __init__(self, scheduler: Any, control: str, prefix: str = "") -> None:
         """
         Args:
             control: endpoint where the monitor speaks.
+            prefix: what its ids of this engine's requests begin with.
         """
         self._scheduler = scheduler
+        self._prefix = prefix
         self._socket = subscribe(control)
         self._has_failed = False
 
@@ -79,14 +81,17 @@ class Stopper:
                 yield message
 
     def _end(self, message: Stop) -> tuple[int, EngineCoreOutput] | None:
-        request = self._scheduler.requests.get(message.req_id)
+        if not message.req_id.startswith(self._prefix):
+            return None
+        req_id = message.req_id.removeprefix(self._prefix)
+        request = self._scheduler.requests.get(req_id)
         if request is None or request.is_finished():
             return None
         request.stop_reason = STOP_REASON + message.rule
-        self._scheduler.finish_requests(message.req_id, RequestStatus.FINISHED_STOPPED)
-        logger.info("saeguard stopped %s: %s", message.req_id, message.rule)
+        self._scheduler.finish_requests(req_id, RequestStatus.FINISHED_STOPPED)
+        logger.info("saeguard stopped %s: %s", req_id, message.rule)
         return request.client_index, EngineCoreOutput(
-            request_id=message.req_id,
+            request_id=req_id,
             new_token_ids=[],
             finish_reason=request.get_finished_reason(),
             stop_reason=request.stop_reason,

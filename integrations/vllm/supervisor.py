@@ -30,7 +30,11 @@ _PATIENCE_S = 30.0
 
 
 def ensure_monitor(
-    config: Config, run_dir: Path, tokenizer_file: str | None, patience_s: float = _PATIENCE_S
+    config: Config,
+    run_dir: Path,
+    tokenizer_file: str | None,
+    patience_s: float = _PATIENCE_S,
+    is_first: bool = True,
 ) -> MonitorProcess | None:
     """Start the monitor, unless somebody else does, and wait for it: nothing is served yet, and the
     first request should not be the one that is not seen.
@@ -38,18 +42,20 @@ def ensure_monitor(
     Args:
         run_dir: where it listens.
         tokenizer_file: of the model that is going to be served.
+        is_first: whether no other engine starts it.
 
     Raises:
         ConfigError: it is not there in time, and the configuration says `fail: closed`.
     """
     monitor = None
-    if config.start_monitor:
+    if config.start_monitor and is_first:
         monitor = MonitorProcess(config.path, run_dir, tokenizer_file)
         is_ready = monitor.wait_until_ready(patience_s)
         remedy = "its log says why"
     else:
         is_ready = _becomes_true(lambda: is_listening(run_dir), patience_s)
-        remedy = f"run: saeguard monitor --config {config.path}"
+        by_hand = f"run: saeguard monitor --config {config.path}"
+        remedy = "its log says why" if config.start_monitor else by_hand
     if is_ready:
         return monitor
     if config.fail == "closed":

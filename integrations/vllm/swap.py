@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from vllm.logger import init_logger
 
-from saeguard.integrations.vllm.tap import Tap, refill, self_test
+from saeguard.integrations.vllm.tap import Tap, columns_of, refill, self_test
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Control, Swap, SwapState, SwapStatus
@@ -32,23 +32,41 @@ class Prepared:
 
     watchlist: str
     taps: list[Tap]
+    columns: list[int]
+    """Which of its columns the taps' scores are."""
 
 
 class WatchlistSwap:
     """Prepares what the monitor asks for (control thread), and hands it over (engine's thread)."""
 
     def __init__(
-        self, path: Path, watchlist: str, taps: Sequence[Tap], rank: int, num_workers: int
+        self,
+        path: Path,
+        watchlist: str,
+        taps: Sequence[Tap],
+        rank: int,
+        num_workers: int,
+        elsewhere: Collection[int] = (),
     ) -> None:
+        """
+        Args:
+            path: where a watchlist is read from.
+            watchlist: digest of the one in use.
+            taps: of this worker, which has none where other stages of a pipeline have all of them.
+            rank: of this worker, for the monitor.
+            num_workers: of its engine.
+            elsewhere: layers that other stages tap.
+        """
         self._path = path
         self._watchlist = watchlist  # the one in use, or handed over
         self._taps = taps
         self._rank = rank
         self._num_workers = num_workers
+        self._elsewhere = elsewhere
         self._prepared: Prepared | None = None
         self._handed_over: deque[Prepared] = deque(maxlen=1)  # the newest replaces what waits
-        device = taps[0].rows.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        device = taps[0].rows.device if taps else None
+        self._stream = torch.cuda.Stream(device) if device and device.type == "cuda" else None
 
     def take(self) -> Prepared | None:
         """What the next step is to use, if anything has changed. Costs nothing otherwise."""
@@ -84,9 +102,9 @@ class WatchlistSwap:
         if watchlist.digest != digest:
             raise UnsupportedError(f"{self._path} has changed again: it holds another watchlist")
         with self._aside():
-            taps = refill(self._taps, watchlist)
+            taps = refill(self._taps, watchlist, self._elsewhere)
             self_test(taps)
-        return Prepared(digest, taps)
+        return Prepared(digest, taps, columns_of(taps, watchlist))
 
     def _aside(self) -> AbstractContextManager[object]:
         """Where the device is to work: beside the engine's stream. The self-test waits for it."""

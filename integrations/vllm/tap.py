@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,8 +46,8 @@ def capacity_for(num_features: int) -> int:
     return -(-num_features // _CAPACITY_STEP) * _CAPACITY_STEP
 
 
-def make_taps(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[Tap]:
-    """The buffers for every site of the watchlist; the model is not touched.
+def make_taps(model: nn.Module, sites: Sequence[Site], max_tokens: int) -> list[Tap]:
+    """The buffers for every site; the model is not touched.
 
     Raises:
         UnsupportedError: the architecture or a layer does not fit.
@@ -55,9 +55,15 @@ def make_taps(model: nn.Module, watchlist: Watchlist, max_tokens: int) -> list[T
     op.register()
     entry = architecture_of(model)
     parameter = next(model.parameters())
-    for site in watchlist.sites:
+    for site in sites:
         tapped_module(model, entry, site.layer)
-    return [_make_tap(s, max_tokens, parameter.device, parameter.dtype) for s in watchlist.sites]
+    return [_make_tap(site, max_tokens, parameter.device, parameter.dtype) for site in sites]
+
+
+def columns_of(taps: Sequence[Tap], watchlist: Watchlist) -> list[int]:
+    """Which of the watchlist's columns the taps' scores are."""
+    columns = {name: column for column, name in enumerate(watchlist.columns)}
+    return [columns[feature.name] for tap in taps for feature in tap.site.features]
 
 
 def hook(model: nn.Module, taps: list[Tap]) -> None:
@@ -84,21 +90,24 @@ def hook(model: nn.Module, taps: list[Tap]) -> None:
         module.register_forward_hook(tap_stream)
 
 
-def refill(taps: Sequence[Tap], watchlist: Watchlist) -> list[Tap]:
+def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Collection[int] = ()) -> list[Tap]:
     """These taps with the rows of another watchlist, in tensors of their own on the same device;
     the buffers in use are not touched. A layer that it does not watch gets no features.
+
+    Args:
+        elsewhere: layers that other stages of the pipeline tap.
 
     Raises:
         UnsupportedError: it does not fit into the buffers that the running graph reads.
     """
-    d_model = taps[0].site.weight.shape[1]
+    d_model = taps[0].site.weight.shape[1] if taps else watchlist.d_model
     if watchlist.d_model != d_model:
         raise UnsupportedError(
             f"the watchlist is for d_model {watchlist.d_model}, but this model has {d_model}",
             "use SAEs or probes of this model",
         )
     sites = {site.layer: site for site in watchlist.sites}
-    tapped = [tap.site.layer for tap in taps]
+    tapped = sorted({tap.site.layer for tap in taps}.union(elsewhere))
     if untapped := sorted(sites.keys() - set(tapped)):
         raise UnsupportedError(
             f"the watchlist needs layer {untapped[0]}, and the running graph taps only {tapped}",

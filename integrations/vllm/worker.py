@@ -15,15 +15,20 @@ from saeguard.integrations.vllm.outbox import Build, DirectOutbox, Outbox, Threa
 from saeguard.integrations.vllm.settings import (
     check_supported,
     control_endpoint,
+    engine_number,
     inbox_endpoint,
     key_compile_cache,
     load_settings,
+    request_prefix,
+    worker_number,
 )
+from saeguard.integrations.vllm.stages import stage_of
 from saeguard.integrations.vllm.step_view import StepView, adapter_for
 from saeguard.integrations.vllm.swap import WatchlistSwap
 from saeguard.integrations.vllm.tap import (
     Tap,
     capacity_for,
+    columns_of,
     hook,
     layout_digest,
     make_taps,
@@ -32,7 +37,7 @@ from saeguard.integrations.vllm.tap import (
 )
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.messages import Frame, FrameArrays, TapStatus
+from saeguard.monitor.messages import Frame, FrameArrays, Part, TapStatus
 
 logger = init_logger("vllm.saeguard.worker")
 
@@ -57,13 +62,25 @@ class WorkerMonitor:
         self._runner = worker.model_runner
         self._view = adapter_for(self._runner)
         model = self._runner.get_model()
-        self._taps: list[Tap] = make_taps(model, watchlist, max_tokens)
+        stage = stage_of(model, watchlist)
+        sites = [site for site in watchlist.sites if site.layer in stage.here]
+        self._taps: list[Tap] = make_taps(model, sites, max_tokens)
         self_test(self._taps)
         self._digest = watchlist.digest
-        self._rank = worker.rank
-        num_workers = config.parallel_config.world_size
-        self.swap = WatchlistSwap(path, watchlist.digest, self._taps, worker.rank, num_workers)
-        self._sends = _is_first_tensor_parallel_rank()
+        self._engine = engine_number(config)
+        self._number = worker_number(worker)
+        self._request_prefix = request_prefix(config)
+        self._num_parts = stage.num_tapping
+        self._columns = columns_of(self._taps, watchlist)
+        self.swap = WatchlistSwap(
+            path,
+            watchlist.digest,
+            self._taps,
+            self._number,
+            config.parallel_config.world_size,
+            stage.elsewhere,
+        )
+        self._sends = bool(self._taps) and _is_first_tensor_parallel_rank()
         self._outbox = outbox
         self._step = 0
         self._side_stream = (
@@ -84,7 +101,7 @@ class WorkerMonitor:
 
     def report(self, alive: bool, reason: str = "") -> None:
         """Tell the monitor whether it can rely on this worker."""
-        status = TapStatus(rank=self._rank, alive=alive, reason=reason)
+        status = TapStatus(rank=self._number, alive=alive, reason=reason)
         self._outbox.post(lambda: (status, None))
 
     def before_step(self) -> None:
@@ -97,7 +114,7 @@ class WorkerMonitor:
         self._digest = ""  # should it fail half-way, no frame may claim to be of either
         try:
             self._taps = overwrite(self._taps, new.taps)
-            self._digest = new.watchlist
+            self._columns, self._digest = new.columns, new.watchlist
         except Exception as error:
             logger.exception("saeguard could not change the watchlist; serving goes on")
             self.report(False, f"changing the watchlist failed: {error}")
@@ -108,6 +125,7 @@ class WorkerMonitor:
         """
         if not self._sends or scheduler_output.total_num_scheduled_tokens == 0:
             return
+        self._step += 1  # whatever becomes of it: all stages must number alike
         try:
             view = self._view(self._runner, scheduler_output)
             if view is not None:
@@ -128,21 +146,24 @@ class WorkerMonitor:
         tensors = [scores, token_ids, positions, calls]
         host, ready = self._to_host(tensors)
         step, now, digest = self._step, time.time_ns(), self._digest
-        self._step += 1
+        part = Part(self._engine, self._num_parts, self._columns) if self._num_parts > 1 else None
+        prefix = self._request_prefix
+        req_ids = [prefix + req_id for req_id in view.req_ids] if prefix else view.req_ids
 
         def build() -> tuple[Frame, FrameArrays]:
             ready()
             frame = Frame(
-                worker=self._rank,
+                worker=self._number,
                 step=step,
                 watchlist=digest,
-                req_ids=view.req_ids,
+                req_ids=req_ids,
                 row_starts=view.row_starts,
                 tap_calls=host[3].tolist(),
                 num_features=host[0].shape[1],
                 time_ns=now,
                 dropped_frames=self._outbox.num_dropped,
                 num_drafts=view.num_drafts,
+                part=part,
             )
             return frame, FrameArrays(*(tensor.numpy() for tensor in host[:3]))
 
@@ -184,7 +205,7 @@ def arm(worker: Any) -> None:
     try:
         monitor = WorkerMonitor(worker, config.watchlist, watchlist, outbox)
     except Exception as error:
-        status = TapStatus(rank=worker.rank, alive=False, reason=str(error))
+        status = TapStatus(rank=worker_number(worker), alive=False, reason=str(error))
         outbox.post(lambda: (status, None))
         outbox.close()
         listener.close()

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 import pytest
 from fake_engine import end_message, start_message
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from saeguard.monitor.alerts import Coverage
 from saeguard.monitor.detector import GRACE_S, Detector
 from saeguard.monitor.messages import Frame, FrameArrays
 from saeguard.monitor.tokens import TokenTexts
@@ -201,3 +203,18 @@ def test_rules_see_each_token_once_as_it_was_kept(ruleset: RuleSet, seed: int):
         coverage = finished[request.name].coverage()
         assert coverage.scheduled == request.num_scheduled - request.num_rejected
         assert coverage.unseen == ({"dropped_frame": request.num_lost} if request.num_lost else {})
+
+
+def test_drafts_before_a_frame_that_is_not_believed_are_not_taken_for_kept():
+    """What the model rejected is computed again in that frame, of which nothing is used."""
+    engine = Engine(RuleSet("none", "1.0.0", "0" * 64, {}, ()), FEATURES)
+    detector = Detector(engine, "w", len(FEATURES), record_tokens=16)
+    detector.start(start_message("a", [1, 2]), NO_TEXTS)
+    rows = np.zeros((3, len(FEATURES)), np.float32)
+    steps = [(0, 2, 0, "w"), (2, 3, 2, "w"), (3, 1, 0, "other"), (4, 1, 0, "w")]
+    for step, (first, count, num_drafts, watchlist) in enumerate(steps):
+        frame, arrays = frame_of({"a": (first, rows[:count], num_drafts)}, step, 0)
+        detector.observe(msgspec.structs.replace(frame, watchlist=watchlist), arrays, 0.0)
+    detector.end(end_message("a", 7, num_output_tokens=4), 0.0)
+    (request,) = detector.finished(0.0)
+    assert request.coverage() == Coverage(5, 4, 0, {"other_watchlist": 1})

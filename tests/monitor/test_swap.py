@@ -86,10 +86,49 @@ def test_a_worker_that_starts_anew_is_asked_again(talk: Conversation):
     """Its buffers are as large as the file that it found needs them."""
     talk.answer(0, "refused", reason="too many features")
     assert talk.turn() == SwapResult(NEW, "worker 0: too many features")
-    talk.swapper.worker_started()
+    talk.swapper.worker_started(0)
     assert talk.turn() is None
     talk.answer(0, "done")
     talk.answer(1, "done")
+    assert talk.turn() == SwapResult(NEW)
+
+
+def test_the_engines_of_a_server_change_together(talk: Conversation):
+    """Workers 0 and 1 are of one engine, 2 and 3 of another."""
+    for worker in (0, 2):
+        talk.swapper.worker_started(worker)
+    for worker in (0, 1):
+        talk.answer(worker, "ready")
+    talk.turn()
+    assert talk.said[-1] == Swap(NEW, go=False)
+    talk.answer(2, "ready")
+    talk.answer(3, "refused", reason="no memory left")
+    assert talk.turn() == SwapResult(NEW, "worker 3: no memory left")
+    assert not any(message.go for message in talk.said)
+
+
+def test_an_engine_of_which_a_new_monitor_did_not_know_is_brought_along(talk: Conversation):
+    for worker in (0, 1):
+        talk.answer(worker, "done")
+    assert talk.turn() == SwapResult(NEW)
+    talk.answer(2, "ready")
+    assert talk.turn(1.0) is None
+    talk.answer(3, "ready")
+    talk.turn(1.0)
+    assert talk.said[-1] == Swap(NEW, go=True)
+
+
+def test_a_server_that_was_restarted_with_fewer_engines_is_not_waited_for_in_vain(
+    talk: Conversation,
+):
+    for worker in range(4):
+        talk.swapper.worker_started(worker)
+    for worker in range(2):
+        talk.swapper.worker_started(worker)
+        talk.answer(worker, "done")
+    assert talk.turn() is None, "the last to start has been asked again"
+    for worker in range(2):
+        talk.answer(worker, "done")
     assert talk.turn() == SwapResult(NEW)
 
 
@@ -98,7 +137,7 @@ def test_an_outcome_that_is_known_is_not_told_again(talk: Conversation):
         talk.answer(0, "done")
         talk.answer(1, "done")
         results = talk.turn()
-        talk.swapper.worker_started()
+        talk.swapper.worker_started(0)
     assert results is None
 
 

@@ -7,7 +7,7 @@ scores of its own: one that was put down to another request or position cannot b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +131,13 @@ def watched_engine(
     model: Path,
     env: dict[str, str] | None = None,
     config: dict[str, Any] | None = None,
+    layers: Sequence[int] = LAYERS,
     **engine: Any,
 ) -> Iterator[WatchedEngine]:
     """Start it, with more of `saeguard.yaml` and of `LLM`'s arguments."""
     work.mkdir(parents=True, exist_ok=True)
     with OtlpReceiver() as receiver:
-        path = write_watched_config(work, receiver, **(config or {}))
+        path = write_watched_config(work, receiver, layers, **(config or {}))
         watchlist = wl.load(work / "watch.safetensors")
         env = {"SAEGUARD_CONFIG": str(path), **(env or {})}
         with LiveEngine(work, env) as live:
@@ -144,17 +145,28 @@ def watched_engine(
             yield WatchedEngine(live, work, watchlist, receiver)
 
 
-def write_watched_config(directory: Path, receiver: OtlpReceiver, **values: Any) -> Path:
-    """Probes, rules, their watchlist and a configuration with all of that."""
+def write_watched_config(
+    directory: Path, receiver: OtlpReceiver, layers: Sequence[int] = LAYERS, **values: Any
+) -> Path:
+    """Probes, rules, their watchlist and a configuration with all of that.
+
+    Args:
+        layers: to be watched, those of `RULES` and maybe others.
+    """
     features = {}
-    for layer in LAYERS:
+    for layer in layers:
         _write_probes(directory / f"probes_{layer}.safetensors", layer)
         for name in _PROBES:
             source = {"path": f"probes_{layer}.safetensors"}
             features[f"{name}_{layer}"] = {"probe": source, "name": name}
     header = {"version": 1, "ruleset": {"name": "features", "version": "1.0.0"}}
     path = directory / "rules.yaml"
-    path.write_text(yaml.safe_dump({**header, "features": features, "rules": RULES}))
+    more = [
+        _rule(10 + layer, f"layer_{layer}", {"feature": f"east_{layer}", "agg": "value", "gt": 3.0})
+        for layer in layers
+        if layer not in LAYERS
+    ]
+    path.write_text(yaml.safe_dump({**header, "features": features, "rules": RULES + more}))
     wl.save(compile_watchlist(load_rules([path])), directory / "watch.safetensors")
     config = {
         "version": 1,

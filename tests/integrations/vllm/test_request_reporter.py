@@ -36,7 +36,7 @@ class Line:
 class Scheduled:
     """A scheduler's requests and decisions, without the scheduler, and what was said of them."""
 
-    def __init__(self, block_size: int = BLOCK_SIZE) -> None:
+    def __init__(self, block_size: int = BLOCK_SIZE, prefix: str = "") -> None:
         self.messages: list[Message] = []
         self.requests: dict[str, Request] = {}
         self.outbox = SimpleNamespace(
@@ -44,7 +44,7 @@ class Scheduled:
         )
         self.connection = Line()
         self._reporter = RequestReporter(
-            self.requests, "m", None, block_size, self.outbox, self.connection
+            self.requests, "m", None, block_size, self.outbox, self.connection, prefix
         )
         init_none_hash(sha256)
 
@@ -153,6 +153,19 @@ def test_each_of_n_samples_has_the_client_s_id(scheduled: Scheduled, req_id: str
     scheduled.step(**{req_id: (0, 2)})
     (message,) = scheduled.messages
     assert (message.req_id, message.external_id) == (req_id, "chatcmpl-1")
+
+
+def test_every_message_of_an_engine_begins_its_ids_alike():
+    scheduled = Scheduled(prefix="dp1/")
+    request = scheduled.add("a", list(range(6)))
+    scheduled.step(a=(0, 6))
+    request.append_output_token_ids([20, 21])
+    scheduled.step(v1_resumed=None, a=(7, 1))  # it skips one
+    scheduled.end("a")
+    start, update, end = scheduled.messages
+    assert (start.req_id, start.external_id, end.req_id) == ("dp1/a", "a", "dp1/a")
+    assert list(update.made) == list(update.skipped) == ["dp1/a"]
+    assert end.num_scheduled == 7
 
 
 def test_a_request_is_announced_with_what_it_has_from_the_cache(scheduled: Scheduled):

@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
 
 @pytest.fixture
 def taps(model: torch.nn.Module) -> list[Tap]:
-    return make_taps(model, OLD, max_tokens=32)
+    return make_taps(model, OLD.sites, max_tokens=32)
 
 
 @pytest.fixture
