@@ -13,6 +13,7 @@ from saeguard.monitor.alerts import (
     CountedMatch,
     Coverage,
     RequestRecord,
+    Severity,
     SignalReading,
     new_alert_id,
 )
@@ -78,8 +79,8 @@ class AlertMaker:
             action_outcome=_action_outcome(rule, request),
         )
 
-    def health(self, name: str, title: str, message: str) -> Alert:
-        """The record of something that is wrong with the monitor itself; of severity high.
+    def health(self, name: str, title: str, message: str, severity: Severity = "high") -> Alert:
+        """The record of something that is wrong with the monitor itself.
 
         Args:
             name: what takes the place of a rule's name; begins with `saeguard.`.
@@ -96,7 +97,7 @@ class AlertMaker:
             rule_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
             rule_name=name,
             rule_title=title,
-            severity="high",
+            severity=severity,
             status="stable",
             tags=[],
             message=message,

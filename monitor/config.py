@@ -98,6 +98,8 @@ class Config(_Strict):
     allow_opt_out: bool = False
     """Whether clients may opt out of rules that are not `mandatory`."""
     store: Path = Path("saeguard-alerts.sqlite")
+    store_mib: int = Field(default=4096, ge=1)
+    """How large the store may grow; then what is oldest goes, delivered alerts before others."""
     capture_text: Annotated[Literal["off", "window"], BeforeValidator(_yaml_off)] = "off"
     """`window`: keep the text of the recorded tokens of requests that raise an alert."""
     phases: Phases = Phases()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
@@ -22,6 +23,8 @@ from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
 
 BATCH_SIZE = 64
+OUTCOMES = ("taken", "deferred", "refused")
+"""Of a batch: it is tried again later, or searched for what the destination does not want."""
 
 log = logger(__name__)
 
@@ -61,7 +64,7 @@ class Sender:
         max_delay_s: float = 30.0,
     ) -> None:
         self.attempts: Counter[str] = Counter()
-        """By outcome: taken, deferred or refused."""
+        """By outcome."""
         self.delivered = 0
         self._store = store
         self._destination = destination
@@ -70,7 +73,7 @@ class Sender:
         self._delay_s = first_delay_s
         self._batch_size = BATCH_SIZE
         self._wake, self._draining, self._stopped = (threading.Event() for _ in range(3))
-        store.acknowledge(destination.name, 0)  # makes the destination known to the store
+        store.add_destination(destination.name)
         store.on_commit(self._wake.set)
         self._thread = threading.Thread(
             target=self._run, name=f"saeguard-to-{destination.name}", daemon=True
@@ -81,6 +84,18 @@ class Sender:
     def pending(self) -> int:
         """Alerts in the store that the destination has not taken yet."""
         return self._store.num_pending(self._destination.name)
+
+    def totals(self) -> dict[str, int]:
+        """What waits and what was tried, for metrics."""
+        name = self._destination.name
+        oldest_ns = self._store.oldest_pending_ns(name)
+        age_s = 0 if oldest_ns is None else max(0, time.time_ns() - oldest_ns) // 1_000_000_000
+        tried = {f"delivery/attempts/{o}/{name}": self.attempts[o] for o in OUTCOMES}
+        return {
+            f"delivery/pending/{name}": self.pending,
+            f"delivery/oldest_age_s/{name}": age_s,
+            **tried,
+        }
 
     def drain(self, timeout_s: float) -> bool:
         """Delivers what is committed, for at most `timeout_s`, then ends the thread.

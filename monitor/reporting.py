@@ -23,6 +23,9 @@ from saeguard.rules.matches import Decision, Outcome
 _MAX_FINDINGS = 20
 """Lines of an alert about refused rules."""
 
+_LOSSES_EVERY_S = 60.0
+"""How often at most an alert tells of alerts that were lost."""
+
 _METRICS: dict[Outcome, str] = {
     "alert": "alerts",
     "limited": "limited",
@@ -43,6 +46,8 @@ class Reporter:
         self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
         self._store = store
+        self._num_losses_told = 0
+        self._tell_losses_s = 0.0
 
     def introduce(self, book: Rulebook) -> None:
         """Begin each of its series at zero, or the first alert is no increase. Say what it asks
@@ -111,6 +116,18 @@ class Reporter:
         log.critical("blind", reason=reason)
         title = "The monitor sees nothing"
         self.raise_alert(book.maker.health("saeguard.blind", title, reason))
+
+    def tell_losses(self, book: Rulebook, now_s: float) -> None:
+        """Alerts had to make room in the store before they were delivered: say so aloud."""
+        num_lost = self._store.evicted["num_undelivered"] - self._num_losses_told
+        if not num_lost or now_s < self._tell_losses_s:
+            return
+        self._num_losses_told += num_lost
+        self._tell_losses_s = now_s + _LOSSES_EVERY_S
+        message = f"{num_lost} alerts left the full store before a destination had taken them"
+        log.critical("alerts_evicted", alerts=num_lost, store=str(self._store.path))
+        title = "Alerts were lost undelivered"
+        self.raise_alert(book.maker.health("saeguard.alerts_evicted", title, message, "critical"))
 
     def finished(self, request: LiveRequest, book: Rulebook) -> None:
         """Enter a request that has ended, and keep it if somebody will want to look at it."""

@@ -88,7 +88,7 @@ class Service:
         self._allows_opt_out = config.allow_opt_out
         self._began_ns = time.monotonic_ns()
         self._dead: dict[int, str] = {}
-        self._store = Store(config.store)
+        self._store = Store(config.store, max_bytes=config.store_mib << 20)
         self._reporter = Reporter(self._store)
         self._reporter.introduce(self._book)
         self._stops = Stops(self._control.send)
@@ -153,8 +153,10 @@ class Service:
             "rows/phase_unsure": self._detector.num_phase_unsure,
             "rows/unevaluated": self._detector.num_unevaluated,
             "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
-            **{f"delivery/pending/{name}": s.pending for name, s in self._senders.items()},
+            **self._store.totals(),
         }
+        for sender in self._senders.values():
+            live |= sender.totals()
         return {**self._reporter.totals, **live}
 
     def _turn(self) -> bool:
@@ -259,6 +261,7 @@ class Service:
             self._reporter.finished(request, self._book)
         for end in self._detector.take_unannounced():
             self._reporter.unannounced(end)
+        self._reporter.tell_losses(self._book, time.monotonic())
         self._reporter.save_totals()
 
     def _reload(self, now_s: float) -> None:

@@ -14,10 +14,13 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from saeguard.monitor import retention
 from saeguard.monitor.alerts import (
     SEVERITIES,
     Alert,
@@ -27,13 +30,14 @@ from saeguard.monitor.alerts import (
     encode,
 )
 from saeguard.monitor.logging import logger
-from saeguard.monitor.store_file import StoreError, fail, open_for_writing, reading
+from saeguard.monitor.store_file import StoreError, claim, fail, open_for_writing, reading
 
 GROUP_WAIT_S = 0.01
 """How long the first record of a group waits for company: about one commit."""
 GROUP_SIZE = 512
 QUEUE_SIZE = 8192
 RETRY_S = 0.5
+DEFAULT_BYTES = 4 << 30
 
 _ADD_ALERT = """
 INSERT INTO alerts (id, time_ns, rule, severity, req_id, body) VALUES (?, ?, ?, ?, ?, ?)
@@ -41,11 +45,9 @@ ON CONFLICT (id) DO NOTHING"""
 _ADD_REQUEST = """
 INSERT INTO requests (req_id, body) VALUES (?, ?)
 ON CONFLICT (req_id) DO UPDATE SET body = excluded.body"""
-# A request stays while one of its alerts waits for a destination.
-_TRIM_REQUESTS = """
-DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ? AND NOT EXISTS (
-    SELECT 1 FROM alerts WHERE alerts.req_id = requests.req_id
-    AND alerts.row > (SELECT min(row) FROM cursors))"""
+_TRIM_REQUESTS = f"""
+DELETE FROM requests
+WHERE row <= (SELECT max(row) FROM requests) - ? AND NOT {retention.IS_AWAITED}"""
 _ADD_TOTAL = """
 INSERT INTO totals (key, value) VALUES (?, ?)
 ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"""
@@ -55,6 +57,8 @@ ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
 _CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
 
+_EVICTED = ("num_requests", "num_taken", "num_undelivered")
+
 Statement = tuple[str, tuple[Any, ...]]
 
 log = logger(__name__)
@@ -63,10 +67,24 @@ log = logger(__name__)
 class Store:
     """The writing side. Any thread may call it."""
 
-    def __init__(self, path: Path | str, max_requests: int = 10_000) -> None:
+    def __init__(
+        self, path: Path | str, max_requests: int = 10_000, max_bytes: int = DEFAULT_BYTES
+    ) -> None:
+        """
+        Args:
+            max_bytes: of the file; see `retention` for what goes first.
+
+        Raises:
+            StoreError: it cannot be written, or another monitor writes to it.
+        """
         self.path = Path(path)
+        self.evicted: Counter[str] = Counter()
+        """What had to make room: requests, taken and undelivered alerts."""
         self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._claim = claim(self.path)
         self._db = open_for_writing(self.path)
+        self._db.executescript(retention.OPEN)
         self._db_lock = threading.Lock()
         self._queue: queue.Queue[list[Statement] | threading.Event] = queue.Queue(QUEUE_SIZE)
         self._closing = threading.Event()
@@ -101,9 +119,29 @@ class Store:
 
         One too many for each alert that was handed over twice, but never when it is 0.
         """
-        query = f"SELECT coalesce(max(row), 0) - {_CURSOR} FROM alerts"
+        query = f"SELECT max(row), max({_CURSOR}, min(row) - 1) FROM alerts"
         with reading(self.path) as db:
-            return int(db.execute(query, (destination,)).fetchone()[0])
+            last, taken = db.execute(query, (destination,)).fetchone()
+        return int(last - taken) if last is not None else 0
+
+    def oldest_pending_ns(self, destination: str) -> int | None:
+        """When the next alert for the destination was raised; None if there is none."""
+        query = f"SELECT time_ns FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT 1"
+        with reading(self.path) as db:
+            row = db.execute(query, (destination,)).fetchone()
+        return int(row[0]) if row else None
+
+    def totals(self) -> dict[str, int]:
+        """What had to make room since the start, and the size, for metrics."""
+        with reading(self.path) as db:
+            size = retention.used_bytes(db)
+        evicted = {f"store/evicted/{kind[4:]}": self.evicted[kind] for kind in _EVICTED}
+        return {"store/used_bytes": size, **evicted}
+
+    def add_destination(self, name: str) -> None:
+        """Alerts are kept for it until it has acknowledged them."""
+        known = ("INSERT OR IGNORE INTO destinations VALUES (?)", (name,))
+        self._commit([(_ACKNOWLEDGE, (name, 0)), known])
 
     def acknowledge(self, destination: str, row: int) -> None:
         """The destination has everything up to this row. Durable on return."""
@@ -145,6 +183,7 @@ class Store:
         self._writer.join()
         with self._db_lock:
             self._db.close()
+        self._claim.close()
         if self._num_lost:
             fail(self.path, f"{self._num_lost} records could not be written")
 
@@ -201,8 +240,10 @@ class Store:
             with self._db_lock, self._db:
                 for sql, values in statements:
                     self._db.execute(sql, values)
+                evicted = retention.make_room(self._db, self._max_bytes)
         except sqlite3.Error as error:
             fail(self.path, error)
+        self.evicted.update(asdict(evicted))
         for listener in self._listeners:
             listener()
 

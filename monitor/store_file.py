@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import msgspec
 
@@ -17,6 +19,9 @@ from saeguard.monitor.errors import SaeguardError
 APPLICATION_ID = 0x5AE6_0A1E
 """Marks the file as ours, in SQLite's header."""
 SCHEMA_VERSION = 1
+
+_CLAIM_S = 15.0
+"""How long a monitor that is ending is waited for: it may have alerts to deliver."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS alerts (
@@ -86,6 +91,42 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         fail(path, error)
     return db
+
+
+def claim(path: Path, timeout_s: float = _CLAIM_S) -> IO[str]:
+    """A file that holds the right to write to the store until it is closed, or we are gone.
+
+    Raises:
+        StoreError: another monitor has it, or the directory cannot be written.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(path.with_name(f".{path.name}.lock"), "a+", opener=_private)  # noqa: SIM115
+    except OSError as error:
+        fail(path, error)
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() >= deadline_s:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                file.close()
+                raise StoreError(
+                    f"alert store {path}: another monitor writes to it (process {owner})",
+                    "give each monitor a store of its own",
+                ) from None
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def _create(path: Path) -> None:

@@ -37,12 +37,16 @@ COUNTERS = {
     "rows/unevaluated": (),
     "requests/finished": (),
     "requests/unattended": (),
+    "delivery/attempts": ("outcome", "destination"),
+    "store/evicted": ("kind",),
 }
 GAUGES = {
     "requests/live": (),
     "ruleset/info": ("sha256", "version"),
     "taps/alive": (),
     "delivery/pending": ("destination",),
+    "delivery/oldest_age_s": ("destination",),
+    "store/used_bytes": (),
 }
 
 

@@ -40,6 +40,7 @@ class Commands(LazyGroup):
         "diff": ("saeguard.monitor.cli.diff:diff", "Compare the alerts of two rule sets."),
         "monitor": ("saeguard.monitor.cli.monitor:monitor", "Run the monitor by hand."),
         "alerts": ("saeguard.monitor.cli.alerts:app", "Look at alerts."),
+        "spool": ("saeguard.monitor.cli.spool:app", "The durable queue of alerts."),
     }
     summaries: ClassVar = {
         "serve": "Serve a model with vLLM and watch it.",

@@ -58,6 +58,23 @@ def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
     assert record.coverage.scheduled == 3
 
 
+def test_alerts_that_leave_a_full_store_undelivered_are_told_aloud(tmp_path: Path):
+    # Nobody reads a pipe here, and 1,000 alerts fill it.
+    with running_monitor(tmp_path, subprocess.DEVNULL, store_mib=1) as monitor:
+        monitor.receiver.fail_with(503)
+        for number in range(1000):
+            monitor.lie_once(f"req{number}-x")
+        wait_for(lambda: bool(monitor.alerts(rule_name="saeguard.alerts_evicted")), 60)
+        monitor.receiver.recover()
+        (alert,) = monitor.alerts(rule_name="saeguard.alerts_evicted")
+        assert (alert.kind, alert.severity) == ("health", "critical")
+        wait_for(lambda: alert.id in monitor.receiver.alert_ids())
+        wait_for(lambda: bool(monitor.metric("saeguard.store.evicted", kind="undelivered")))
+        destination = f"otlp:{monitor.receiver.endpoint}"
+        deferred = {"outcome": "deferred", "destination": destination}
+        assert monitor.metric("saeguard.delivery.attempts", **deferred)
+
+
 def test_what_is_on_its_way_when_the_monitor_is_told_to_stop_is_not_lost(monitor: Monitor):
     for number in range(200):
         monitor.lie_once(f"req{number}-x")

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from records import make_alert, make_request
 
 from saeguard.monitor import store as store_module
 from saeguard.monitor.store import Store, StoreError, get_alert, get_request, list_alerts, totals
+from saeguard.monitor.store_file import claim
 
 WRITER = """
 import time
@@ -168,7 +170,7 @@ def test_the_oldest_requests_make_room(path):
 
 def test_a_request_whose_alert_is_not_delivered_yet_is_kept(path):
     with Store(path, max_requests=1) as store:
-        store.acknowledge("destination", 0)
+        store.add_destination("destination")
         store.add_alert(make_alert(req_id="a"))
         for name in "abc":
             store.add_request(make_request(req_id=name))
@@ -177,6 +179,21 @@ def test_a_request_whose_alert_is_not_delivered_yet_is_kept(path):
         store.acknowledge("destination", 1)
         store.add_request(make_request(req_id="d"))
     assert get_request(path, "a") is None
+
+
+def test_a_second_monitor_is_refused_while_the_first_one_writes(path):
+    with (
+        Store(path),
+        pytest.raises(StoreError, match=rf"another monitor writes to it \(process {os.getpid()}"),
+    ):
+        claim(path, timeout_s=0.1)
+    claim(path, timeout_s=0.1).close()
+
+
+def test_a_monitor_that_is_ending_is_waited_for(path):
+    first = Store(path)
+    threading.Timer(0.5, first.close).start()
+    Store(path).close()
 
 
 def test_only_the_owner_may_read_the_store(path):
@@ -255,4 +272,4 @@ for i in range(40):
         Store(tmp_path / f"{i}.sqlite").close()
         time.sleep(0.01)
     assert reader.wait(timeout=30) == 0
-    assert not list(tmp_path.glob(".*"))
+    assert not [path for path in tmp_path.glob(".*") if path.suffix != ".lock"]
