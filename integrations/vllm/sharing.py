@@ -26,15 +26,15 @@ class Seat:
 
     def leave(self, timeout_s: float = 2.0) -> None:
         """Whoever was the first does it as the last, unless the others take too long."""
-        deadline_s = time.monotonic() + timeout_s
-        while self.is_first and not (is_alone := _locks(self._engines)):
-            if time.monotonic() >= deadline_s:
-                break
-            time.sleep(_POLL_S)
-        for file in (self._engines, self._first):
-            if self.is_first and is_alone:
-                Path(file.name).unlink(missing_ok=True)
-            file.close()
+        if self.is_first:
+            deadline_s = time.monotonic() + timeout_s
+            while not (is_alone := _locks(self._engines)) and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+            if is_alone:
+                Path(self._engines.name).unlink(missing_ok=True)
+                Path(self._first.name).unlink(missing_ok=True)
+        self._engines.close()
+        self._first.close()
 
 
 def _locks(file: TextIO) -> bool:

@@ -11,16 +11,16 @@ from vllm.model_executor.models.utils import PPMissingLayer
 
 from saeguard.integrations.vllm.architectures import architecture_of, layers_of, place_of
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.watchlist import Watchlist
+from saeguard.monitor.watchlist import Site, Watchlist
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One of them, which may be the only one."""
 
-    here: frozenset[int]
-    """Watched layers whose streams are tapped here."""
-    elsewhere: frozenset[int]
+    here: list[Site]
+    """Watched sites that are tapped here."""
+    elsewhere: list[Site]
     """Those that other stages tap."""
     num_tapping: int
     """How many stages tap any."""
@@ -38,11 +38,15 @@ def stage_of(model: Any, watchlist: Watchlist) -> Stage:
     layers = layers_of(model, entry)
     num_stages = group.world_size
     ends = [get_pp_indices(len(layers), stage, num_stages)[1] for stage in range(num_stages)]
-    stages = {}
+    here, elsewhere, tapping = [], [], set()
     for site in watchlist.sites:
         place = place_of(entry, site.layer, len(layers))
-        stages[site.layer] = sum(end <= place for end in ends)
-        if stages[site.layer] == group.rank_in_group and isinstance(layers[place], PPMissingLayer):
+        stage = sum(end <= place for end in ends)
+        tapping.add(stage)
+        if stage != group.rank_in_group:
+            elsewhere.append(site)
+        elif isinstance(layers[place], PPMissingLayer):
             raise UnsupportedError(f"layer {place} is not on the pipeline's stage that vLLM says")
-    here = {layer for layer, stage in stages.items() if stage == group.rank_in_group}
-    return Stage(frozenset(here), frozenset(stages.keys() - here), len(set(stages.values())))
+        else:
+            here.append(site)
+    return Stage(here, elsewhere, len(tapping))

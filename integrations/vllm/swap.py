@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from saeguard.integrations.vllm.tap import Tap, columns_of, refill, self_test
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Control, Swap, SwapState, SwapStatus
+from saeguard.monitor.watchlist import Site
 
 logger = init_logger("vllm.saeguard.swap")
 
@@ -46,7 +47,7 @@ class WatchlistSwap:
         taps: Sequence[Tap],
         rank: int,
         num_workers: int,
-        elsewhere: Collection[int] = (),
+        elsewhere: Sequence[Site] = (),
     ) -> None:
         """
         Args:
@@ -55,7 +56,7 @@ class WatchlistSwap:
             taps: of this worker, which has none where other stages of a pipeline have all of them.
             rank: of this worker, for the monitor.
             num_workers: of its engine.
-            elsewhere: layers that other stages tap.
+            elsewhere: what other stages tap.
         """
         self._path = path
         self._watchlist = watchlist  # the one in use, or handed over

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,12 +90,12 @@ def hook(model: nn.Module, taps: list[Tap]) -> None:
         module.register_forward_hook(tap_stream)
 
 
-def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Collection[int] = ()) -> list[Tap]:
+def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Sequence[Site] = ()) -> list[Tap]:
     """These taps with the rows of another watchlist, in tensors of their own on the same device;
     the buffers in use are not touched. A layer that it does not watch gets no features.
 
     Args:
-        elsewhere: layers that other stages of the pipeline tap.
+        elsewhere: what other stages of the pipeline tap.
 
     Raises:
         UnsupportedError: it does not fit into the buffers that the running graph reads.
@@ -107,7 +107,7 @@ def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Collection[int]
             "use SAEs or probes of this model",
         )
     sites = {site.layer: site for site in watchlist.sites}
-    tapped = sorted({tap.site.layer for tap in taps}.union(elsewhere))
+    tapped = sorted(site.layer for site in (*(tap.site for tap in taps), *elsewhere))
     if untapped := sorted(sites.keys() - set(tapped)):
         raise UnsupportedError(
             f"the watchlist needs layer {untapped[0]}, and the running graph taps only {tapped}",

@@ -63,8 +63,7 @@ class WorkerMonitor:
         self._view = adapter_for(self._runner)
         model = self._runner.get_model()
         stage = stage_of(model, watchlist)
-        sites = [site for site in watchlist.sites if site.layer in stage.here]
-        self._taps: list[Tap] = make_taps(model, sites, max_tokens)
+        self._taps: list[Tap] = make_taps(model, stage.here, max_tokens)
         self_test(self._taps)
         self._digest = watchlist.digest
         self._engine = engine_number(config)

@@ -225,3 +225,26 @@ def test_garbage_and_a_restart_of_the_monitor_are_survived(
     swapper.offer(NEW.digest)
     assert outcome(swapper, inbox) == SwapResult(NEW.digest)
     channel.close()
+
+
+def test_a_stage_of_a_pipeline_takes_its_part_and_leaves_the_others_to_others(
+    taps: list[Tap], tmp_path: Path
+):
+    """Both know what the whole pipeline taps, also the stage that taps nothing."""
+    first, second = taps[:1], taps[1:]
+    stages = [
+        WatchlistSwap(tmp_path / "w", OLD.digest, mine, rank, 3, [tap.site for tap in others])
+        for rank, (mine, others) in enumerate([(first, second), (second, first), ([], taps)])
+    ]
+    wl.save(NEW, tmp_path / "w")
+    for stage, columns in zip(stages, ([*range(9)], [*range(9, 18)], []), strict=True):
+        assert ask(stage, NEW, go=True) == ("done", "")
+        taken = stage.take()
+        assert taken is not None
+        assert taken.columns == columns
+    other = make_watchlist([0, 1])
+    wl.save(other, tmp_path / "w")
+    for stage in stages:
+        state, reason = ask(stage, other, go=False)
+        assert state == "refused"
+        assert "needs layer 1, and the running graph taps only [0, 2]" in reason
