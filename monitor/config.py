@@ -43,11 +43,26 @@ class Destination(_Strict):
         return dict(self.model_extra or {})
 
 
-class Metrics(_Strict):
-    """OTLP metrics."""
+class Prometheus(_Strict):
+    """Where metrics can be scraped."""
 
-    endpoint: str
+    port: int = Field(ge=1, le=65535)
+    host: str = "127.0.0.1"
+
+
+class Metrics(_Strict):
+    """By OTLP, by scrape, or both."""
+
+    endpoint: str | None = None
+    """Of OTLP."""
     interval_s: float = Field(default=10.0, gt=0)
+    prometheus: Prometheus | None = None
+
+    @model_validator(mode="after")
+    def _lead_somewhere(self) -> Metrics:
+        if self.endpoint is None and self.prometheus is None:
+            raise ValueError("needs an OTLP endpoint, or prometheus with a port")
+        return self
 
 
 def _visible(text: str) -> str:

@@ -8,9 +8,8 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 import zmq
@@ -32,6 +31,7 @@ from saeguard.monitor.messages import (
     TapStatus,
     decode,
 )
+from saeguard.monitor.metrics import start_metrics
 from saeguard.monitor.opt_outs import opt_outs
 from saeguard.monitor.parts import PartJoiner
 from saeguard.monitor.reload import Refusal, Reloader
@@ -99,7 +99,7 @@ class Service:
         self._inbox: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 10_000)
         self._inbox.bind(f"ipc://{run_dir / 'inbox'}")
-        self._metrics = _start_metrics(config, self.totals)
+        self._metrics = start_metrics(config.metrics, self.totals)
         log.info(
             "watching",
             rules=len(self._book.ruleset.rules),
@@ -133,8 +133,8 @@ class Service:
         self._store.flush(_FLUSH_S)
         for sender in self._senders.values():
             sender.drain(timeout_s=5.0)
-        if self._metrics is not None:
-            self._metrics.close()
+        for metrics in self._metrics:
+            metrics.close()
         self._store.close(_FLUSH_S)
         self._inbox.close()
         self._control.close()
@@ -315,20 +315,6 @@ class Service:
     def _blind(self) -> bool:
         alive = self._detector.taps_alive.values()
         return bool(self._dead) or self._reloader.is_blind or not all(alive)
-
-
-class _Closeable(Protocol):
-    def close(self) -> None: ...
-
-
-def _start_metrics(config: Config, totals: Callable[[], Mapping[str, int]]) -> _Closeable | None:
-    if config.metrics is None:
-        return None
-    (entry,) = entry_points(group="saeguard.metrics", name="otlp")
-    metrics: _Closeable = entry.load()(
-        config.metrics.endpoint, totals, interval_s=config.metrics.interval_s
-    )
-    return metrics
 
 
 def _merge(steps: list[Step]) -> list[Step]:

@@ -11,43 +11,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
 from saeguard.integrations.otel.transport import check_endpoint
-
-Totals = Callable[[], Mapping[str, int]]
-
-# Totals are named `metric/value/value...`; these are the metrics and what their values mean.
-COUNTERS = {
-    "tokens": ("coverage", "reason"),
-    "alerts": ("rule", "severity"),
-    "limited": ("rule", "severity"),
-    "suppressed": ("rule", "severity", "exception"),
-    "opted_out": ("rule", "severity"),
-    "opt_outs": ("outcome",),
-    "building_blocks": ("rule", "severity"),
-    "uncovered": ("rule", "severity"),
-    "stops": ("rule", "severity", "outcome"),
-    "correlations/evicted": (),
-    "rules/reload": ("outcome",),
-    "frames/dropped": (),
-    "messages/dropped": (),
-    "messages/unreadable": (),
-    "messages/failed": (),
-    "rows/nonfinite": (),
-    "rows/orphaned": (),
-    "rows/phase_unsure": (),
-    "rows/unevaluated": (),
-    "requests/finished": (),
-    "requests/unattended": (),
-    "delivery/attempts": ("outcome", "destination"),
-    "store/evicted": ("kind",),
-}
-GAUGES = {
-    "requests/live": (),
-    "ruleset/info": ("sha256", "version"),
-    "taps/alive": (),
-    "delivery/pending": ("destination",),
-    "delivery/oldest_age_s": ("destination",),
-    "store/used_bytes": (),
-}
+from saeguard.monitor.metric_names import COUNTERS, GAUGES, Labels, Totals, series
 
 
 class OtlpMetrics:
@@ -93,12 +57,9 @@ def _name(key: str) -> str:
 
 
 def _reader(
-    totals: Totals, key: str, labels: tuple[str, ...]
+    totals: Totals, key: str, labels: Labels
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def read(_: CallbackOptions) -> Iterable[Observation]:
-        for name, count in totals().items():
-            if name == key or name.startswith(f"{key}/"):
-                values = name[len(key) + 1 :].split("/", max(0, len(labels) - 1))
-                yield Observation(count, dict(zip(labels, values, strict=False)))
+        return [Observation(value, values) for values, value in series(totals(), key, labels)]
 
     return read

@@ -1,0 +1,5 @@
+"""Metrics for Prometheus to scrape."""
+
+from saeguard.integrations.prometheus.endpoint import PrometheusEndpoint
+
+__all__ = ["PrometheusEndpoint"]
