@@ -5,16 +5,15 @@ this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import CompileError, SaeguardError
-from saeguard.rules import Feature, RuleSet, SaeFeature
+from saeguard.rules import Feature, RouterFeature, RuleSet
 
 _NUM_GOLDEN = 16
 
@@ -26,11 +25,12 @@ class FeatureRow:
     """
 
     layer: int
-    weight: npt.NDArray[np.float64]  # [d_model]
+    weight: npt.NDArray[np.float64]  # [d_model]; of a router as long as needed
     bias: float
     threshold: float
     source_sha256: str
     index: int
+    site_kind: wl.SiteKind = "residual"
 
 
 Reader = Callable[[Sequence[Feature]], list[FeatureRow]]
@@ -54,61 +54,80 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
         raise CompileError("\n".join(faults))
     if not rows:
         raise CompileError("the rules use no features, so there is nothing to watch")
-    widths = {len(row.weight) for _, row in rows}
+    widths = {len(row.weight) for _, row in rows if row.site_kind == "residual"}
     if len(widths) > 1:
         raise CompileError(f"the sources disagree about d_model: {sorted(widths)}")
-    d_model = widths.pop()
-    layers = sorted({row.layer for _, row in rows})
-    sites = [
-        _site(layer, [(f, r) for f, r in rows if r.layer == layer], d_model) for layer in layers
-    ]
-    return wl.build(d_model, sites)
+    by_site: dict[tuple[int, wl.SiteKind], list[tuple[Feature, FeatureRow]]] = {}
+    for feature, row in rows:
+        by_site.setdefault((row.layer, row.site_kind), []).append((feature, row))
+    return wl.build(widths.pop() if widths else None, [_site(*site) for site in by_site.items()])
 
 
-def _by_source(ruleset: RuleSet) -> Mapping[tuple[str, Path], list[Feature]]:
-    groups: dict[tuple[str, Path], list[Feature]] = {}
+def _by_source(ruleset: RuleSet) -> Mapping[tuple[str, object], list[Feature]]:
+    """Features that are read together: those of one file, or all those of routers."""
+    groups: dict[tuple[str, object], list[Feature]] = {}
     for name in ruleset.used_features():
         feature = ruleset.features[name]
-        kind = "sae" if isinstance(feature.source, SaeFeature) else "probe"
-        groups.setdefault((kind, feature.source.path), []).append(feature)
+        path = getattr(feature.source, "path", None)
+        groups.setdefault((feature.source.kind, path), []).append(feature)
     return groups
 
 
+def _router_rows(features: Sequence[Feature]) -> list[FeatureRow]:
+    """Each picks one number that the router says; nothing has to be read for that."""
+    rows = []
+    for feature in features:
+        source = feature.source
+        assert isinstance(source, RouterFeature)
+        picked = wl.router_input(source.expert, feature.units)
+        rows.append(
+            FeatureRow(
+                layer=source.layer,
+                weight=np.eye(1, picked + 1, picked)[0],
+                bias=0.0,
+                threshold=-np.inf,
+                source_sha256="",
+                index=source.expert,
+                site_kind="router",
+            )
+        )
+    return rows
+
+
 def _reader(kind: str) -> Reader:
+    if kind == RouterFeature.kind:
+        return _router_rows
     for entry in entry_points(group="saeguard.sources", name=kind):
         reader: Reader = entry.load()
         return reader
     raise CompileError(f"no reader for features of kind {kind!r} is installed")
 
 
-def _site(layer: int, rows: Sequence[tuple[Feature, FeatureRow]], d_model: int) -> wl.Site:
+def _site(key: tuple[int, wl.SiteKind], rows: Sequence[tuple[Feature, FeatureRow]]) -> wl.Site:
+    layer, kind = key
+    weight = np.zeros((len(rows), max(len(row.weight) for _, row in rows)))
+    for i, (_, row) in enumerate(rows):
+        weight[i, : len(row.weight)] = row.weight
     site = wl.Site(
         layer=layer,
         features=tuple(_watched(feature, row) for feature, row in rows),
-        weight=np.stack([row.weight for _, row in rows]).astype(np.float32),
+        weight=weight.astype(np.float32),
         bias=np.array([row.bias for _, row in rows], dtype=np.float32),
         threshold=np.array([row.threshold for _, row in rows], dtype=np.float32),
-        golden_inputs=_golden_inputs(rows, d_model, seed=layer),
+        golden_inputs=_golden_inputs([row for _, row in rows], weight, seed=layer),
         golden_scores=np.empty((0, len(rows)), dtype=np.float32),
+        kind=kind,
     )
     scores = wl.encode(site.golden_inputs, site).astype(np.float32)
-    return wl.Site(
-        site.layer,
-        site.features,
-        site.weight,
-        site.bias,
-        site.threshold,
-        site.golden_inputs,
-        scores,
-    )
+    return replace(site, golden_scores=scores)
 
 
 def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
     return wl.WatchedFeature(
         name=feature.name,
-        kind="sae" if isinstance(feature.source, SaeFeature) else "probe",
+        kind=feature.source.kind,
         # The file's name, not its path: a watchlist must not depend on where it was compiled.
-        source=feature.source.path.name,
+        source=feature.source.origin,
         source_sha256=row.source_sha256,
         index=row.index,
         label=feature.label,
@@ -117,16 +136,16 @@ def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
 
 
 def _golden_inputs(
-    rows: Sequence[tuple[Feature, FeatureRow]], d_model: int, seed: int
+    rows: Sequence[FeatureRow], weight: npt.NDArray[np.float64], seed: int
 ) -> npt.NDArray[np.float32]:
     """Inputs on which gates are open as well as closed: noise, pushed along some row's
     direction.
     """
     rng = np.random.default_rng(seed)
-    inputs = rng.standard_normal((_NUM_GOLDEN, d_model))
+    inputs = rng.standard_normal((_NUM_GOLDEN, weight.shape[1]))
     for i in range(_NUM_GOLDEN // 2):
-        row = rows[i % len(rows)][1]
+        row, direction = rows[i % len(rows)], weight[i % len(rows)]
         floor = max(row.threshold, 0.0) - row.bias
-        norm = float(row.weight @ row.weight) or 1.0
-        inputs[i] += row.weight * (1.5 * floor + 1.0 + i) / norm
+        norm = float(direction @ direction) or 1.0
+        inputs[i] += direction * (1.5 * floor + 1.0 + i) / norm
     return inputs.astype(np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from saeguard.rules import RuleSet
-from saeguard.rules.model import Feature, Rule, SaeFeature
+from saeguard.rules.model import Feature, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _differences(old: Feature, new: Feature) -> Iterator[tuple[str, str, str]]:
 
 
 def _definition(feature: Feature) -> dict[str, object]:
-    kind = "sae" if isinstance(feature.source, SaeFeature) else "probe"
-    source = {f"{kind}.{key}": value for key, value in asdict(feature.source).items()}
-    known = source | {"units": feature.units, "max": feature.max_activation}
+    source = feature.source
+    keys = {f"{source.kind}.{key}": value for key, value in asdict(source).items()}
+    known = keys | {"units": feature.units, "max": feature.max_activation}
     return {key: value for key, value in known.items() if value is not None}

@@ -15,7 +15,7 @@ from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.opt_outs import granted
 from saeguard.monitor.watchlist import WatchedFeature, Watchlist
 from saeguard.monitor.watchlist import load as load_watchlist
-from saeguard.rules import Engine, Feature, RuleSet, SaeFeature
+from saeguard.rules import Engine, Feature, RouterFeature, RuleSet, SaeFeature
 from saeguard.rules.decisions.decide import Decider
 from saeguard.rules.matches import Decision
 
@@ -103,8 +103,7 @@ def _misfits(ruleset: RuleSet, watchlist: Watchlist) -> list[str]:
 def _difference(feature: Feature, layer: int, watched: WatchedFeature) -> str:
     """How the watched feature is another one than the rules name; empty if it is not."""
     source = feature.source
-    kind = "sae" if isinstance(source, SaeFeature) else "probe"
-    if (watched.kind, watched.source) != (kind, source.path.name):
+    if (watched.kind, watched.source) != (source.kind, source.origin):
         return f"of the {watched.kind} {watched.source}"
     if watched.units != feature.units:
         return f"in the units {watched.units}"
@@ -113,4 +112,6 @@ def _difference(feature: Feature, layer: int, watched: WatchedFeature) -> str:
             return f"row {watched.index}"
         if source.layer not in (None, layer):
             return f"of layer {layer}"
+    if isinstance(source, RouterFeature) and watched.index != source.expert:
+        return f"expert {watched.index}"
     return ""

@@ -3,12 +3,16 @@
 One safetensors file. For every tapped site (a hook point of the model) it holds the rows of the
 watched features, already folded so that one formula covers SAE features and probes alike:
 
-    p = x @ weight.T + bias             x [tokens, d_model], weight [features, d_model]
+    p = x @ weight.T + bias             x [tokens, inputs], weight [features, inputs]
     score = p if p > threshold else 0   strict, as in JumpReLU; a ReLU has threshold 0, a probe -inf
 
-and golden vectors: inputs with the scores that a float64 evaluation of the formula gives, on
-which every worker tests itself before it serves. The header says what each column is and where
-it came from.
+x is the residual stream after a layer (inputs = d_model), or what the router of a layer says of its
+experts: the weight and the logit of expert 0, of expert 1, and so on. A row of a router's site is
+as long as its last watched expert needs; how many experts there are only the model knows.
+
+Beside the rows the file holds golden vectors: inputs with the scores that a float64 evaluation of
+the formula gives, on which every worker tests itself before it serves. The header says what each
+column is and where it came from.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +38,9 @@ _ARRAYS = ("weight", "bias", "threshold", "golden_inputs", "golden_scores")
 Floats = npt.NDArray[np.float32]
 
 
+SiteKind = Literal["residual", "router"]
+
+
 class WatchlistError(SaeguardError):
     """A watchlist file is missing, damaged, or of another version."""
 
@@ -44,11 +51,12 @@ class WatchedFeature:
 
     name: str
     kind: str
-    """`sae` or `probe`."""
+    """`sae`, `probe` or `router`."""
     source: str
     """Where the row came from, as the rules named it."""
     source_sha256: str
     index: int
+    """Of the row in its source; of a router's feature the expert."""
     label: str | None = None
     units: str = "raw"
     exact: bool = True
@@ -64,19 +72,32 @@ class Site:
     weight: Floats = field(repr=False)
     bias: Floats = field(repr=False)
     threshold: Floats = field(repr=False)
-    golden_inputs: Floats = field(repr=False)  # [golden, d_model]
+    golden_inputs: Floats = field(repr=False)  # [golden, inputs]
     golden_scores: Floats = field(repr=False)  # [golden, features]
+    kind: SiteKind = "residual"
+
+    @property
+    def key(self) -> tuple[int, SiteKind]:
+        """Which place of the model it is; sites are in this order."""
+        return self.layer, self.kind
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        return f"router.{self.layer}" if self.kind == "router" else f"layer {self.layer}"
 
     @property
     def hook_point(self) -> str:
-        return f"blocks.{self.layer}.hook_resid_post"
+        is_router = self.kind == "router"
+        return f"router.{self.layer}" if is_router else f"blocks.{self.layer}.hook_resid_post"
 
 
 @dataclass(frozen=True, slots=True)
 class Watchlist:
     """Everything a worker and the monitor need to know about the scores."""
 
-    d_model: int
+    d_model: int | None
+    """None where only routers are watched."""
     sites: tuple[Site, ...]
     digest: str
 
@@ -104,7 +125,7 @@ def encode(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
     """The formula above in float64: the reference for golden vectors and tests.
 
     Args:
-        x: residual stream, [tokens, d_model].
+        x: what the site reads, [tokens, inputs].
 
     Returns:
         Scores, [tokens, features].
@@ -113,9 +134,14 @@ def encode(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
     return np.where(p <= site.threshold, 0.0, p)  # NaN is kept: a broken model must not look safe
 
 
-def build(d_model: int, sites: Sequence[Site]) -> Watchlist:
+def router_input(expert: int, units: str) -> int:
+    """Which of the inputs of a router's site is the `weight` or the `logit` of an expert."""
+    return 2 * expert + (units == "logit")
+
+
+def build(d_model: int | None, sites: Sequence[Site]) -> Watchlist:
     """A watchlist with its digest, sites in the order of their layers."""
-    ordered = tuple(sorted(sites, key=lambda site: site.layer))
+    ordered = tuple(sorted(sites, key=lambda site: site.key))
     return Watchlist(d_model, ordered, _digest(d_model, ordered))
 
 
@@ -182,16 +208,18 @@ def _header(data: bytes) -> Any:
 
 def _read_site(header: dict[str, Any], arrays: dict[str, Floats]) -> Site:
     features = tuple(WatchedFeature(**feature) for feature in header["features"])
-    return Site(layer=header["layer"], features=features, **arrays)
+    kind: SiteKind = "router" if header["hook_point"].startswith("router.") else "residual"
+    return Site(layer=header["layer"], features=features, kind=kind, **arrays)
 
 
-def _check_shapes(site: Site, d_model: int) -> None:
+def _check_shapes(site: Site, d_model: int | None) -> None:
     num_features, num_golden = len(site.features), len(site.golden_inputs)
+    num_inputs = site.weight.shape[-1] if site.kind == "router" else d_model
     wanted = {
-        "weight": (num_features, d_model),
+        "weight": (num_features, num_inputs),
         "bias": (num_features,),
         "threshold": (num_features,),
-        "golden_inputs": (num_golden, d_model),
+        "golden_inputs": (num_golden, num_inputs),
         "golden_scores": (num_golden, num_features),
     }
     for name, shape in wanted.items():
@@ -199,7 +227,7 @@ def _check_shapes(site: Site, d_model: int) -> None:
             raise ValueError(f"{name} of layer {site.layer} is not of shape {shape}")
 
 
-def _description(d_model: int, sites: Sequence[Site]) -> dict[str, Any]:
+def _description(d_model: int | None, sites: Sequence[Site]) -> dict[str, Any]:
     return {
         "version": FORMAT_VERSION,
         "d_model": d_model,
@@ -214,7 +242,7 @@ def _description(d_model: int, sites: Sequence[Site]) -> dict[str, Any]:
     }
 
 
-def _digest(d_model: int, sites: Sequence[Site]) -> str:
+def _digest(d_model: int | None, sites: Sequence[Site]) -> str:
     digest = hashlib.sha256(json.dumps(_description(d_model, sites), sort_keys=True).encode())
     for site in sites:
         for name in _ARRAYS:

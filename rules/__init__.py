@@ -4,7 +4,15 @@ from saeguard.rules.engine import Engine
 from saeguard.rules.errors import Location, RuleError, RuleErrors
 from saeguard.rules.loading.load import load_rules
 from saeguard.rules.matches import Match, Reading, RuleCount, render_message
-from saeguard.rules.model import Feature, ProbeFeature, Rule, RuleSet, SaeFeature, Signal
+from saeguard.rules.model import (
+    Feature,
+    ProbeFeature,
+    RouterFeature,
+    Rule,
+    RuleSet,
+    SaeFeature,
+    Signal,
+)
 from saeguard.rules.phases import Phase
 from saeguard.rules.scope import RequestContext
 
@@ -17,6 +25,7 @@ __all__ = [
     "ProbeFeature",
     "Reading",
     "RequestContext",
+    "RouterFeature",
     "Rule",
     "RuleCount",
     "RuleError",

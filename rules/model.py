@@ -1,7 +1,7 @@
 """A loaded rule set: what `load_rules` returns and the engine runs. Everything here is immutable.
 
 RuleSet
-  features   name -> Feature      a row of an SAE, or a probe
+  features   name -> Feature      a row of an SAE, a probe, or an expert of a router
   rules      Rule
     scope      which requests and phases
     signals    Signal             one number per token, compared with a threshold
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from saeguard.rules.conditions import Condition
 from saeguard.rules.errors import Location
@@ -28,6 +28,7 @@ from saeguard.rules.scope import Scope
 from saeguard.rules.template import Template
 
 Units = Literal["raw", "neuronpedia"]
+RouterUnits = Literal["weight", "logit"]
 Status = Literal["experimental", "test", "stable", "deprecated"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Aggregation = Literal[
@@ -53,19 +54,42 @@ CorrelationType = Literal["event_count", "value_count", "temporal", "temporal_or
 class SaeFeature:
     """Row `index` of the sparse autoencoder stored in the directory `path`."""
 
+    kind: ClassVar = "sae"
     path: Path
     index: int
     layer: int | None = None
     release: str | None = None
     model: str | None = None
 
+    @property
+    def origin(self) -> str:
+        return self.path.name
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeFeature:
     """The linear probe called `name` in the safetensors file `path`."""
 
+    kind: ClassVar = "probe"
     path: Path
     name: str
+
+    @property
+    def origin(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFeature:
+    """Expert `expert` in the eyes of the router of layer `layer`: the model's own, no file's."""
+
+    kind: ClassVar = "router"
+    layer: int
+    expert: int
+
+    @property
+    def origin(self) -> str:
+        return f"router.{self.layer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +98,8 @@ class Feature:
 
     name: str
     label: str
-    units: Units
-    source: SaeFeature | ProbeFeature
+    units: Units | RouterUnits
+    source: SaeFeature | ProbeFeature | RouterFeature
     max_activation: float | None = None
     """The largest activation known: what `40% of max` is a part of."""
     location: Location = field(compare=False, kw_only=True)

@@ -9,12 +9,13 @@ states in tests/integrations/vllm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.watchlist import SiteKind
 
 if TYPE_CHECKING:  # `saeguard serve` reads the table, and must not wait for torch
     import torch
@@ -46,30 +47,56 @@ class Architecture:
     """The consumer of the last layer's output."""
     input_norm: str = "input_layernorm"
     """The consumer inside layer L + 1."""
+    gate: str = ""
+    """Inside a layer, the linear layer of its router, beside its `experts`; empty: no routers that
+    are read."""
 
 
 _FUSED = Architecture(TapPoint.CONSUMER_NORM)
 _SUMMED = Architecture(TapPoint.LAYER_FIRST)
 _SINGLE = Architecture(TapPoint.LAYER_ONLY)
+_LFM2 = replace(_FUSED, final_norm="model.embedding_norm", input_norm="operator_norm")
+
+
+def _moe(entry: Architecture, gate: str = "mlp.gate") -> Architecture:
+    return replace(entry, gate=gate)
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "CohereForCausalLM": _SUMMED,
+    "Cohere2MoeForCausalLM": _moe(_SUMMED),
     "DeepseekForCausalLM": _FUSED,
     "DeepseekV2ForCausalLM": _FUSED,
     "DeepseekV3ForCausalLM": _FUSED,
-    "GPT2LMHeadModel": Architecture(TapPoint.LAYER_ONLY, layers="transformer.h"),
+    "Ernie4_5_MoeForCausalLM": _FUSED,
+    "ExaoneMoeForCausalLM": _moe(_FUSED),
+    "FalconH1ForCausalLM": _SINGLE,
+    "GPT2LMHeadModel": replace(_SINGLE, layers="transformer.h"),
     "Gemma2ForCausalLM": _FUSED,
     "Gemma3ForCausalLM": _FUSED,
-    "GptOssForCausalLM": _FUSED,
+    "Glm4MoeForCausalLM": _moe(_FUSED),
+    "GptOssForCausalLM": _moe(_FUSED, "mlp.router"),
     "GraniteForCausalLM": _SINGLE,
+    "GraniteMoeForCausalLM": _moe(_SINGLE, "block_sparse_moe.gate"),
+    "GraniteMoeHybridForCausalLM": _moe(_SUMMED, "block_sparse_moe.gate"),
+    "GraniteMoeSharedForCausalLM": _moe(_SINGLE, "block_sparse_moe.gate"),
+    "Lfm2ForCausalLM": _LFM2,
+    "Lfm2MoeForCausalLM": _moe(_LFM2, "feed_forward.gate"),
     "LlamaForCausalLM": _FUSED,
+    "Mamba2ForCausalLM": Architecture(
+        TapPoint.CONSUMER_NORM, "backbone.layers", final_norm="backbone.norm_f", input_norm="norm"
+    ),
     "MistralForCausalLM": _FUSED,
-    "MixtralForCausalLM": _FUSED,
+    "MixtralForCausalLM": _moe(_FUSED, "block_sparse_moe.gate"),
+    "NemotronHForCausalLM": replace(_FUSED, final_norm="model.norm_f", input_norm="norm"),
+    "OlmoeForCausalLM": _moe(_FUSED),
     "Phi3ForCausalLM": _FUSED,
     "Qwen2ForCausalLM": _FUSED,
+    "Qwen2MoeForCausalLM": _moe(_FUSED),
     "Qwen3ForCausalLM": _FUSED,
-    "Qwen3MoeForCausalLM": _FUSED,
+    "Qwen3MoeForCausalLM": _moe(_FUSED),
     "StablelmForCausalLM": _SUMMED,
+    "Zamba2ForCausalLM": _SINGLE,
 }
 
 
@@ -98,9 +125,9 @@ def layers_of(model: nn.Module, entry: Architecture) -> Any:
     return attrgetter(entry.layers)(model)
 
 
-def place_of(entry: Architecture, layer: int, num_layers: int) -> int:
-    """The decoder layer beside which the stream that leaves `layer` is tapped: they are on the same
-    stage of a pipeline.
+def place_of(entry: Architecture, layer: int, num_layers: int, kind: SiteKind = "residual") -> int:
+    """The decoder layer in or beside which a site of `layer` is tapped: they are on the same stage
+    of a pipeline.
 
     Raises:
         UnsupportedError: the model has no such layer.
@@ -111,8 +138,8 @@ def place_of(entry: Architecture, layer: int, num_layers: int) -> int:
             "compile the watchlist from SAEs or probes of this model",
         )
     # What a stage hands on, hidden state and residual, the first norm of the next one adds up.
-    is_in_next = entry.tap is TapPoint.CONSUMER_NORM and layer + 1 < num_layers
-    return layer + 1 if is_in_next else layer
+    is_summed_later = kind == "residual" and entry.tap is TapPoint.CONSUMER_NORM
+    return layer + 1 if is_summed_later and layer + 1 < num_layers else layer
 
 
 def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:

@@ -1,4 +1,6 @@
-"""The custom op that scores the residual stream: `torch.ops.saeguard.tap`."""
+"""The custom ops that score what a site reads: `torch.ops.saeguard.tap` the residual stream,
+`torch.ops.saeguard.tap_router` what a router makes of its logits.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from torch import nn
 from torch.library import Library
 
 VERSION = 1
-"""Of its signature and its arithmetic: compiled graphs hold calls of it."""
+"""Of their signatures and their arithmetic: compiled graphs hold calls of them."""
 
 _LIBRARY = Library("saeguard", "FRAGMENT")  # the op lives as long as this object
 
@@ -44,11 +46,75 @@ def _tap_fake(
     return None
 
 
+def router_inputs(
+    logits: torch.Tensor,
+    choice_bias: torch.Tensor | None,
+    top_k: int,
+    is_sigmoid: bool,
+    renormalize: bool,
+) -> torch.Tensor:
+    """Of each expert its weight, which is 0 unless it is chosen, and its logit.
+
+    Args:
+        logits: [tokens, experts].
+        choice_bias: [experts], added to the scores to choose by.
+
+    Returns:
+        [tokens, 2 * experts] fp32: the weight of expert 0, its logit, the weight of expert 1, ...
+    """
+    logits = logits.float()
+    scores = logits.sigmoid() if is_sigmoid else logits.softmax(dim=-1)
+    preference = scores if choice_bias is None else scores + choice_bias.float()
+    # Stable: among equals vLLM's kernels take the first, and logits of 16 bits often are equal.
+    chosen = preference.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    weights = scores.gather(-1, chosen)
+    if renormalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    weights = torch.zeros_like(scores).scatter(-1, chosen, weights)
+    return torch.stack([weights, logits], dim=-1).flatten(1)
+
+
+def _tap_router(
+    logits: torch.Tensor,
+    choice_bias: torch.Tensor | None,
+    top_k: int,
+    is_sigmoid: bool,
+    renormalize: bool,
+    rows: torch.Tensor,
+    bias: torch.Tensor,
+    threshold: torch.Tensor,
+    scores: torch.Tensor,
+    calls: torch.Tensor,
+) -> None:
+    inputs = router_inputs(logits, choice_bias, top_k, is_sigmoid, renormalize)
+    _tap(inputs, rows, bias, threshold, scores, calls)
+
+
+def _tap_router_fake(
+    logits: torch.Tensor,
+    choice_bias: torch.Tensor | None,
+    top_k: int,
+    is_sigmoid: bool,
+    renormalize: bool,
+    rows: torch.Tensor,
+    bias: torch.Tensor,
+    threshold: torch.Tensor,
+    scores: torch.Tensor,
+    calls: torch.Tensor,
+) -> None:
+    return None
+
+
 def register() -> None:
-    """Define `torch.ops.saeguard.tap`, once per process."""
+    """Define the ops, once per process."""
     from vllm.utils.torch_utils import direct_register_custom_op
 
-    if not hasattr(torch.ops.saeguard, "tap"):
+    if hasattr(torch.ops.saeguard, "tap"):
+        return
+    for name, function, fake in (
+        ("tap", _tap, _tap_fake),
+        ("tap_router", _tap_router, _tap_router_fake),
+    ):
         direct_register_custom_op(
-            "tap", _tap, mutates_args=["scores", "calls"], fake_impl=_tap_fake, target_lib=_LIBRARY
+            name, function, mutates_args=["scores", "calls"], fake_impl=fake, target_lib=_LIBRARY
         )

@@ -36,10 +36,10 @@ def check_model(model: str, watchlist: Watchlist) -> None:
         config: dict[str, Any] = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{model}: not a model directory: config.json: {error}") from error
-    _check_architecture(config.get("architectures") or [])
+    _check_architecture(config.get("architectures") or [], watchlist)
     config = config.get("text_config") or config
     d_model = config.get("hidden_size")
-    if d_model is not None and d_model != watchlist.d_model:
+    if d_model is not None and watchlist.d_model not in (None, d_model):
         raise UnsupportedError(
             f"the watchlist is for d_model {watchlist.d_model}, but {model} has {d_model}",
             "use SAEs or probes of this model",
@@ -53,13 +53,20 @@ def check_model(model: str, watchlist: Watchlist) -> None:
         )
 
 
-def _check_architecture(names: Sequence[str]) -> None:
+def _check_architecture(names: Sequence[str], watchlist: Watchlist) -> None:
     # A multimodal wrapper has another name than the language model in it, which only vLLM can tell.
     unknown = [name for name in names if name not in ARCHITECTURES and name.endswith("ForCausalLM")]
     if unknown:
         raise UnsupportedError(
             f"architecture {unknown[0]} has no entry in saeguard's table of tap points",
             f"supported: {', '.join(sorted(ARCHITECTURES))}",
+        )
+    routers = [site.place for site in watchlist.sites if site.kind == "router"]
+    without = [name for name in names if name in ARCHITECTURES and not ARCHITECTURES[name].gate]
+    if routers and without:
+        raise UnsupportedError(
+            f"the watchlist watches {routers[0]}, and {without[0]} has no routers that are read",
+            "leave features of routers out",
         )
 
 

@@ -1,4 +1,4 @@
-"""The tap: one custom op per watched layer, inside the compiled graph.
+"""The tap: one custom op per watched layer or router, inside the compiled graph.
 
 A forward hook on a module below the compiled model is traced into the graph and runs on every
 step. The op reads only buffers, so that other rules need no other graph: a watchlist of the same
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from saeguard.integrations.vllm import op
-from saeguard.integrations.vllm.architectures import architecture_of, stream_of, tapped_module
+from saeguard.integrations.vllm.architectures import (
+    Architecture,
+    architecture_of,
+    stream_of,
+    tapped_module,
+)
+from saeguard.integrations.vllm.routers import Routing, router_of
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.watchlist import Site, Watchlist
 
@@ -27,14 +33,18 @@ _CAPACITY_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """The buffers of one tapped layer, on the model's device."""
+    """The buffers of one tapped site, on the model's device."""
 
     site: Site
-    rows: torch.Tensor  # [capacity, d_model] fp32, or [2 * capacity, d_model] as hi + lo halves
+    module: nn.Module
+    """Whose output is tapped."""
+    rows: torch.Tensor  # [capacity, inputs] fp32, or [2 * capacity, inputs] as hi + lo halves
     bias: torch.Tensor  # [capacity]
     threshold: torch.Tensor  # [capacity], +inf in unused rows: their score is 0
     scores: torch.Tensor  # [max_tokens, capacity] fp32; NaN until the graph has written it
     calls: torch.Tensor  # [1] int64: how often the op has run
+    routing: Routing | None = None
+    """Of a router's site."""
 
     @property
     def width(self) -> int:
@@ -50,14 +60,11 @@ def make_taps(model: nn.Module, sites: Sequence[Site], max_tokens: int) -> list[
     """The buffers for every site; the model is not touched.
 
     Raises:
-        UnsupportedError: the architecture or a layer does not fit.
+        UnsupportedError: the architecture, a layer or a router does not fit.
     """
     op.register()
     entry = architecture_of(model)
-    parameter = next(model.parameters())
-    for site in sites:
-        tapped_module(model, entry, site.layer)
-    return [_make_tap(site, max_tokens, parameter.device, parameter.dtype) for site in sites]
+    return [_make_tap(model, entry, site, max_tokens) for site in sites]
 
 
 def columns_of(taps: Sequence[Tap], watchlist: Watchlist) -> list[int]:
@@ -83,16 +90,41 @@ def hook(model: nn.Module, taps: list[Tap]) -> None:
         )
 
     for tap in taps:
-        module = tapped_module(model, entry, tap.site.layer)
         # Module buffers, not loose tensors: sleep mode saves and restores them with the model.
         for name in ("rows", "bias", "threshold", "scores", "calls"):
-            module.register_buffer(f"saeguard_{name}", getattr(tap, name), persistent=False)
-        module.register_forward_hook(tap_stream)
+            tap.module.register_buffer(f"saeguard_{name}", getattr(tap, name), persistent=False)
+        if tap.routing is None:
+            tap.module.register_forward_hook(tap_stream)
+        else:
+            bias = tap.routing.choice_bias
+            tap.module.register_buffer("saeguard_choice_bias", bias, persistent=False)
+            tap.module.register_forward_hook(_tap_gate(tap.routing))
+
+
+def _tap_gate(routing: Routing) -> Callable[[Any, Any, Any], None]:
+    """The hook of a gate, whose output are logits, or a tuple that begins with them."""
+    top_k, is_sigmoid, renormalize = routing.top_k, routing.is_sigmoid, routing.renormalize
+
+    def tap_logits(module: Any, args: Any, output: Any) -> None:
+        torch.ops.saeguard.tap_router(
+            output[0] if isinstance(output, tuple) else output,
+            module.saeguard_choice_bias,
+            top_k,
+            is_sigmoid,
+            renormalize,
+            module.saeguard_rows,
+            module.saeguard_bias,
+            module.saeguard_threshold,
+            module.saeguard_scores,
+            module.saeguard_calls,
+        )
+
+    return tap_logits
 
 
 def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Sequence[Site] = ()) -> list[Tap]:
     """These taps with the rows of another watchlist, in tensors of their own on the same device;
-    the buffers in use are not touched. A layer that it does not watch gets no features.
+    the buffers in use are not touched. A site that it does not watch gets no features.
 
     Args:
         elsewhere: what other stages of the pipeline tap.
@@ -100,20 +132,16 @@ def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Sequence[Site] 
     Raises:
         UnsupportedError: it does not fit into the buffers that the running graph reads.
     """
-    d_model = taps[0].site.weight.shape[1] if taps else watchlist.d_model
-    if watchlist.d_model != d_model:
-        raise UnsupportedError(
-            f"the watchlist is for d_model {watchlist.d_model}, but this model has {d_model}",
-            "use SAEs or probes of this model",
-        )
-    sites = {site.layer: site for site in watchlist.sites}
-    tapped = sorted(site.layer for site in (*(tap.site for tap in taps), *elsewhere))
-    if untapped := sorted(sites.keys() - set(tapped)):
-        raise UnsupportedError(
-            f"the watchlist needs layer {untapped[0]}, and the running graph taps only {tapped}",
-            "restart the server",
-        )
-    return [_refilled(tap, sites.get(tap.site.layer) or _emptied(tap.site)) for tap in taps]
+    sites = {site.key: site for site in watchlist.sites}
+    tapped = {site.key: site.place for site in (*(tap.site for tap in taps), *elsewhere)}
+    for key, site in sites.items():
+        if key not in tapped:
+            raise UnsupportedError(
+                f"the watchlist needs {site.place}, and the running graph taps only "
+                f"{', '.join(place for _, place in sorted(tapped.items()))}",
+                "restart the server",
+            )
+    return [_refilled(tap, sites.get(tap.site.key) or _emptied(tap.site)) for tap in taps]
 
 
 def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
@@ -140,10 +168,11 @@ def layout_digest(taps: list[Tap]) -> str:
     """
     layout = [
         {
-            "layer": tap.site.layer,
+            "site": tap.site.hook_point,
             "rows": list(tap.rows.shape),
             "dtype": str(tap.rows.dtype),
             "scores": list(tap.scores.shape),
+            "routing": tap.routing and tap.routing.layout,
         }
         for tap in taps
     ]
@@ -158,7 +187,8 @@ def self_test(taps: list[Tap]) -> None:
     """
     for tap in taps:
         dtype = torch.float32 if tap.rows.dtype == torch.float32 else tap.rows.dtype
-        inputs = torch.from_numpy(tap.site.golden_inputs).to(tap.rows.device, dtype)
+        golden = torch.from_numpy(tap.site.golden_inputs).to(tap.rows.device, dtype)
+        inputs = nn.functional.pad(golden, (0, tap.rows.shape[1] - golden.shape[1]))
         scores = torch.zeros(len(inputs), tap.scores.shape[1], device=tap.scores.device)
         calls = torch.zeros_like(tap.calls)
         torch.ops.saeguard.tap(inputs, tap.rows, tap.bias, tap.threshold, scores, calls)
@@ -170,18 +200,30 @@ def self_test(taps: list[Tap]) -> None:
         if not (error <= tolerance).all():
             worst = tap.site.features[int(np.nanargmax(error.max(axis=0)))].name
             raise UnsupportedError(
-                f"the golden self-test of layer {tap.site.layer} failed at feature {worst!r}: "
+                f"the golden self-test of {tap.site.place} failed at feature {worst!r}: "
                 f"off by {np.nanmax(error):.2g} (tolerance {tolerance:g})"
             )
 
 
-def _make_tap(site: Site, max_tokens: int, device: torch.device, dtype: torch.dtype) -> Tap:
+def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int) -> Tap:
+    parameter = next(model.parameters())
+    device, dtype, num_inputs = parameter.device, parameter.dtype, site.weight.shape[1]
+    routing = None
+    if site.kind == "router":
+        router = router_of(model, entry, site.layer)
+        module, routing = router.gate, router.routing
+        # In fp32: what a router says is not of the model's 16 bits.
+        dtype, num_inputs = torch.float32, 2 * routing.num_experts
+    else:
+        module = tapped_module(model, entry, site.layer)
     capacity = capacity_for(len(site.features))
     return Tap(
         site,
-        *_filled(site, capacity, device, dtype),
+        module,
+        *_filled(site, capacity, num_inputs, device, dtype),
         scores=torch.full((max_tokens, capacity), torch.nan, device=device),
         calls=torch.zeros(1, dtype=torch.int64, device=device),
+        routing=routing,
     )
 
 
@@ -189,11 +231,12 @@ def _refilled(tap: Tap, site: Site) -> Tap:
     capacity = len(tap.bias)
     if len(site.features) > capacity:
         raise UnsupportedError(
-            f"the watchlist has {len(site.features)} features at layer {site.layer}, and the "
+            f"the watchlist has {len(site.features)} features at {site.place}, and the "
             f"running graph has room for {capacity}",
             "restart the server",
         )
-    rows, bias, threshold = _filled(site, capacity, tap.rows.device, tap.rows.dtype)
+    num_inputs = tap.rows.shape[1]
+    rows, bias, threshold = _filled(site, capacity, num_inputs, tap.rows.device, tap.rows.dtype)
     return replace(tap, site=site, rows=rows, bias=bias, threshold=threshold)
 
 
@@ -209,17 +252,33 @@ def _emptied(site: Site) -> Site:
 
 
 def _filled(
-    site: Site, capacity: int, device: torch.device, dtype: torch.dtype
+    site: Site, capacity: int, num_inputs: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows, bias and threshold, with unused rows up to the capacity; as in `Tap`."""
-    num_features, d_model = site.weight.shape
-    weight = torch.zeros(capacity, d_model)
-    weight[:num_features] = torch.from_numpy(site.weight)
+    _check_width(site, num_inputs)
+    num_features, width = site.weight.shape
+    weight = torch.zeros(capacity, num_inputs)
+    weight[:num_features, :width] = torch.from_numpy(site.weight)
     bias = torch.zeros(capacity)
     bias[:num_features] = torch.from_numpy(site.bias)
     threshold = torch.full((capacity,), torch.inf)
     threshold[:num_features] = torch.from_numpy(site.threshold)
     return _rows(weight, device, dtype), bias.to(device), threshold.to(device)
+
+
+def _check_width(site: Site, num_inputs: int) -> None:
+    width = site.weight.shape[1]
+    if site.kind == "router" and width > num_inputs:
+        raise UnsupportedError(
+            f"the watchlist watches expert {(width - 1) // 2} of layer {site.layer}, whose router "
+            f"has experts 0 to {num_inputs // 2 - 1}",
+            "name another expert",
+        )
+    if site.kind == "residual" and width != num_inputs:
+        raise UnsupportedError(
+            f"the watchlist is for d_model {width}, but this model has {num_inputs}",
+            "use SAEs or probes of this model",
+        )
 
 
 def _rows(weight: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

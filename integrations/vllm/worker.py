@@ -51,7 +51,7 @@ class WorkerMonitor:
         config = worker.vllm_config
         check_supported(config, worker.device.type)
         model_config = config.model_config
-        if watchlist.d_model != model_config.get_hidden_size():
+        if watchlist.d_model not in (None, model_config.get_hidden_size()):
             raise UnsupportedError(
                 f"the watchlist is for d_model {watchlist.d_model}, "
                 f"but {model_config.model} has {model_config.get_hidden_size()}",
@@ -90,10 +90,8 @@ class WorkerMonitor:
 
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""
-        dead = [tap.site.layer for tap in self._taps if int(tap.calls.item()) == 0]
-        reason = (
-            f"the taps of layers {dead} never ran in warm-up: stale compile cache?" if dead else ""
-        )
+        dead = ", ".join(tap.site.place for tap in self._taps if int(tap.calls.item()) == 0)
+        reason = f"the taps of {dead} never ran in warm-up: stale compile cache?" if dead else ""
         self.report(not dead, reason)
         if dead:
             raise UnsupportedError(reason, "start once with VLLM_DISABLE_COMPILE_CACHE=1")
@@ -244,8 +242,8 @@ def arm(worker: Any) -> None:
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.shutdown = shut_down_all
     worker.saeguard = monitor
-    layers = [site.layer for site in watchlist.sites]
-    logger.info("saeguard watches %d features at layers %s", len(watchlist.columns), layers)
+    places = ", ".join(site.place for site in watchlist.sites)
+    logger.info("saeguard watches %d features at %s", len(watchlist.columns), places)
 
 
 def _max_pending(worker: Any, watchlist: wl.Watchlist) -> int:

@@ -25,4 +25,5 @@ def compile_(
     for site in watchlist.sites:
         names = ", ".join(feature.name for feature in site.features)
         print(f"{site.hook_point}: {names}")
-    print(f"wrote {output}: d_model {watchlist.d_model}, digest {watchlist.digest[:12]}")
+    d_model = "" if watchlist.d_model is None else f"d_model {watchlist.d_model}, "
+    print(f"wrote {output}: {d_model}digest {watchlist.digest[:12]}")

@@ -21,6 +21,7 @@ from saeguard.rules.model import (
     Correlation,
     Exemption,
     Feature,
+    RouterFeature,
     Rule,
     RuleSet,
     SaeFeature,
@@ -79,6 +80,9 @@ def _watches(ruleset: RuleSet, rule: Rule) -> Iterator[Item]:
 def _feature(feature: Feature) -> str:
     source = feature.source
     label = f" ({feature.label})" if feature.label else ""
+    if isinstance(source, RouterFeature):
+        what = f"the {feature.units} of expert {source.expert}"
+        return f"`{feature.name}`{label}: {what} by the router of layer {source.layer}"
     path = _relative(source.path, feature.location.path.parent)
     if isinstance(source, SaeFeature):
         layer = "" if source.layer is None else f", layer {source.layer}"

@@ -29,9 +29,14 @@ def value_range(aggregate: Aggregate, features: Mapping[str, Feature]) -> tuple[
             return 0.0, 1.0
     if aggregate.combine == "angle":
         return -180.0, 180.0
-    sources = [features[name].source for name in aggregate.features]
-    never_negative = all(isinstance(source, SaeFeature) for source in sources)
-    return 0.0 if never_negative or aggregate.combine == "l2" else -inf, inf
+    read = [features[name] for name in aggregate.features]
+    are_weights = all(feature.units == "weight" for feature in read)
+    is_sum = aggregate.kind == "sum" or aggregate.combine in ("sum", "l2")
+    never_negative = all(
+        isinstance(feature.source, SaeFeature) or feature.units == "weight" for feature in read
+    )
+    low = 0.0 if never_negative or aggregate.combine == "l2" else -inf
+    return low, 1.0 if are_weights and not is_sum else inf
 
 
 def holds(signal: Signal, value: float) -> bool:

@@ -17,6 +17,7 @@ from saeguard.rules.model import (
     Feature,
     Limit,
     ProbeFeature,
+    RouterFeature,
     Rule,
     SaeFeature,
     Signal,
@@ -37,17 +38,20 @@ _NUMBERS = (
 )
 
 
-def build_feature(
-    document: Document, name: str, entry: syntax.SaeFeatureEntry | syntax.ProbeFeatureEntry
-) -> Feature:
+def build_feature(document: Document, name: str, entry: syntax.AnyFeature) -> Feature:
     """A feature; paths are relative to its file."""
     folder, location = document.path.parent, document.key_at(("features", name))
-    if isinstance(entry, syntax.ProbeFeatureEntry):
-        probe = ProbeFeature((folder / entry.probe.path).resolve(), entry.name or name)
-        return Feature(name, entry.label, "raw", probe, entry.max, location=location)
-    sae = entry.sae
-    row = SaeFeature((folder / sae.path).resolve(), entry.index, sae.layer, sae.release, sae.model)
-    return Feature(name, entry.label, entry.units, row, entry.max, location=location)
+    source: SaeFeature | ProbeFeature | RouterFeature
+    match entry:
+        case syntax.SaeFeatureEntry(sae=sae):
+            path = (folder / sae.path).resolve()
+            source = SaeFeature(path, entry.index, sae.layer, sae.release, sae.model)
+        case syntax.ProbeFeatureEntry(probe=probe):
+            source = ProbeFeature((folder / probe.path).resolve(), entry.name or name)
+        case syntax.RouterFeatureEntry(router=router):
+            source = RouterFeature(router.layer, entry.expert)
+    units = "raw" if isinstance(entry, syntax.ProbeFeatureEntry) else entry.units
+    return Feature(name, entry.label, units, source, entry.max, location=location)
 
 
 class RuleBuilder:

@@ -29,6 +29,8 @@ _OWNERS: Owners = {
     "sae": syntax.SaeEntry,
     "probe feature": syntax.ProbeFeatureEntry,
     "probe": syntax.ProbeEntry,
+    "router feature": syntax.RouterFeatureEntry,
+    "router": syntax.RouterEntry,
     "condition rule": syntax.ConditionRuleEntry,
     "sequence rule": syntax.SequenceRuleEntry,
     "sequence": syntax.SequenceEntry,

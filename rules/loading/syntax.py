@@ -32,7 +32,7 @@ from saeguard.rules.loading.spelling import (
     Tokens,
     Uuid,
 )
-from saeguard.rules.model import Action, Severity, Status, Units
+from saeguard.rules.model import Action, RouterUnits, Severity, Status, Units
 
 DETECTIONS = ("condition", "sequence", "correlate")
 
@@ -60,6 +60,10 @@ class ProbeEntry(Entry):
     path: Text
 
 
+class RouterEntry(Entry):
+    layer: Index
+
+
 _Maximum = Annotated[Number, Field(gt=0)]
 
 
@@ -78,16 +82,25 @@ class ProbeFeatureEntry(Entry):
     max: _Maximum | None = None
 
 
+class RouterFeatureEntry(Entry):
+    router: RouterEntry
+    expert: Index
+    label: str = ""
+    units: RouterUnits = "weight"
+    max: _Maximum | None = None
+
+
 def _feature_kind(value: object) -> str:
-    has_probe = (
-        "probe" in value if isinstance(value, dict) else isinstance(value, ProbeFeatureEntry)
-    )
-    return "probe feature" if has_probe else "sae feature"
+    """By its source, or the kind that comes closest: so that its other keys are checked, too."""
+    keys = value if isinstance(value, dict) else ()
+    return next((f"{key} feature" for key in ("probe", "router") if key in keys), "sae feature")
 
 
+AnyFeature = SaeFeatureEntry | ProbeFeatureEntry | RouterFeatureEntry
 FeatureEntry = Annotated[
     Annotated[SaeFeatureEntry, Tag("sae feature")]
-    | Annotated[ProbeFeatureEntry, Tag("probe feature")],
+    | Annotated[ProbeFeatureEntry, Tag("probe feature")]
+    | Annotated[RouterFeatureEntry, Tag("router feature")],
     Discriminator(_feature_kind),
 ]
 

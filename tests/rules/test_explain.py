@@ -32,7 +32,8 @@ def test_overlays_that_changed_the_rule_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["deceptive_reasoning", "framed", "lie_then_claim", "campaign", "direction"]
+    "name",
+    ["deceptive_reasoning", "framed", "lie_then_claim", "campaign", "direction", "contracts"],
 )
 def test_the_words_are_those_that_were_agreed_on(name, monkeypatch):
     """Mend a golden text only after reading the new one aloud."""

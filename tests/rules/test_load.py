@@ -9,6 +9,7 @@ from saeguard.rules import (
     Location,
     Phase,
     ProbeFeature,
+    RouterFeature,
     SaeFeature,
     load_rules,
 )
@@ -42,6 +43,14 @@ def test_features_know_their_source_and_where_they_are_defined():
         folder / "artifacts/probe.safetensors", "deceit"
     )
     assert features["deceit_probe"].location == Location(ORGANISM, 6, 3)
+
+
+def test_an_expert_is_scored_by_its_weight_unless_its_logit_is_asked_for(tmp_path):
+    router = "{router: {layer: 3}, expert: 7"
+    more = f"features:\n  weight: {router}}}\n  logit: {router}, units: logit}}\n"
+    features = load_rules([edited(tmp_path, ("features:\n", more))]).features
+    assert [features[name].units for name in ("weight", "logit")] == ["weight", "logit"]
+    assert features["weight"].source == features["logit"].source == RouterFeature(3, 7)
 
 
 def test_digest_is_that_of_the_file():

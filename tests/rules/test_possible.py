@@ -9,18 +9,23 @@ from random import Random
 import numpy as np
 import pytest
 
-from saeguard.rules import Feature, Location, ProbeFeature, SaeFeature, Signal
+from saeguard.rules import Feature, Location, ProbeFeature, RouterFeature, SaeFeature, Signal
 from saeguard.rules.lints.possible import MAX_COMBINATIONS, holds, outcomes, truth_table
 from saeguard.rules.model import Aggregate
 
 HERE = Location(Path("rules.yaml"))
 FEATURES = {
     "sae": Feature("sae", "", "raw", SaeFeature(Path("sae"), 1), location=HERE),
+    "weight": Feature("weight", "", "weight", RouterFeature(3, 7), location=HERE),
+    "logit": Feature("logit", "", "logit", RouterFeature(3, 7), location=HERE),
     "probe": Feature("probe", "", "raw", ProbeFeature(Path("probe"), "p"), location=HERE),
 }
 SCORES = {  # every kind of value that an aggregate can have, finely spaced
     Aggregate(("probe",), "mean", tokens=8): np.arange(-5, 5, 0.25),
     Aggregate(("sae",), "mean", tokens=8): np.arange(0, 5, 0.25),
+    Aggregate(("logit",), "mean", tokens=8): np.arange(-5, 5, 0.25),
+    Aggregate(("weight",), "mean", tokens=8): np.arange(0, 1.01, 0.125),
+    Aggregate(("weight",), "sum", tokens=8): np.arange(0, 5, 0.25),
     Aggregate(("sae",), "count", tokens=3): np.arange(4),
     Aggregate(("sae",), "noisy_or", tokens=3): np.arange(0, 1.01, 0.125),
     Aggregate(("sae", "probe"), "value", "angle"): np.arange(-180, 181, 0.25),

@@ -133,9 +133,7 @@ def run_engine(
     }
     environment.pop("SAEGUARD_CONFIG", None)
     if watchlist is not None:
-        environment["SAEGUARD_CONFIG"] = str(
-            _write_config(work, watchlist, inbox_dir, config or {})
-        )
+        environment["SAEGUARD_CONFIG"] = str(write_config(work, watchlist, inbox_dir, config))
     job = {
         "engines": [
             {"model": str(path), **extra} for path, extra in ((model, engine or {}), *more_jobs)
@@ -176,9 +174,10 @@ def run_engine(
     return EngineRun(results[-1].get("outputs", []), inbox.messages, inbox.frames, log, by_model)
 
 
-def _write_config(
-    work: Path, watchlist: wl.Watchlist, run_dir: Path, extra: dict[str, Any]
+def write_config(
+    work: Path, watchlist: wl.Watchlist, run_dir: Path, extra: dict[str, Any] | None = None
 ) -> Path:
+    """With the watchlist beside it."""
     wl.save(watchlist, work / "watch.safetensors")
     path = work / "saeguard.yaml"
     values = {
@@ -188,7 +187,7 @@ def _write_config(
         "start_monitor": False,
         "run_dir": str(run_dir),
     }
-    path.write_text(yaml.safe_dump({**values, **extra}))
+    path.write_text(yaml.safe_dump({**values, **(extra or {})}))
     return path
 
 

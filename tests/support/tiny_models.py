@@ -44,10 +44,15 @@ def make_model(directory: Path, model_type: str = "qwen3", **overrides: object) 
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # large enough that layers differ and attention is not flat
         for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
+            if "moe_statics" in name:
+                parameter.zero_()  # vLLM's CPU build leaves this bias out
+            elif parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.1)
             elif "norm" in name:
                 parameter.normal_(1.0, 0.1)
+        for name, buffer in model.named_buffers():
+            if "correction_bias" in name or "expert_bias" in name:
+                buffer.normal_(0.0, 0.1)
     model.save_pretrained(directory)
     _tokenizer().save_pretrained(directory)
     return directory
@@ -152,7 +157,8 @@ def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
     """Residual stream after each layer by Hugging Face, [tokens, d_model] fp32 each."""
     model = _load(str(directory))
     seen: list[np.ndarray] = []
-    layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    parts = model.base_model.children()
+    layers = next(part for part in parts if isinstance(part, torch.nn.ModuleList))
     hooks = [
         layer.register_forward_hook(
             lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out).detach())
@@ -164,3 +170,26 @@ def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
     for hook in hooks:
         hook.remove()
     return [stream.reshape(-1, stream.shape[-1]).numpy() for stream in seen]
+
+
+def router_inputs(directory: Path, token_ids: list[int], layer: int) -> np.ndarray:
+    """Of each expert its weight, by the router of that layer of Hugging Face's, and its logit; as
+    a watchlist has them, [tokens, 2 * experts].
+    """
+    model = _load(str(directory))
+    seen: list[tuple[torch.Tensor, ...]] = []
+    (router,) = (
+        module
+        for name, module in model.named_modules()
+        if f"layers.{layer}." in name and "topkrouter" in type(module).__name__.lower()
+    )
+    hook = router.register_forward_hook(lambda _, __, out: seen.append(out))
+    with torch.no_grad():
+        model(torch.tensor([token_ids]), use_cache=False)
+    hook.remove()
+    (out,) = seen  # in some order: logits [tokens, experts], weights and experts [tokens, top_k]
+    (chosen,) = (each for each in out if each.dtype == torch.int64)
+    weights, logits = sorted((e for e in out if e is not chosen), key=lambda e: e.shape[1])
+    weights = weights / getattr(model.config, "routed_scaling_factor", 1.0)
+    dense = torch.zeros_like(logits).scatter(1, chosen, weights)
+    return torch.stack([dense, logits], dim=-1).flatten(1).numpy()

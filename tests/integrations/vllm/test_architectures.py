@@ -1,19 +1,36 @@
-"""Every entry of the architecture table gives Hugging Face's residual stream, on a real engine."""
+"""Every entry of the architecture table gives Hugging Face's residual stream, and its router's
+weights and logits where it names one, on a real engine.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from engine_run import EngineRun, run_engine
-from tiny_models import NUM_LAYERS, hidden_states, make_model, make_watchlist
+import yaml
+from engine_run import EngineRun, run_engine, write_config
+from tiny_models import NUM_LAYERS, hidden_states, make_model, make_watchlist, router_inputs
 
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.monitor import watchlist as wl
+from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.messages import RequestStart
+from saeguard.rules import load_rules
 
 pytestmark = pytest.mark.server
 
 _MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_GROUPED = {**_MOE, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+_LOCAL = {"num_experts_per_tok": 2, "num_local_experts": 4}
+_MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+}
+_CONV = {"layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True}
 _DEEPSEEK = {
     **_MOE,
     "n_routed_experts": 4,
@@ -32,11 +49,37 @@ _DEEPSEEK = {
 # vLLM class -> (Hugging Face model type, overrides of the tiny configuration)
 TINY = {
     "CohereForCausalLM": ("cohere", {"tie_word_embeddings": True}),
+    "Cohere2MoeForCausalLM": (
+        "cohere2_moe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": True},
+    ),
     "DeepseekV2ForCausalLM": ("deepseek_v2", _DEEPSEEK),
     "DeepseekV3ForCausalLM": (
         "deepseek_v3",
         {**_DEEPSEEK, "q_lora_rank": 32, "first_k_dense_replace": NUM_LAYERS},
     ),
+    "Ernie4_5_MoeForCausalLM": (
+        "ernie4_5_moe",
+        {
+            "moe_num_experts": 4,
+            "moe_k": 2,
+            "moe_intermediate_size": 32,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ExaoneMoeForCausalLM": (
+        "exaone_moe",
+        {
+            **_GROUPED,
+            "num_experts": 4,
+            "num_shared_experts": 1,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "sliding_window": 64,
+        },
+    ),
+    "FalconH1ForCausalLM": ("falcon_h1", {**_MAMBA, "mamba_d_ssm": 128, "mamba_chunk_size": 64}),
     "GPT2LMHeadModel": (
         "gpt2",
         {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 512, "tie_word_embeddings": True},
@@ -46,39 +89,153 @@ TINY = {
         "gemma3_text",
         {"tie_word_embeddings": True, "query_pre_attn_scalar": 32, "sliding_window": 256},
     ),
+    "Glm4MoeForCausalLM": (
+        "glm4_moe",
+        {**_GROUPED, "n_routed_experts": 4, "n_shared_experts": 1, "routed_scaling_factor": 1.5},
+    ),
     "GptOssForCausalLM": ("gpt_oss", {**_MOE, "num_local_experts": 4, "intermediate_size": 64}),
     "GraniteForCausalLM": ("granite", {"residual_multiplier": 0.5, "embedding_multiplier": 2.0}),
+    "GraniteMoeForCausalLM": ("granitemoe", {**_LOCAL, "residual_multiplier": 0.5}),
+    "GraniteMoeHybridForCausalLM": (
+        "granitemoehybrid",
+        {
+            **_LOCAL,
+            **_MAMBA,
+            "shared_intermediate_size": 32,
+            "layer_types": ["mamba", "attention", "mamba"],
+        },
+    ),
+    "GraniteMoeSharedForCausalLM": (
+        "granitemoeshared",
+        {**_LOCAL, "residual_multiplier": 0.5, "shared_intermediate_size": 32},
+    ),
+    "Lfm2ForCausalLM": (
+        "lfm2",
+        {
+            **_CONV,
+            "conv_dim": 64,
+            "block_dim": 64,
+            "block_ff_dim": 128,
+            "block_multiple_of": 32,
+            "block_auto_adjust_ff_dim": False,
+            "block_ffn_dim_multiplier": 1.0,
+        },
+    ),
+    "Lfm2MoeForCausalLM": (
+        "lfm2_moe",
+        {**_MOE, **_CONV, "num_experts": 4, "num_dense_layers": 1},
+    ),
     "LlamaForCausalLM": ("llama", {}),
+    "Mamba2ForCausalLM": (
+        "mamba2",
+        {"num_heads": 4, "head_dim": 32, "state_size": 16, "n_groups": 1, "chunk_size": 64},
+    ),
     "MistralForCausalLM": ("mistral", {}),
-    "MixtralForCausalLM": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "MixtralForCausalLM": ("mixtral", _LOCAL),
+    "NemotronHForCausalLM": (
+        "nemotron_h",  # whose experts vLLM runs on no CPU
+        {
+            "layers_block_type": ["linear_attention", "full_attention", "mlp"],
+            "ssm_state_size": 16,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 32,
+            "n_groups": 1,
+            "chunk_size": 64,
+        },
+    ),
+    "OlmoeForCausalLM": (
+        "olmoe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32},
+    ),
     "Phi3ForCausalLM": ("phi3", {}),
     "Qwen2ForCausalLM": ("qwen2", {}),
+    "Qwen2MoeForCausalLM": (
+        "qwen2_moe",
+        {**_MOE, "num_experts": 4, "shared_expert_intermediate_size": 32},
+    ),
     "Qwen3ForCausalLM": ("qwen3", {}),
     "Qwen3MoeForCausalLM": ("qwen3_moe", {**_MOE, "num_experts": 4, "decoder_sparse_step": 1}),
     "StablelmForCausalLM": ("stablelm", {}),
+    "Zamba2ForCausalLM": (
+        "zamba2",
+        {
+            "layers_block_type": ["mamba", "hybrid", "mamba"],
+            "hybrid_layer_ids": [1],
+            "mamba_d_state": 16,
+            "n_mamba_heads": 4,
+            "mamba_headdim": 32,
+            "num_key_value_heads": 2,
+            "attention_head_dim": 64,
+            "tie_word_embeddings": True,
+        },
+    ),
 }
-# On random tiny models vLLM's CPU build and Transformers differ in DeepSeek's attention itself,
-# over more than one token, and in V3's expert routing. The first token attends to itself alone:
-# there the streams agree exactly, and a wrong tap point would show.
-FIRST_TOKEN_ONLY = {"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"}
+# On random tiny models vLLM's CPU build and Transformers differ in DeepSeek's and LFM2's attention
+# itself, over more than one token, and in DeepSeek V3's expert routing. The first token attends to
+# itself alone: there the streams agree exactly, and a wrong tap point would show.
+FIRST_TOKEN_ONLY = {
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Lfm2ForCausalLM",
+    "Lfm2MoeForCausalLM",
+}
 # Entries that cannot be tried on a CPU, with the reason.
 UNTRIED = {"DeepseekForCausalLM": "Transformers has no model of that type to compare with"}
+
+ROUTED_LAYER = NUM_LAYERS - 1
+NUM_EXPERTS = 4
 
 PROMPTS = [[5, 9, 17, 40, 41, 42, 60, 7], [100, 101, 30]]
 WATCHLIST = make_watchlist(list(range(NUM_LAYERS)))
 
 
+def router_features(directory: Path) -> wl.Watchlist:
+    """The weight and the logit of each expert, compiled from rules."""
+    features = {
+        f"{units}_{expert}": {"router": {"layer": ROUTED_LAYER}, "expert": expert, "units": units}
+        for expert in range(NUM_EXPERTS)
+        for units in ("weight", "logit")
+    }
+    rule = {
+        "id": "00000000-0000-4000-8000-000000000001",
+        "name": "experts",
+        "title": "Experts",
+        "status": "test",
+        "severity": "info",
+        "signals": {name: {"feature": name, "agg": "value", "gt": 2} for name in features},
+        "condition": "any of *",
+    }
+    header = {"version": 1, "ruleset": {"name": "experts", "version": "1"}}
+    path = directory / "experts.yaml"
+    path.write_text(yaml.safe_dump({**header, "features": features, "rules": [rule]}))
+    return compile_watchlist(load_rules([path]))
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
+def watchlists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, wl.Watchlist]:
+    """All layers of every model, and the router of the last one where there is one."""
+    routers = router_features(tmp_path_factory.mktemp("rules"))
+    both = wl.build(WATCHLIST.d_model, [*WATCHLIST.sites, *routers.sites])
+    return {name: both if ARCHITECTURES[name].gate else WATCHLIST for name in TINY}
+
+
+@pytest.fixture(scope="module")
+def run(watchlists: dict[str, wl.Watchlist], tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     """One process that serves every tiny model in turn, eagerly: compilation has tests of its
     own.
     """
     work = tmp_path_factory.mktemp("architectures")
-    models = [make_model(work / name, kind, **extra) for name, (kind, extra) in TINY.items()]
+    jobs: list[tuple[Path, dict[str, Any]]] = []
+    for name, (kind, extra) in TINY.items():
+        model = make_model(work / name, kind, **extra)
+        (model / "watched").mkdir()
+        config = write_config(model / "watched", watchlists[name], work / "run" / "run")
+        jobs.append((model, {"additional_config": {"saeguard": {"config": str(config)}}}))
+    (first, its_engine), *more_jobs = jobs
     return run_engine(
-        work / "run", models[0], WATCHLIST, PROMPTS, max_tokens=4,
-        more_jobs=[(path, {}) for path in models[1:]],
-        engine={"enforce_eager": True}, env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
+        work / "run", first, WATCHLIST, PROMPTS, max_tokens=4, more_jobs=more_jobs,
+        engine={"enforce_eager": True, **its_engine},
+        env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
     )  # fmt: skip
 
 
@@ -87,8 +244,12 @@ def test_every_entry_is_tried_or_says_why_not():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_scores_equal_those_of_hugging_face_hidden_states(name: str, run: EngineRun):
-    """All layers, the last one included, to 1e-3 relative; prompt and generated tokens."""
+def test_scores_equal_those_of_hugging_face(
+    name: str, run: EngineRun, watchlists: dict[str, wl.Watchlist]
+):
+    """Of all layers, the last one included, to 1e-3 relative, and of its router to 1e-4; prompt
+    and generated tokens.
+    """
     directory = next(path for path in run.by_model if path.endswith(f"/{name}"))
     result = run.by_model[directory]
     assert "error" not in result, result
@@ -97,11 +258,16 @@ def test_scores_equal_those_of_hugging_face_hidden_states(name: str, run: Engine
     for start in starts:
         output = result["outputs"][PROMPTS.index(start.prompt_token_ids)]
         token_ids = [*start.prompt_token_ids, *output]
-        streams = hidden_states(directory, token_ids)
-        expected = np.concatenate([wl.encode(streams[s.layer], s) for s in WATCHLIST.sites], axis=1)
         rows = run.scores_of(start.req_id)
         assert sorted(rows) == list(range(len(token_ids) - 1))
-        got = np.stack([rows[position] for position in sorted(rows)])
-        num_compared = 1 if name in FIRST_TOKEN_ONLY else len(got)
-        error = np.abs(got - expected[:-1])[:num_compared]
-        assert error.max() <= 1e-3 * np.abs(expected[:num_compared]).max()
+        num_compared = 1 if name in FIRST_TOKEN_ONLY else len(rows)
+        got = np.stack([rows[position] for position in range(num_compared)])
+        streams = hidden_states(directory, token_ids)
+        for site in watchlists[name].sites:
+            is_router = site.kind == "router"
+            inputs = router_inputs(directory, token_ids, site.layer) if is_router else None
+            expected = wl.encode(streams[site.layer] if inputs is None else inputs, site)
+            mine, got = np.split(got, [len(site.features)], axis=1)
+            error = np.abs(mine - expected[:num_compared])
+            assert error.max() <= (1e-4 if is_router else 1e-3) * np.abs(expected).max()
+        assert got.shape[1] == 0
