@@ -247,4 +247,4 @@ def test_a_stage_of_a_pipeline_takes_its_part_and_leaves_the_others_to_others(
     for stage in stages:
         state, reason = ask(stage, other, go=False)
         assert state == "refused"
-        assert "needs layer 1, and the running graph taps only [0, 2]" in reason
+        assert "needs layer 1, and the running graph taps only layer 0, layer 2" in reason
