@@ -97,14 +97,18 @@ class Sender:
             **tried,
         }
 
+    def hurry(self) -> None:
+        """Nothing more is to come: go on until everything is delivered, without long pauses."""
+        self._draining.set()
+        self._wake.set()
+
     def drain(self, timeout_s: float) -> bool:
         """Delivers what is committed, for at most `timeout_s`, then ends the thread.
 
         Returns:
             Whether everything was delivered. The rest waits in the store for the next start.
         """
-        self._draining.set()
-        self._wake.set()
+        self.hurry()
         self._thread.join(timeout_s)
         self._stopped.set()
         self._destination.close()

@@ -52,6 +52,8 @@ _QUIET_S = 0.3
 _DRAIN_S = 5.0
 _FLUSH_S = 2.0
 """How long the disk may take at the end: whoever ends us does not wait for ever."""
+_DELIVER_S = 4.0
+"""And the destinations, all together."""
 
 log = logger("saeguard.monitor")
 T = TypeVar("T")
@@ -131,8 +133,11 @@ class Service:
         self._guarded(self._detector.cut_off, time.time_ns())
         self._guarded(self._finish_requests, float("inf"))  # no row can come any more
         self._store.flush(_FLUSH_S)
+        deadline_s = time.monotonic() + _DELIVER_S
         for sender in self._senders.values():
-            sender.drain(timeout_s=5.0)
+            sender.hurry()  # all at once: each may be away
+        for sender in self._senders.values():
+            sender.drain(max(0.0, deadline_s - time.monotonic()))
         for metrics in self._metrics:
             metrics.close()
         self._store.close(_FLUSH_S)

@@ -244,3 +244,13 @@ def test_what_is_known_of_the_prefix_cache_is_counted_as_cached(monitor: Monitor
     counts = totals(monitor.store)
     assert (counts["tokens/scheduled"], counts["tokens/observed"]) == (8, 6)
     assert not [key for key in counts if key.startswith("tokens/unseen")]
+
+
+def test_destinations_that_are_away_do_not_add_up_at_the_end(tmp_path: Path):
+    away = [{"kind": "webhook", "url": f"http://127.0.0.1:{port}"} for port in (9, 10, 11)]
+    with running_monitor(tmp_path, destinations=away) as monitor:
+        monitor.lie_once("req-1")
+        wait_for(lambda: len(monitor.alerts()) == 1)
+        began_s = time.monotonic()
+        monitor.stop()
+        assert time.monotonic() - began_s < 9, "the plugin kills it after 10"

@@ -99,12 +99,11 @@ def running_monitor(
     run_dir = directory / "run"
     run_dir.mkdir(mode=0o700)
     with OtlpReceiver() as receiver:
-        path = write_config(
-            directory,
-            destinations=[{"kind": "otlp", "endpoint": receiver.endpoint}],
-            metrics={"endpoint": receiver.endpoint, "interval_s": 0.2},
-            **config,
-        )
+        defaults = {
+            "destinations": [{"kind": "otlp", "endpoint": receiver.endpoint}],
+            "metrics": {"endpoint": receiver.endpoint, "interval_s": 0.2},
+        }
+        path = write_config(directory, **(defaults | config))
         watchlist = load(directory / "watch.safetensors")
         engine = FakeEngine(f"ipc://{run_dir / 'inbox'}", watchlist.digest, watchlist.columns)
         process = start_process(path, run_dir, stderr)
