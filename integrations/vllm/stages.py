@@ -1,4 +1,4 @@
-"""What the stages of a pipeline tap: each the streams that its own layers see, and their routers."""
+"""What the stages of a pipeline tap: the streams that their own layers see, and their routers."""
 
 from __future__ import annotations
 
