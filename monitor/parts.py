@@ -93,11 +93,10 @@ class _Pipeline:
         if self._settled is None:
             self._settled = frame.step - 1
         self.newest[frame.worker] = frame.step
-        if frame.step > self._settled:
-            waiting = self._waiting.setdefault(frame.step, _Waiting(now_s))
-            if frame.worker not in waiting.parts:
-                waiting.parts[frame.worker] = frame, arrays
-                self.num_waiting_bytes += arrays.scores.nbytes
+        waiting = self._waiting.setdefault(frame.step, _Waiting(now_s))
+        if frame.worker not in waiting.parts:
+            waiting.parts[frame.worker] = frame, arrays
+            self.num_waiting_bytes += arrays.scores.nbytes
         if len(self.newest) < self._num_parts:
             return []
         return self._settle(min(self.newest.values()))

@@ -113,17 +113,23 @@ def test_a_repeated_part_makes_no_second_frame():
     parts = [part_of(1, stage) for stage in range(3)]
     whole = feed(joiner, parts[0], parts[0], parts[1], parts[1], parts[2], *parts)
     assert steps(whole) == [1]
+    assert joiner._pipelines[0].num_waiting_bytes == 0
     assert joiner.give_up(float("inf")) == []
     assert steps(feed(joiner, *(part_of(2, stage) for stage in range(3)))) == [2]
 
 
 def test_parts_that_do_not_fit_together_are_never_joined():
     joiner = PartJoiner()
-    others = part_of(1, 1, first=99), part_of(2, 1, req_ids=["a", "c"]), part_of(3, 1)
-    for n, other in zip((1, 2, 3), others, strict=True):
+    others = [
+        part_of(1, 1, first=99),
+        part_of(2, 1, req_ids=["a", "c"]),
+        part_of(3, 1, row_starts=[0, 1, 3]),
+        part_of(4, 1),
+    ]
+    for n, other in enumerate(others, start=1):
         whole = feed(joiner, part_of(n, 0), other, part_of(n, 2))
-        assert steps(whole) == [3] * (n == 3)
-    assert whole[0][0].dropped_frames == 2
+        assert steps(whole) == [4] * (n == 4)
+    assert whole[0][0].dropped_frames == 3
 
 
 def test_what_waits_in_vain_is_given_up_after_a_time_and_may_come_no_more():
