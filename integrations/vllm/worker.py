@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,15 @@ class WorkerMonitor:
         )
         key_compile_cache(config, layout_digest(self._taps))
         hook(model, self._taps)  # last: nothing may fail once the model is hooked
+
+    @property
+    def taps(self) -> Sequence[Tap]:
+        return self._taps
+
+    @property
+    def num_steps(self) -> int:
+        """In how many steps it was to send scores so far."""
+        return self._step
 
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""

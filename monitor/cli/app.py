@@ -45,6 +45,7 @@ class Commands(LazyGroup):
     summaries: ClassVar = {
         "serve": "Serve a model with vLLM and watch it.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
+        "verify": "Prove on a live engine that watching works, and say what it costs.",
     }
 
 
