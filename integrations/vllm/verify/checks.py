@@ -44,7 +44,7 @@ class Check:
 
 
 def run_checks(evidence: Evidence, reference: list[Reference] | NoReferenceError) -> list[Check]:
-    """All of them.
+    """All but the cost.
 
     Args:
         reference: of the sequences of `referenced`, or why there is none.
@@ -139,7 +139,7 @@ def prefix_cache(evidence: Evidence) -> Check:
     if not evidence.before.prefix_caching:
         return Check("prefix cache", "ok", "vLLM's prefix cache is off", {"cached": 0})
     if not evidence.repeated:
-        detail = f"no prompt of this model fills two blocks of {evidence.before.block_size} tokens"
+        detail = f"no prompt of this model fills a block of {evidence.before.block_size} tokens"
         return Check("prefix cache", "unproven", detail)
     first, second = evidence.repeated
     num_cached = second.answer.num_cached

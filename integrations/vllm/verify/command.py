@@ -60,7 +60,7 @@ def verify(
     check_model(model, watchlist)
     directory = _new_folder(work)
     setting = write_setting(directory, watchlist, rule_files)
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     trial = Trial(model, vllm_args or [], directory, setting, thorough, progress.print)
     facts, checks = trial.run(cost)
     if output == "json":

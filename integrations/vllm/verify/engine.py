@@ -100,6 +100,8 @@ class Engine:
 
     def stop(self) -> None:
         """End it and all that it has started; its monitor stores what it has."""
+        if self._process.returncode is not None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()

@@ -165,8 +165,8 @@ def _lengths(facts: EngineFacts) -> list[int]:
 
 
 def _repeated(facts: EngineFacts, prompts: _Prompts) -> list[Ask]:
-    length = 2 * facts.block_size + 5
-    if not facts.prefix_caching or length > _longest(facts):
+    length = min(2 * facts.block_size + 5, _longest(facts))
+    if not facts.prefix_caching or length <= facts.block_size:
         return []
     prompt = prompts.tokens(length)
     return [prompts.ask_for(prompt, is_shared=True) for _ in range(2)]
