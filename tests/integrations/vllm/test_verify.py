@@ -86,6 +86,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         "PYTHONPATH": str(SHIMS / "sabotage"),
     }
     with Engine(str(model), ENGINE_ARGS, work / "engine.log", env) as engine:
+        assert engine.facts.workers[0].is_watched, engine.log_lines("BLIND")
         yield Bench(engine, setting, way)
 
 

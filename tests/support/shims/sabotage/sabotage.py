@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
+import torch  # noqa: F401  the annotations of the op, which the wrapper takes over, name it
+
 
 def way():
     return Path(os.environ["SABOTAGE"]).read_text()
