@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from saeguard.integrations.vllm.preflight import check_model, check_plugins, check_port
+from saeguard.integrations.vllm.preflight import check_model, check_port, check_vllm
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
 from saeguard.monitor.errors import ConfigError
@@ -47,7 +46,7 @@ def serve(
         raise ConfigError("give either --rules or --config", "see saeguard serve --help")
     if config is not None and (otlp is not None or capture_text):
         raise ConfigError(f"--otlp and --capture-text belong into {config} here")
-    check_plugins()
+    check_vllm()
     path = config or _write_config(rules or [], store, otlp, capture_text)
     settings = load_config(path)
     read_rules(settings.rules)
@@ -64,8 +63,6 @@ def serve(
 
 def _vllm_command(model: str, vllm_args: list[str]) -> list[str]:
     """`vllm serve`, which the CPU build's own distribution name breaks: there its server module."""
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError("vLLM is not installed here", "pip install 'saeguard[vllm]'")
     vllm = Path(sys.executable).with_name("vllm")
     try:
         importlib.metadata.version("vllm")

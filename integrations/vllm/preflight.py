@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import socket
@@ -70,12 +71,14 @@ def _check_architecture(names: Sequence[str], watchlist: Watchlist) -> None:
         )
 
 
-def check_plugins() -> None:
+def check_vllm() -> None:
     """
     Raises:
-        ConfigError: vLLM is told which plugins to load, and saeguard is not among them: it would
-            serve unwatched, and nothing of ours would be there to say so.
+        ConfigError: vLLM is not there; or it is told which plugins to load, and saeguard is not
+            among them: it would serve unwatched, and nothing of ours would be there to say so.
     """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("vLLM is not installed here", "pip install 'saeguard[vllm]'")
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and PLUGIN not in allowed.split(","):
         raise ConfigError(

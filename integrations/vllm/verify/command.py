@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from saeguard.integrations.vllm.preflight import check_model, check_plugins
+from saeguard.integrations.vllm.preflight import check_model, check_vllm
 from saeguard.integrations.vllm.verify.report import is_proven, json_object, print_table
 from saeguard.integrations.vllm.verify.setting import write_setting
 from saeguard.integrations.vllm.verify.trial import Trial
@@ -82,7 +82,7 @@ def _watched(rules: list[str] | None, config: Path | None) -> tuple[Watchlist, l
     """
     if (config is None) == (not rules):
         raise ConfigError("give either --rules or --config", "see saeguard verify --help")
-    check_plugins()
+    check_vllm()
     if config is None:
         items: list[str | Path] = [
             i if is_pack(i) else str(Path(i).absolute()) for i in rules or ()

@@ -60,7 +60,7 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     cudagraph_mode: str
     is_watched: bool = False
     num_steps: int = 0
-    """Frames that it has made; none where it only computes for another one of its group."""
+    """In so many it was to send scores; none where it only computes for others of its group."""
     layers: list[int] = []
     """Those that are tapped."""
     calls: list[int] = []
