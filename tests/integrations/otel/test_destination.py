@@ -90,6 +90,28 @@ def test_the_span_is_a_root_that_links_to_the_client_even_if_that_is_not_sampled
     assert span.status == "Deceit in the chain of thought"
 
 
+@pytest.mark.parametrize(
+    ("parenting", "flags", "is_child"),
+    [("child", "00", True), ("auto", "00", False), ("auto", "01", True), ("root", "01", False)],
+)
+def test_the_span_is_in_the_client_s_trace_where_that_is_wanted(
+    receiver, parenting, flags, is_child
+):
+    headers = {"traceparent": f"00-{CLIENT_TRACE}-b7ad6b7169203331-{flags}"}
+    alert = make_alert(trace_headers=headers)
+    OtlpDestination(receiver.endpoint, parenting=parenting).deliver([alert])
+    (span,), (log,) = receiver.spans, receiver.logs
+    assert (log.trace_id, log.span_id) == (span.trace_id, span.span_id)
+    assert (span.trace_id == CLIENT_TRACE) is is_child
+    assert span.parent_id == ("b7ad6b7169203331" if is_child else "")
+    assert span.links == ([] if is_child else [CLIENT_TRACE])
+
+
+def test_a_child_without_a_client_s_trace_is_a_root(receiver):
+    OtlpDestination(receiver.endpoint, parenting="child").deliver([make_alert()])
+    assert (receiver.spans[0].parent_id, receiver.spans[0].links) == ("", [])
+
+
 @pytest.mark.parametrize("headers", [None, {}, {"traceparent": "\x1bnonsense"}])
 def test_without_a_client_trace_there_is_no_link(receiver, headers):
     OtlpDestination(receiver.endpoint).deliver([make_alert(trace_headers=headers)])
