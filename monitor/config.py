@@ -115,8 +115,12 @@ class Config(_Strict):
     store: Path = Path("saeguard-alerts.sqlite")
     store_mib: int = Field(default=4096, ge=1)
     """How large the store may grow; then what is oldest goes, delivered alerts before others."""
-    capture_text: Annotated[Literal["off", "window"], BeforeValidator(_yaml_off)] = "off"
-    """`window`: keep the text of the recorded tokens of requests that raise an alert."""
+    capture_text: Annotated[Literal["off", "hash", "window"], BeforeValidator(_yaml_off)] = "off"
+    """Of the recorded tokens of requests that raise an alert: nothing, a keyed hash of each, or the
+    text.
+    """
+    hash_key_file: Path | None = None
+    """With the key, for `capture_text: hash`."""
     phases: Phases = Phases()
     record_tokens: int = Field(default=1024, ge=1)
     """How many of a request's last tokens are kept with their scores."""
@@ -132,7 +136,7 @@ class Config(_Strict):
     engine.
     """
 
-    @field_validator("rules", "watchlist", "store", "run_dir")
+    @field_validator("rules", "watchlist", "store", "run_dir", "hash_key_file")
     @classmethod
     def _absolute(cls, value: Any, info: Any) -> Any:
         """Links are not followed: where they lead may change, as in a Kubernetes ConfigMap."""
@@ -156,7 +160,9 @@ class Config(_Strict):
         return value.model_copy(update={"chat_template": file})
 
     @model_validator(mode="after")
-    def _reachable(self) -> Config:
+    def _complete(self) -> Config:
+        if self.capture_text == "hash" and self.hash_key_file is None:
+            raise ValueError("capture_text: hash needs a hash_key_file")
         if not self.start_monitor and self.run_dir is None:
             raise ValueError("start_monitor: false needs a run_dir that the monitor listens in")
         return self

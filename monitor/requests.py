@@ -245,7 +245,7 @@ class LiveRequest:
         """What is stored of a request that ended, with the rows that are still kept."""
         assert self.end is not None
         rows, phases = self.table.get(self.slot)
-        token_ids = rows.token_ids.tolist() if self.texts.captured else None
+        token_ids = rows.token_ids.tolist()
         return RequestRecord(
             req_id=self.id,
             request_id=self.start.external_id,
@@ -260,8 +260,8 @@ class LiveRequest:
             coverage=self.coverage(),
             counts=self.decisions.by_rule(),
             features=list(features),
-            token_ids=token_ids,
-            texts=None if token_ids is None else [self.texts.text(t) for t in token_ids],
+            token_ids=token_ids if self.texts.readable else None,
+            texts=[self.texts.text(t) for t in token_ids] if self.texts.captured else None,
             first_recorded=int(rows.positions[0]) if len(rows.positions) else 0,
             scores=rows.scores.tobytes(),
             phases=phases.tobytes(),

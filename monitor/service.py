@@ -37,6 +37,7 @@ from saeguard.monitor.parts import PartJoiner
 from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
+from saeguard.monitor.secrets import read_secret
 from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
@@ -82,8 +83,10 @@ class Service:
             config.record_tokens,
             config.prefix_scores_mib << 20,
         )
-        captured = config.capture_text == "window"
-        self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases))
+        captured, hash_key = config.capture_text != "off", None
+        if config.capture_text == "hash":
+            hash_key = read_secret(None, config.hash_key_file)
+        self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases, hash_key))
         self._joiner = PartJoiner()
         self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore

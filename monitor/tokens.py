@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,7 +25,7 @@ log = logger(__name__)
 
 NOT_CAPTURED = "[text not captured]"
 UNREADABLE = "[not decodable]"
-
+_HASH_DIGITS = 12
 
 WAIT_S = 2.0
 """How long a model's first request waits for what its template shows. It is there in less than a
@@ -34,15 +36,31 @@ class TokenTexts:
     """What is known of a served model's tokens: decodes them one at a time, tells their phases."""
 
     def __init__(
-        self, tokenizer_file: str | None, captured: bool, phases: Phases | None = None
+        self,
+        tokenizer_file: str | None,
+        captured: bool,
+        phases: Phases | None = None,
+        hash_key: bytes | None = None,
     ) -> None:
+        """
+        Args:
+            captured: whether anything of the text may be kept.
+            hash_key: if so, only hashes of it: the same for the same token, and nothing else can be
+                learnt from them without the key.
+        """
         self._tokenizer = _read_tokenizer(tokenizer_file)
+        self._hash_key = hash_key
         self.captured = captured and self._tokenizer is not None
         self.phases = PhaseMatcher(Delimiters())
         """Known even when no text is kept. Requests that begin later may get a better one."""
         self.text = lru_cache(maxsize=65_536)(self._text)
         if self._tokenizer is not None and tokenizer_file is not None:
             self._find_delimiters(self._tokenizer, tokenizer_file, phases or Phases())
+
+    @property
+    def readable(self) -> bool:
+        """Whether the text may be kept as it is."""
+        return self.captured and self._hash_key is None
 
     def _find_delimiters(self, tokenizer: Tokenizer, file: str, phases: Phases) -> None:
         """Those that are configured come first, then what the model's template shows."""
@@ -73,6 +91,9 @@ class TokenTexts:
     def _text(self, token_id: int) -> str:
         if token_id < 0 or not self.captured or self._tokenizer is None:
             return NOT_CAPTURED
+        if self._hash_key is not None:
+            name = hmac.new(self._hash_key, str(token_id).encode(), hashlib.sha256)
+            return f"#{name.hexdigest()[:_HASH_DIGITS]}"
         try:
             with panics_as_errors():
                 return self._tokenizer.decode([token_id], skip_special_tokens=False)

@@ -20,17 +20,15 @@ import hashlib
 import hmac
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from saeguard.integrations.http import check_url, post
 from saeguard.monitor.alerts import Alert
-from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import read_secret
 
 VERSION = 1
 """Of the document; fields may be added to it without another one."""
@@ -58,7 +56,7 @@ class WebhookDestination:
         timeout_s: float = 5.0,
     ) -> None:
         self._url = check_url(url, "webhook's URL")
-        self._secret = _secret(secret_env, secret_file)
+        self._secret = read_secret(secret_env, secret_file)
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._timeout_s = timeout_s
 
@@ -96,20 +94,3 @@ def plain(alert: Alert) -> dict[str, Any]:
             if isinstance(value, float) and not math.isfinite(value):
                 signal[key] = None
     return values
-
-
-def _secret(env: str | None, file: str | None) -> bytes | None:
-    if env and file:
-        raise ConfigError("secret_env and secret_file are two secrets", "keep one of them")
-    if env:
-        text = os.environ.get(env, "")
-    elif file:
-        try:
-            text = Path(file).read_text()
-        except (OSError, UnicodeError) as error:
-            raise ConfigError(f"secret_file {file}: {error}") from error
-    else:
-        return None
-    if not text.strip():
-        raise ConfigError(f"the secret in {env or file} is empty")
-    return text.strip().encode()
