@@ -163,7 +163,7 @@ class Evidence(evidence.Evidence):
                         for test in range(until.shape[1]):
                             possible[num_chosen, test] = until[slot, test] >= token
                         num_chosen += 1
-        return rows[:num_chosen], np.ascontiguousarray(table[:num_chosen].T)
+        return rows[:num_chosen], table[:num_chosen].T
 
 
 include "formulas.pxi"

@@ -117,11 +117,10 @@ class Signals:
         self, block: Block, averages: Numbers, has_holes: bool, everywhere: bool
     ) -> tuple[Indices, Bools]:
         """`rows` and `holds` of a view."""
-        is_chosen = np.full(block.num_rows, everywhere)
-        above = averages >= self._lowest[:, None]
-        any_above = above.any()
-        if any_above:
-            is_chosen[above.nonzero()[1]] = True
+        is_chosen = (averages >= self._lowest[:, None]).any(axis=0)
+        any_above = is_chosen.any()
+        if everywhere:
+            is_chosen[:] = True
         rows, holds = self._evidence.table(block, has_holes, is_chosen, len(self._tests) + 1)
         holds[self._free] = True
         if any_above:
