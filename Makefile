@@ -10,7 +10,7 @@ LOCK   := $(if $(CI),$(if $(GPU),,-c .ci/constraints.txt))
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint types format bench-overhead bench-rules bench organism lock clean
+.PHONY: help setup setup-test demo test test-delivery lint types format bench-overhead bench-rules bench organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,10 @@ demo: setup ## The main job: a real server, a model that deceives, live alerts
 test: setup-test ## The whole test suite, real servers included
 	@echo "==> running the tests (about 20 minutes on 2 cores)"
 	$(BIN)/python -Im pytest --durations=10
+
+test-delivery: setup-test ## That no alert is lost, at full length (about 5 minutes)
+	SAEGUARD_TEST_BURST=20000 SAEGUARD_TEST_OUTAGE_S=60 SAEGUARD_TEST_KILLS=50 \
+		$(BIN)/python -Im pytest -s tests/monitor/test_no_alert_is_lost.py
 
 lint: setup-test ## Style
 	$(BIN)/ruff check .
