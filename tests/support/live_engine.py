@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -54,7 +55,7 @@ class LiveEngine:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, __file__], env=self._environment, cwd=self._work,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0,
             )  # fmt: skip
         return self
 
@@ -65,7 +66,8 @@ class LiveEngine:
         try:
             self._process.wait(30)
         finally:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what workers it has left
 
     def call(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240) -> Any:
         """`function(llm, *args)` there; `llm` is what the last call of `start` has made."""
@@ -226,15 +228,17 @@ def _tasks(stream: Any) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
 def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what vLLM prints belongs into the log
-    for function, args in _tasks(sys.stdin.buffer):
-        try:
-            reply = True, function(_Started.llm, *args)
-        except Exception:
-            reply = False, traceback.format_exc()
-        replies.write(cloudpickle.dumps(reply))
-        replies.flush()
-    if _Started.llm is not None:
-        _Started.llm.llm_engine.engine_core.shutdown()
+    try:
+        for function, args in _tasks(sys.stdin.buffer):
+            try:
+                reply = True, function(_Started.llm, *args)
+            except Exception:
+                reply = False, traceback.format_exc()
+            replies.write(cloudpickle.dumps(reply))
+            replies.flush()
+    finally:  # also when nobody reads the reply: workers would outlive us, and spin
+        if _Started.llm is not None:
+            _Started.llm.llm_engine.engine_core.shutdown()
 
 
 if __name__ == "__main__":
