@@ -18,9 +18,10 @@ def merged(steps: Sequence[Step]) -> Iterator[Step]:
     """The same rows in fewer frames: neighbours become one where nothing is lost by it.
 
     A merged frame has the time of its first step, so that latencies are not made to look better.
+    Steps of data-parallel engines, which come mixed, are taken engine by engine.
     """
     run: list[Step] = []
-    for step in steps:
+    for step in sorted(steps, key=lambda step: step[0].worker):
         if run and not _continues(run[-1], step):
             yield _join(run)
             run = []

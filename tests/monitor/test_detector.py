@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from chat_models import QWEN_3
@@ -116,6 +117,14 @@ def test_scores_of_taps_that_did_not_run_are_not_believed(detector: Detector):
     assert detector.taps_alive == {0: False}
     (finished,) = finish(detector, "a", num_scheduled=2)
     assert finished.coverage().unseen == {"dead_tap": 1}
+
+
+def test_the_taps_of_two_engines_are_counted_apart(detector: Detector):
+    for step, (worker, count) in enumerate([(0, 7), (1, 3), (0, 8), (1, 4), (1, 4)]):
+        frame, arrays = frame_message({"a": (step, [QUIET])}, step, "w", tap_calls=[count])
+        detector.observe(msgspec.structs.replace(frame, worker=worker), arrays, 0.0)
+        assert detector.taps_alive.get(1, True) == (step < 4)
+        assert detector.taps_alive[0]
 
 
 def test_scores_of_another_watchlist_are_not_believed(detector: Detector):

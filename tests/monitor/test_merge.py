@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from fake_engine import frame_message
 
@@ -50,3 +51,16 @@ def test_no_row_is_lost_or_made_up():
 def test_a_step_with_another_number_of_taps_stays_apart():
     steps = [step(1, {"a": 1}), step(2, {"a": 2}, tap_calls=[2, 2])]
     assert list(merged(steps)) == steps
+
+
+def test_steps_of_two_engines_are_merged_as_if_they_had_come_apart():
+    first, second = (
+        [(msgspec.structs.replace(frame, worker=worker), rows) for frame, rows in steps]
+        for worker, steps in enumerate(
+            [[step(i, {"a": i}) for i in range(3)], [step(i, {"b": 7 + i}) for i in range(3)]]
+        )
+    )
+    mixed = [each for pair in zip(second, first, strict=True) for each in pair]
+    found = list(merged(mixed))
+    assert [(frame.worker, frame.req_ids) for frame, _ in found] == [(0, ["a"]), (1, ["b"])]
+    assert [rows.positions.tolist() for _, rows in found] == [[0, 1, 2], [7, 8, 9]]
