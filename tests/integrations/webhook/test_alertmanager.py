@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_server import free_port
 from records import make_alert
 from running_monitor import wait_for
 
@@ -22,12 +22,6 @@ PROGRAM = shutil.which("prometheus-alertmanager")
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="needs the Debian package prometheus-alertmanager"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
