@@ -56,7 +56,7 @@ lock: setup-test ## Write what is installed now as CI's lock
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build ./*.egg-info
 
-$(VENV)/.ready: pyproject.toml rules/engine/compiled.pyx rules/engine/formulas.pxi
+$(VENV)/.ready: pyproject.toml $(wildcard rules/engine/*.pyx rules/engine/*.pxi)
 	@echo "==> installing saeguard with $(VLLM) into $(VENV) (a few minutes the first time)"
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=<a Python 3.11>"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

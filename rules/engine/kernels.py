@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from saeguard.rules.engine.averages import Averages
 from saeguard.rules.engine.evidence import Evidence
+from saeguard.rules.engine.predicates import Predicates
 from saeguard.rules.engine.runs import Runs
 from saeguard.rules.engine.windowed import Windowed
 
@@ -21,10 +22,11 @@ class Kernels:
     averages: type[Averages]
     evidence: type[Evidence]
     windowed: type[Windowed]
+    predicates: type[Predicates]
     runs: type[Runs]
 
 
-NUMPY = Kernels("numpy", Averages, Evidence, Windowed, Runs)
+NUMPY = Kernels("numpy", Averages, Evidence, Windowed, Predicates, Runs)
 COMPILED: Kernels | None
 """None where the extension was not built."""
 try:
@@ -33,7 +35,12 @@ except ImportError:
     COMPILED = None
 else:
     COMPILED = Kernels(
-        "compiled", compiled.Averages, compiled.Evidence, compiled.Windowed, compiled.Runs
+        "compiled",
+        compiled.Averages,
+        compiled.Evidence,
+        compiled.Windowed,
+        compiled.Predicates,
+        compiled.Runs,
     )
 
 in_use = COMPILED or NUMPY

@@ -59,14 +59,14 @@ class Predicates:
             bounded: tests that are not possible everywhere.
             exact: those of them that hold exactly where they are possible.
         """
-        clauses = [
+        self._clauses = [
             sorted(map(sorted, necessary_clauses(each.condition, each.rows, bounded)))
             for each in predicates
         ]
-        self._any = _Jagged([clause for each in clauses for clause in each])
+        self._any = _Jagged([clause for each in self._clauses for clause in each])
         numbers = iter(self._any.place_of.tolist())
-        self._all = _Jagged([[next(numbers) for _ in each] for each in clauses])
-        self.are_possible_anywhere = not all(clauses)
+        self._all = _Jagged([[next(numbers) for _ in each] for each in self._clauses])
+        self.are_possible_anywhere = not all(self._clauses)
         """Some may be true where no bounded test is possible."""
         self._truth = TruthTables([(each.condition, each.rows) for each in predicates])
         self._open_tests = padded(

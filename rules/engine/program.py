@@ -27,7 +27,7 @@ from saeguard.rules.conditions import Bools
 from saeguard.rules.engine import kernels
 from saeguard.rules.engine.aggregates import Indices
 from saeguard.rules.engine.blocks import Block, extended
-from saeguard.rules.engine.predicates import Predicate, Predicates
+from saeguard.rules.engine.predicates import Predicate
 from saeguard.rules.engine.sequences import UNLESS, Sequences
 from saeguard.rules.engine.signal_tests import Signals, View
 from saeguard.rules.matches import Reading
@@ -54,7 +54,9 @@ class Program:
         self._signals = Signals((signal for rule in rules for signal in rule.signals), columns)
         self._tests_of = [{s: self._signals.row_of(s) for s in rule.signals} for rule in rules]
         predicates = [each for number in range(len(rules)) for each in self._compile(number)]
-        self._predicates = Predicates(predicates, self._signals.bounded, self._signals.exact)
+        self._predicates = kernels.in_use.predicates(
+            predicates, self._signals.bounded, self._signals.exact
+        )
         self._rule_of = np.array([each.rule for each in predicates], np.int64)
         self._step_of = np.array([each.step for each in predicates], np.int64)
         sequences = {

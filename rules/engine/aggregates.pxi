@@ -1,4 +1,4 @@
-"""The formulas of `aggregates.py` over one window each, part of `compiled.pyx`."""
+# The formulas of `aggregates.py`, of one window at a time.
 
 cdef enum Kind:
     AVERAGE, SUM, MEAN, COUNT, RANK, TOP_MEAN, NOISY_OR, ROLLING_MEAN
