@@ -1,14 +1,18 @@
 """Compiled, the engine does what it does with NumPy alone, and stays within its arrays."""
 
 import shutil
+import sysconfig
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from saeguard.rules import Engine
+from saeguard.rules import Engine, Phase
+from saeguard.rules.conditions import And, AtLeast, Name, Not, Or
 from saeguard.rules.engine.blocks import Block
 from saeguard.rules.engine.kernels import COMPILED, NUMPY
+from saeguard.rules.engine.predicates import Predicate
 from saeguard.rules.model import Aggregate
 from tests.rules.samples import one_rule
 
@@ -29,7 +33,10 @@ AGGREGATES = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(
+    not (shutil.which("cc") and Path(sysconfig.get_path("include"), "Python.h").exists()),
+    reason="there is no C compiler, or nothing to compile against",
+)
 def test_the_extension_is_built_where_there_is_a_compiler():
     assert COMPILED is not None, "build it again: pip install -e . --no-deps"
 
@@ -114,3 +121,30 @@ def test_a_window_that_does_not_exist_is_refused(test, row):
     windowed.history.grow(1)
     with pytest.raises(IndexError):
         windowed.values(block, np.array([test]), np.array([row]))
+
+
+@needs_compiled
+def test_predicates_are_possible_in_the_same_places():
+    a, b, c, d = (Name(name) for name in "abcd")
+    conditions = [
+        a,
+        And((a, b)),
+        Or((a, c)),
+        Not(d),
+        And((Or((a, b)), Or((c, d)))),
+        Not(And((a, d))),
+    ]
+    conditions.append(AtLeast(2, (a, b, c)))
+    rows = {"a": 0, "b": 1, "c": 2, "d": 3}
+    predicates = [Predicate(0, 0, each, frozenset(Phase), rows) for each in conditions]
+    both = [kernels.predicates(predicates, {0, 1, 2}, {1}) for kernels in (COMPILED, NUMPY)]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        table = np.asfortranarray(rng.random((5, 30)) < 0.3)
+        table[-1] = False
+        compiled, expected = (each.possible(table) for each in both)
+        assert set(zip(*compiled, strict=True)) == set(zip(*expected, strict=True))
+        assert sorted(compiled[0]) == compiled[0].tolist()
+        open_tests = (each.open_tests(table, *expected) for each in both)
+        compiled, expected = (sorted(zip(*each, strict=True)) for each in open_tests)
+        assert compiled == expected
