@@ -43,6 +43,7 @@ class Commands(LazyGroup):
         "spool": ("saeguard.monitor.cli.spool:app", "The durable queue of alerts."),
     }
     summaries: ClassVar = {
+        "review": "Review alerts in a browser.",
         "serve": "Serve a model with vLLM and watch it.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
         "verify": "Prove on a live engine that watching works, and say what it costs.",

@@ -1,0 +1,154 @@
+"""What the templates show of an alert: plain values, nothing escaped yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+
+from saeguard.monitor.alerts import PHASES, Alert, RequestRecord, SignalReading
+from saeguard.monitor.logging import printable
+from saeguard.monitor.strip import visible
+
+CONTEXT = 200
+"""Tokens on either side of the firing one."""
+NUM_SHADES = 6
+COMPARISONS = {"gt": ">", "gte": "≥", "lt": "<", "lte": "≤"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One in the strip."""
+
+    position: int
+    text: str
+    """Spaces and controls made visible; the score where no text is kept."""
+    value: float | None
+    """None where it was not observed."""
+    shade: int
+    """0 to `NUM_SHADES` - 1: what part of the peak."""
+    is_over: bool
+    """Whether it reaches the signal's threshold."""
+    is_firing: bool
+    is_evidence: bool
+    """Between the first token of the evidence and the firing one."""
+    ends_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Tokens of one phase."""
+
+    phase: str
+    first: int
+    tokens: list[Token]
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    feature: str
+    peak: float
+    threshold: float | None
+    has_text: bool
+    bands: list[Band]
+    num_tokens: int
+
+
+def strip_of(alert: Alert, record: RequestRecord, feature: str) -> Strip:
+    """The tokens about the firing one, with the scores of one feature.
+
+    Args:
+        feature: one that the record has.
+    """
+    values = record.score_array()[:, record.features.index(feature)]
+    threshold = next((s.threshold for s in alert.signals if s.feature == feature), None)
+    begin = max(0, alert.position - CONTEXT - record.first_recorded)
+    end = min(len(values), alert.position + CONTEXT + 1 - record.first_recorded)
+    peak = max((float(v) for v in values[begin:end] if isfinite(v)), default=0.0)
+    bands: list[Band] = []
+    for row in range(begin, end):
+        token = _token(alert, record, row, float(values[row]), peak, threshold)
+        phase = PHASES[record.phases[row]]
+        if not bands or bands[-1].phase != phase:
+            bands.append(Band(phase, token.position, []))
+        bands[-1].tokens.append(token)
+    return Strip(feature, peak, threshold, record.texts is not None, bands, record.num_tokens)
+
+
+def _token(
+    alert: Alert,
+    record: RequestRecord,
+    row: int,
+    value: float,
+    peak: float,
+    threshold: float | None,
+) -> Token:
+    position = record.first_recorded + row
+    known = value if isfinite(value) else None
+    share = max(0.0, min(1.0, value / peak)) if known is not None and peak > 0 else 0.0
+    text = record.texts[row] if record.texts is not None else None
+    return Token(
+        position=position,
+        text=visible(text) if text is not None else number(known),
+        value=known,
+        shade=min(NUM_SHADES - 1, int(share * NUM_SHADES)),
+        is_over=known is not None and threshold is not None and known >= threshold,
+        is_firing=position == alert.position,
+        is_evidence=alert.first_position <= position <= alert.position,
+        ends_line=text is not None and text.endswith("\n"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRow:
+    name: str
+    feature: str
+    label: str
+    agg: str
+    value: str
+    wanted: str
+    holds: bool
+    position: int
+
+
+def signal_rows(alert: Alert) -> list[SignalRow]:
+    return [
+        SignalRow(
+            name=printable(signal.name),
+            feature=signal.feature,
+            label=printable(alert.feature_labels.get(signal.feature, "")),
+            agg=signal.agg,
+            value=number(signal.value if isfinite(signal.value) else None),
+            wanted=_wanted(signal),
+            holds=signal.holds,
+            position=signal.position,
+        )
+        for signal in alert.signals
+    ]
+
+
+def features_of(alert: Alert, record: RequestRecord) -> list[str]:
+    """Those of the request, the ones that the rule reads first."""
+    read = [s.feature for s in alert.signals if s.feature in record.features]
+    return list(dict.fromkeys([*read, *record.features]))
+
+
+def first_feature(alert: Alert, record: RequestRecord) -> str:
+    """The one that made the rule fire."""
+    firing = [s.feature for s in alert.signals if s.holds and s.feature in record.features]
+    return firing[0] if firing else record.features[0]
+
+
+def number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
+
+
+def moment(time_ns: int) -> str:
+    """In UTC, for that is what other tools show beside it."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _wanted(signal: SignalReading) -> str:
+    if signal.upper is not None:
+        return f"{signal.threshold:g} … {signal.upper:g}"
+    return f"{COMPARISONS.get(signal.comparison, signal.comparison)} {signal.threshold:g}"

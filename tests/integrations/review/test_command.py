@@ -1,0 +1,59 @@
+"""`saeguard review` as a process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from saeguard.monitor.store import Store
+
+SAEGUARD = (sys.executable, "-c", "from saeguard.monitor.cli import main; main()")
+
+
+@contextmanager
+def review(path: Path, *arguments: str) -> Iterator[str]:
+    """The URL that it prints."""
+    command = [*SAEGUARD, "review", "--store", str(path), "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "alerts.sqlite"
+    Store(path).close()
+    return path
+
+
+def test_it_prints_where_the_page_is(path: Path):
+    with review(path) as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        with urllib.request.urlopen(url, timeout=20) as reply:
+            assert b"saeguard" in reply.read()
+
+
+def test_off_this_machine_it_makes_a_token(path: Path):
+    with review(path, "--host", "0.0.0.0") as url:
+        assert re.fullmatch(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{32}", url)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url.split("?")[0], timeout=20)
+
+
+def test_what_is_no_store_is_an_error(tmp_path: Path):
+    command = [*SAEGUARD, "review", "--store", str(tmp_path / "none.sqlite")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "there is no alert store" in run.stderr
