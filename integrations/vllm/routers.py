@@ -78,7 +78,10 @@ def _find(layer: nn.Module, path: str) -> tuple[Any, Any]:
         return None, None
     block_name, _, gate_name = path.rpartition(".")
     block: Any = attrgetter(block_name)(layer)
-    return block, getattr(block, gate_name, None)
+    # In some models the experts call the gate: then theirs counts, should another have been put in
+    # its place.
+    own = getattr(getattr(block, "experts", None), "gate", None)
+    return block, getattr(block, gate_name, None) if own is None else own
 
 
 def _routing(router: Any, gate: Any) -> Routing:
