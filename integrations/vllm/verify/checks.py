@@ -68,15 +68,15 @@ def taps(evidence: Evidence) -> Check:
     num_steps = max(w.num_steps - v.num_steps for v, w in zip(before, after, strict=True))
     faults = [] if num_steps > 0 else ["no step was sent to the monitor"]
     for old, new in zip(before, after, strict=True):
-        for i, layer in enumerate(new.layers):
-            name, num_calls = f"layer {layer} of worker {new.rank}", new.calls[i] - old.calls[i]
+        for i, place in enumerate(new.places):
+            name, num_calls = f"{place} of worker {new.rank}", new.calls[i] - old.calls[i]
             if new.compile_mode != "none" and old.calls[i] == 0:
                 faults.append(f"{name} did not run in warm-up")
             if not new.is_written[i]:
                 faults.append(f"{name} has written nothing")
             if num_calls != num_steps:
                 faults.append(f"{name} ran {num_calls} times in {num_steps} steps")
-    num_taps = sum(len(worker.layers) for worker in after)
+    num_taps = sum(len(worker.places) for worker in after)
     good = f"{num_taps} taps, each ran once in each of {num_steps} steps"
     return _check("taps", faults, good, taps=num_taps, steps=num_steps)
 
@@ -90,7 +90,11 @@ def values(evidence: Evidence, reference: list[Reference] | NoReferenceError) ->
     """Scores equal those of Hugging Face, of prompts and of answers, together and alone."""
     if isinstance(reference, NoReferenceError):
         return Check("values", "unproven", str(reference))
-    got, expected, above, projections = _matched(evidence, reference)
+    watchlist = evidence.setting.watchlist
+    kinds = [site.kind for site in watchlist.sites for _ in site.features]
+    columns = [i for i, kind in enumerate(kinds) if kind == "residual"]
+    arrays = _matched(evidence, reference)
+    got, expected, above, projections = (array[:, columns] for array in arrays)
     is_observed = ~np.isnan(got).any(axis=1)
     num_lacking = int((~is_observed).sum())
     got, expected, above = got[is_observed], expected[is_observed], above[is_observed]
@@ -102,11 +106,12 @@ def values(evidence: Evidence, reference: list[Reference] | NoReferenceError) ->
     tolerance = TOLERANCES.get(dtype, TOLERANCES["bfloat16"])
     faults = [f"{num_lacking} rows have no scores"] if num_lacking else []
     if worst > tolerance:
-        column = evidence.setting.watchlist.columns[int(errors.max(axis=0).argmax())]
+        column = watchlist.columns[columns[int(errors.max(axis=0).argmax())]]
         faults.append(f"{column} is off by {worst:.1e} (tolerance {tolerance:g} in {dtype})")
     good = (
         f"{len(got)} rows of {got.shape[1]} columns: largest relative error {worst:.1e} "
         f"(tolerance {tolerance:g} in {dtype}), {is_flipped.sum()} gates flipped by rounding"
+        f"{', those of routers left out' if len(columns) < len(kinds) else ''}"
     )
     return _check(
         "values", faults, good, rows=len(got), error=worst, tolerance=tolerance,

@@ -61,8 +61,8 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     is_watched: bool = False
     num_steps: int = 0
     """In so many it was to send scores; none where it only computes for others of its group."""
-    layers: list[int] = []
-    """Those that are tapped."""
+    places: list[str] = []
+    """Sites that are tapped."""
     calls: list[int] = []
     """Per tap, how often the op has run by the counter on the device."""
     is_written: list[bool] = []

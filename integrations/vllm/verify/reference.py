@@ -109,6 +109,9 @@ def _streams(model: Any, layers: Any, token_ids: list[int]) -> list[Arrays]:
 def _reference(streams: list[Arrays], sites: Sequence[wl.Site]) -> Reference:
     parts = []
     for site in sites:
+        if site.kind == "router":  # not asked of Hugging Face, where each model has it elsewhere
+            parts.append((np.full((len(streams[0]), len(site.features)), np.nan),) * 3)
+            continue
         projection = streams[site.layer] @ site.weight.T.astype(np.float64)
         above = projection + site.bias - site.threshold
         parts.append((wl.encode(streams[site.layer], site), above, projection))

@@ -72,13 +72,11 @@ def json_object(
 def _heading(facts: EngineFacts, watchlist: Watchlist) -> dict[str, str]:
     worker = facts.workers[0]
     number = f"{len(facts.workers)} x " if len(facts.workers) > 1 else ""
-    layers = ", ".join(str(site.layer) for site in watchlist.sites)
+    places = ", ".join(site.place for site in watchlist.sites)
     return {
         "model": facts.model,
         "vllm": f"{facts.vllm_version}, model runner {worker.runner}",
         "compiled": f"{worker.compile_mode}, CUDA graphs {worker.cudagraph_mode}",
         "device": f"{number}{worker.device_name}, {worker.dtype}",
-        "watchlist": (
-            f"{watchlist.digest[:16]}, {len(watchlist.columns)} features at layers {layers}"
-        ),
+        "watchlist": (f"{watchlist.digest[:16]}, {len(watchlist.columns)} features at {places}"),
     }

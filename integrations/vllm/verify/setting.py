@@ -1,9 +1,10 @@
 """What the engine is watched with for the time of the proof: the user's rules and watchlist, and a
 little beside them.
 
-Columns of random directions are put to each site. The features of a sparse autoencoder are 0 on
-most tokens, so rows that were mixed up could look right; these tell every row from every other. A
-rule that fires on the first row of each of our requests makes the monitor keep their scores.
+Columns of random directions are put to each site but routers. The features of a sparse autoencoder
+are 0 on most tokens, so rows that were mixed up could look right; these tell every row from every
+other. A rule that fires on the first row of each of our requests makes the monitor keep their
+scores.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.alerts import PHASES
+from saeguard.monitor.errors import UnsupportedError
 
 TENANT = "saeguard-verify"
 """Whose requests our rule sees, and no other rule of anybody's."""
@@ -46,12 +48,22 @@ def write_setting(directory: Path, watchlist: wl.Watchlist, rules: Sequence[Path
     Args:
         watchlist: the user's.
         rules: the user's, for which it was made.
+
+    Raises:
+        UnsupportedError: nothing of the residual stream is watched.
     """
-    extended = wl.build(watchlist.d_model, [_with_directions(s) for s in watchlist.sites])
+    layers = [site.layer for site in watchlist.sites if site.kind == "residual"]
+    if not layers:
+        raise UnsupportedError(
+            "the rules watch routers only, whose scores cannot tell every row from every other",
+            "verify rules that read a feature of the residual stream as well",
+        )
+    sites = [_with_directions(s) if s.kind == "residual" else s for s in watchlist.sites]
+    extended = wl.build(watchlist.d_model, sites)
     watchlist_file = directory / "watch.safetensors"
     wl.save(extended, watchlist_file)
     rule_file = directory / "verify.yaml"
-    rule_file.write_text(yaml.safe_dump(_rules(watchlist.sites[0].layer), sort_keys=False))
+    rule_file.write_text(yaml.safe_dump(_rules(layers[0]), sort_keys=False))
     config = directory / "saeguard.yaml"
     values = {
         "version": 1,
