@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from saeguard.integrations.vllm.architectures import Architecture, layers_of, place_of
+from saeguard.integrations.vllm.op import router_inputs
 from saeguard.monitor.errors import UnsupportedError
 
 _NUM_TRIALS = 32
@@ -100,8 +101,6 @@ def _routing(router: Any, gate: Any) -> Routing:
 
 def _largest_error(router: Any, gate: Any, routing: Routing) -> float:
     """Between vLLM's own weights and ours, on random logits."""
-    from saeguard.integrations.vllm.op import router_inputs
-
     device = next(gate.parameters()).device
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(_NUM_TRIALS, routing.num_experts, generator=generator).to(device)

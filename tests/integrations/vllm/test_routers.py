@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm.model_executor.layers.fused_moe.router.cpu_router import CPURouter
 
 from saeguard.integrations.vllm import op
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
+from saeguard.integrations.vllm.preflight import check_model
 from saeguard.integrations.vllm.routers import Router, router_of
 from saeguard.integrations.vllm.tap import make_taps, refill, self_test
 from saeguard.monitor import watchlist as wl
@@ -105,6 +107,12 @@ def test_a_layer_without_a_router_is_refused_and_so_is_a_model_without_routers()
         router_of(model, ARCHITECTURES["LlamaForCausalLM"], 1)
     with pytest.raises(UnsupportedError, match="taps layer 2, but this model has layers 0 to 1"):
         router_in(model, layer=2)
+
+
+def test_a_model_without_routers_is_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(UnsupportedError, match=r"watches router\.1, and LlamaForCausalLM has no"):
+        check_model(str(tmp_path), wl.build(None, [router_site(2)]))
 
 
 def test_of_equal_logits_the_first_experts_are_chosen():
