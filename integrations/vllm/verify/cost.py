@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 
-from saeguard.integrations.vllm.verify.checks import Check
+from saeguard.integrations.vllm.verify.check import Check
 from saeguard.integrations.vllm.verify.engine import Engine
 from saeguard.integrations.vllm.verify.protocol import Ask
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saeguard.integrations.vllm.verify.checks import Check, Result
+from saeguard.integrations.vllm.verify.check import Check, Result
 from saeguard.integrations.vllm.verify.protocol import EngineFacts
 from saeguard.monitor.logging import printable
 from saeguard.monitor.watchlist import Watchlist

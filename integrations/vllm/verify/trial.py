@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from saeguard.integrations.vllm.verify.checks import NAMES, Check, referenced, run_checks
+from saeguard.integrations.vllm.verify.check import NAMES, Check
+from saeguard.integrations.vllm.verify.checks import run_checks
 from saeguard.integrations.vllm.verify.cost import Race
 from saeguard.integrations.vllm.verify.engine import Engine
 from saeguard.integrations.vllm.verify.protocol import EngineFacts
 from saeguard.integrations.vllm.verify.reference import NoReferenceError, Reference, references
+from saeguard.integrations.vllm.verify.score_checks import referenced
 from saeguard.integrations.vllm.verify.session import Evidence, run_session
 from saeguard.integrations.vllm.verify.setting import Setting
 

@@ -17,17 +17,12 @@ from live_engine import SHIMS
 from tiny_models import make_model
 from watched_engine import write_watched_config
 
-from saeguard.integrations.vllm.verify.checks import (
-    NAMES,
-    Check,
-    cache_key,
-    referenced,
-    run_checks,
-    values,
-)
+from saeguard.integrations.vllm.verify.check import NAMES, Check
+from saeguard.integrations.vllm.verify.checks import cache_key, run_checks
 from saeguard.integrations.vllm.verify.engine import Engine
 from saeguard.integrations.vllm.verify.reference import NoReferenceError, compute
 from saeguard.integrations.vllm.verify.report import is_proven
+from saeguard.integrations.vllm.verify.score_checks import referenced, values
 from saeguard.integrations.vllm.verify.session import Evidence, run_session
 from saeguard.integrations.vllm.verify.setting import Setting, write_setting
 from saeguard.monitor import watchlist as wl
@@ -110,15 +105,17 @@ def test_an_engine_that_is_well_is_proven(bench: Bench):
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(
-    ("way", "noticed"),
-    [
-        ("scores are 1 % too large", {"values"}),
-        ("the taps are gone", {"taps", "values", "rows", "ledger", "prefix cache", "monitor"}),
-    ],
-)
-def test_what_is_broken_fails_where_it_shows(bench: Bench, way: str, noticed: set[str]):
-    assert failed(bench.prove(way, patience_s=8)) == noticed
+def test_scores_that_are_all_a_little_too_large_are_noticed(bench: Bench):
+    checks = bench.prove("scores are 1 % too large")
+    assert failed(checks) == {"values"}
+    assert "1.0100 times what they should be" in checks["values"].detail
+
+
+@pytest.mark.server
+def test_taps_that_are_gone_are_noticed(bench: Bench):
+    checks = bench.prove("the taps are gone", patience_s=8)
+    assert failed(checks) == set(NAMES) - {"cache key", "cost"}
+    assert "ran 0 times" in checks["taps"].detail
 
 
 @pytest.mark.server
