@@ -13,7 +13,7 @@ from saeguard.integrations.vllm.verify.protocol import Ask
 _NUM_PROMPTS, _PROMPT_LENGTH = 32, 30
 _TRIAL_TOKENS, _MAX_TOKENS = 8, 128
 _ROUND_S = 4.0
-_NUM_ROUNDS = 8
+_NUM_ROUNDS = 6
 
 
 class Race:
