@@ -17,6 +17,7 @@ from saeguard.monitor.alerts import (
     SignalReading,
     new_alert_id,
 )
+from saeguard.monitor.condition_tree import condition_tree
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.watchlist import Watchlist
@@ -63,6 +64,9 @@ class AlertMaker:
             position=match.position,
             token=request.text(match.position) if request.texts.captured else None,
             signals=[_signal(reading) for reading in match.readings.values()],
+            condition=condition_tree(
+                match.rule, {name: reading.holds for name, reading in match.readings.items()}
+            ),
             **self._versions(),
             feature_labels={
                 name: label

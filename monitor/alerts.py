@@ -70,6 +70,16 @@ class SignalReading(msgspec.Struct, frozen=True):
     """Of `between`, whose lower bound is `threshold`."""
 
 
+class ConditionLine(msgspec.Struct, frozen=True):
+    """A part of a rule's condition at the moment the rule fired."""
+
+    text: str
+    """The name of a signal, or how the lines below it are joined."""
+    holds: bool
+    depth: int
+    """0 for the whole of it; what it is made of follows, one deeper."""
+
+
 class CountedMatch(msgspec.Struct, frozen=True):
     """A match of some rule that a correlation counted."""
 
@@ -144,6 +154,8 @@ class Alert(msgspec.Struct, frozen=True):
     """Of `stop`: `requested`, or `too_late` where the request had ended. What came of it is in the
     request's record.
     """
+    condition: list[ConditionLine] = []
+    """The rule's, as a tree; none for a rule across requests."""
     correlation: CorrelationEvidence | None = None
     """Of kind `correlation`; its signals are then those of the match that completed it."""
 

@@ -78,6 +78,7 @@ def review_app(path: Path, guard: Guard) -> FastAPI:
             "strip": strip,
             "features": features,
             "signals": views.signal_rows(alert),
+            "condition": views.condition_lines(alert),
             "history": verdicts.history(path, alert.id),
             "num_today": alert_search.num_of_rule(path, alert.rule_name, since_ns),
         }

@@ -111,6 +111,25 @@ class SignalRow:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Of the condition."""
+
+    depth: int
+    text: str
+    holds: bool
+    signal: SignalRow | None
+    """Where the line is one."""
+
+
+def condition_lines(alert: Alert) -> list[Line]:
+    rows = {row.name: row for row in signal_rows(alert)}
+    return [
+        Line(line.depth, printable(line.text), line.holds, rows.get(line.text))
+        for line in alert.condition
+    ]
+
+
 def signal_rows(alert: Alert) -> list[SignalRow]:
     return [
         SignalRow(

@@ -51,6 +51,8 @@ def test_an_alert_reaches_store_log_traces_and_metrics(monitor: Monitor):
     assert monitor.receiver.spans[0].attributes["saeguard.alert.id"] == alert.id
     assert (alert.request_id, alert.phase, alert.position) == ("req", "answer", 2)
     assert alert.token is None, "no text unless it is asked for"
+    tree = [(line.text, line.holds) for line in alert.condition]
+    assert tree == [("all of", True), ("lie", True), ("not", True), ("calm", False)]
     assert alert.id in log
     record = get_request(monitor.store, "req-1")
     assert record is not None

@@ -12,6 +12,7 @@ from records import ANSWER, PROMPT, make_alert, make_correlation, make_health_al
 
 from saeguard.integrations.review.app import PAGE_SIZE, review_app
 from saeguard.integrations.review.guard import Guard
+from saeguard.monitor.alerts import ConditionLine
 from saeguard.monitor.store import Store
 from saeguard.monitor.verdicts import history, newest
 
@@ -94,6 +95,19 @@ def test_why_an_alert_fired_and_on_which_tokens_is_shown(path: Path):
     assert [set(token[0].split()) & marks for token in tokens] == [
         set(), {"evidence", "unseen"}, {"over", "firing", "evidence"},
     ]  # fmt: skip
+
+
+def test_the_condition_is_a_tree_with_each_signal_s_value(path: Path):
+    lines = [("all of", True, 0), ("peak", True, 1), ("not", True, 1), ("calm", False, 2)]
+    alert = make_alert(condition=[ConditionLine(*line) for line in lines])
+    keep(path, alert)
+    text = browser(path).get(f"/alerts/{alert.id}").text
+    tree = re.findall(r'<li class="(d\d)( true)?">.*?</span></span> (.*?)</li>', text)
+    assert [(depth, bool(holds)) for depth, holds, _ in tree] == [
+        ("d0", True), ("d1", True), ("d1", True), ("d2", False),
+    ]  # fmt: skip
+    assert tree[1][2].startswith("<b>peak</b> 7.21")
+    assert tree[3][2] == "calm"
 
 
 @pytest.mark.parametrize("make", [make_correlation, make_health_alert, make_alert])
