@@ -31,6 +31,7 @@ from saeguard.monitor.prefixes import Prefixes
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import TokenTexts
+from saeguard.monitor.workers import Workers
 from saeguard.rules import Engine, Match
 
 GRACE_S = 5.0
@@ -72,13 +73,9 @@ class Detector:
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
         self._early = EarlyRows(GRACE_S)
         self._unannounced: list[RequestEnd] = []
-        self._tap_calls: dict[int, list[int]] = {}
         self._num_unevaluated = 0  # by engines before this one
         self._has_drafts = False  # whether any frame ever had
-        self.taps_alive: dict[int, bool] = {}
-        """Worker rank -> its taps ran in its last step."""
-        self.blind = False
-        """A worker has said that it cannot be relied on."""
+        self.workers = Workers()
         self.num_nonfinite = 0
         """Rows in which the model gave no number: a broken model or SAE must not look safe."""
         self.num_phase_unsure = 0
@@ -133,7 +130,7 @@ class Detector:
             self._early.hold_end(message, now_s)
             return []
         request.end = message
-        if self.blind:
+        if self.workers.reasons:
             request.missing_reason = "blind"
         request.deadline_s = now_s + GRACE_S
         self._ended[message.req_id] = None
@@ -148,7 +145,7 @@ class Detector:
 
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
-        fault = self._fault(frame)
+        fault = None if self.workers.do_taps_run(frame) else "dead_tap"
         starts = np.array(frame.row_starts)
         found = [self._requests.get(req_id) for req_id in frame.req_ids]
         requests = [request for request in found if request is not None]
@@ -171,7 +168,7 @@ class Detector:
         for req_id in list(self._ended):
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
-                if self.blind:  # which may be known since its end
+                if self.workers.reasons:  # which may be known since its end
                     request.missing_reason = "blind"
                 del self._ended[req_id], self._requests[req_id]
                 self.num_phase_unsure += request.phases.num_unsure
@@ -217,19 +214,6 @@ class Detector:
             self._orders = {watchlist: None, self._watchlist: order}
         self._num_unevaluated += self._engine.num_ignored_tokens
         self._engine, self._watchlist = engine, watchlist
-
-    def forget_worker(self, worker: int) -> None:
-        """It has started anew: its counters count from nothing again."""
-        self._tap_calls.pop(worker, None)
-        self.taps_alive[worker] = True
-
-    def _fault(self, frame: Frame) -> str | None:
-        """Why the scores of this frame must not be believed."""
-        before = self._tap_calls.get(frame.worker)
-        self._tap_calls[frame.worker] = frame.tap_calls
-        alive = before is None or all(n > b for n, b in zip(frame.tap_calls, before, strict=False))
-        self.taps_alive[frame.worker] = alive
-        return None if alive else "dead_tap"
 
     def _take(
         self,

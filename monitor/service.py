@@ -4,7 +4,6 @@ files have their own.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import zmq
 
 from saeguard.monitor.carry_over import lookback
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.config import Config
 from saeguard.monitor.control import ControlChannel
-from saeguard.monitor.delivery import Sender, load_destination
 from saeguard.monitor.detector import Detection, Detector
+from saeguard.monitor.inbox import BATCH, Inbox
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import (
@@ -38,16 +36,17 @@ from saeguard.monitor.reload import Refusal, Reloader
 from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.secrets import read_secret
+from saeguard.monitor.senders import Senders
 from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.monitor.watchlist import Watchlist
+from saeguard.monitor.workers import Workers
 
 _POLL_S = 0.05
 _GATHER_S = 0.015
 """How long the first message waits for company: waking for each would cost the engine's cores more
 than the evaluation does. Not with rules that stop requests: there every token counts."""
-_BATCH = 256
 _QUIET_S = 0.3
 """At shutdown: the inbox counts as drained when nothing has come for this long."""
 _DRAIN_S = 5.0
@@ -88,22 +87,15 @@ class Service:
             hash_key = read_secret(None, config.hash_key_file)
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases, hash_key))
         self._joiner = PartJoiner()
-        self._dropped: dict[int, int] = {}
         self._num_unsent = 0  # by EngineCore
         self._allows_opt_out = config.allow_opt_out
         self._began_ns = time.monotonic_ns()
-        self._dead: dict[int, str] = {}
         self._store = Store(config.store, max_bytes=config.store_mib << 20)
         self._reporter = Reporter(self._store)
         self._reporter.introduce(self._book)
         self._stops = Stops(self._control.send)
-        self._senders = {}
-        for wanted in config.destinations:
-            destination = load_destination(wanted.kind, wanted.options)
-            self._senders[destination.name] = Sender(self._store, destination)
-        self._inbox: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        self._inbox.setsockopt(zmq.RCVHWM, 10_000)
-        self._inbox.bind(f"ipc://{run_dir / 'inbox'}")
+        self._senders = Senders(self._store, config.destinations)
+        self._inbox = Inbox(f"ipc://{run_dir / 'inbox'}")
         self._metrics = start_metrics(config.metrics, self.totals)
         log.info(
             "watching",
@@ -136,11 +128,7 @@ class Service:
         self._guarded(self._detector.cut_off, time.time_ns())
         self._guarded(self._finish_requests, float("inf"))  # no row can come any more
         self._store.flush(_FLUSH_S)
-        deadline_s = time.monotonic() + _DELIVER_S
-        for sender in self._senders.values():
-            sender.hurry()  # all at once: each may be away
-        for sender in self._senders.values():
-            sender.drain(max(0.0, deadline_s - time.monotonic()))
+        self._senders.drain(_DELIVER_S)
         for metrics in self._metrics:
             metrics.close()
         self._store.close(_FLUSH_S)
@@ -154,17 +142,16 @@ class Service:
             f"ruleset/info/{ruleset.sha256}/{ruleset.version}": 1,
             "correlations/evicted": self._book.decider.num_evicted,
             "requests/live": self._detector.num_live,
-            "frames/dropped": sum(self._dropped.values()),
+            "frames/dropped": self._workers.num_dropped_frames,
             "messages/dropped": self._num_unsent,
             "rows/nonfinite": self._detector.num_nonfinite,
             "rows/orphaned": self._detector.num_orphans,
             "rows/phase_unsure": self._detector.num_phase_unsure,
             "rows/unevaluated": self._detector.num_unevaluated,
-            "taps/alive": int(bool(self._detector.taps_alive) and not self._blind()),
+            "taps/alive": int(self._workers.are_all_alive and not self._reloader.is_blind),
             **self._store.totals(),
+            **self._senders.totals(),
         }
-        for sender in self._senders.values():
-            live |= sender.totals()
         return {**self._reporter.totals, **live}
 
     def _turn(self) -> bool:
@@ -172,25 +159,18 @@ class Service:
         now_s = time.monotonic()
         self._guarded(self._reload, now_s)
         self._guarded(self._stops.poll, now_s)
-        busy = bool(self._inbox.poll(int(_POLL_S * 1000)))
+        busy = self._inbox.wait(_POLL_S)
         if busy:
             if not self.can_stop:
                 time.sleep(_GATHER_S)
-            messages = self._receive_all()
+            messages = self._inbox.take()
             # While messages are queued up, nobody can be said to have waited too long.
-            now_s = time.monotonic() if len(messages) < _BATCH else float("-inf")
+            now_s = time.monotonic() if len(messages) < BATCH else float("-inf")
             steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
             self._observe_all(self._guarded(_merge, steps) or steps)
         self._observe_all(self._guarded(self._joiner.give_up, now_s) or [])
         self._guarded(self._finish_requests, now_s)
         return busy
-
-    def _receive_all(self) -> list[bytes]:
-        messages: list[bytes] = []
-        with contextlib.suppress(zmq.Again):
-            while len(messages) < _BATCH:
-                messages.append(self._inbox.recv(zmq.NOBLOCK))
-        return messages
 
     def _guarded(self, act: Callable[[T], R], value: T) -> R | None:
         """One message that we cannot cope with must not end the monitor; it is counted."""
@@ -207,7 +187,8 @@ class Service:
 
     def _observe(self, step: Step) -> None:
         self._decide(self._detector.observe(*step, time.monotonic()))
-        self._report_taps(step[0])
+        if not self._workers.is_alive(step[0].worker):
+            self._lose(step[0].worker, "the taps did not run in a step")
 
     def _accept(self, data: bytes) -> list[Step]:
         """Act on a message at once, or return the steps that are whole with it."""
@@ -219,7 +200,7 @@ class Service:
             return []
         match message:
             case Frame() if arrays is not None:
-                self._dropped[message.worker] = message.dropped_frames
+                self._workers.sent(message)
                 return self._joiner.add(message, arrays, time.monotonic())
             case RequestStart():
                 self._num_unsent = message.num_dropped
@@ -249,13 +230,11 @@ class Service:
     def _hear(self, status: TapStatus) -> None:
         """A worker has started, or cannot be relied on."""
         if status.alive:
-            self._dead.pop(status.rank, None)
-            self._detector.forget_worker(status.rank)
+            self._workers.started(status.rank)
             self._joiner.forget_worker(status.rank)
             self._reloader.worker_started(status.rank)
         else:
             self._lose(status.rank, status.reason)
-        self._detector.blind = bool(self._dead)
 
     def _decide(self, detections: list[Detection]) -> None:
         for decision, detection in self._book.decide(detections):
@@ -308,21 +287,14 @@ class Service:
         known = self._book.watchlist.identities
         self._detector.accept_watchlist(watchlist.digest, order_of(known, watchlist.identities))
 
-    def _report_taps(self, frame: Frame) -> None:
-        """Say once when a worker's taps stop running."""
-        worker = frame.worker
-        if not self._detector.taps_alive[worker] and worker not in self._dead:
-            self._lose(worker, "the taps did not run in a step")
-
     def _lose(self, worker: int, reason: str) -> None:
         """It cannot be relied on any more."""
-        if worker not in self._dead:
+        if self._workers.lost(worker, reason):
             self._reporter.blinded(f"worker {worker}: {reason}", self._book)
-        self._dead[worker] = reason
 
-    def _blind(self) -> bool:
-        alive = self._detector.taps_alive.values()
-        return bool(self._dead) or self._reloader.is_blind or not all(alive)
+    @property
+    def _workers(self) -> Workers:
+        return self._detector.workers
 
 
 def _merge(steps: list[Step]) -> list[Step]:

@@ -114,7 +114,7 @@ def test_scores_of_taps_that_did_not_run_are_not_believed(detector: Detector):
     observe(detector, 1, a=(0, [QUIET]))
     frame, arrays = frame_message({"a": (1, [LIE])}, 2, "w", tap_calls=[1])
     assert detector.observe(frame, arrays, 0.0) == []
-    assert detector.taps_alive == {0: False}
+    assert not detector.workers.is_alive(0)
     (finished,) = finish(detector, "a", num_scheduled=2)
     assert finished.coverage().unseen == {"dead_tap": 1}
 
@@ -123,8 +123,8 @@ def test_the_taps_of_two_engines_are_counted_apart(detector: Detector):
     for step, (worker, count) in enumerate([(0, 7), (1, 3), (0, 8), (1, 4), (1, 4)]):
         frame, arrays = frame_message({"a": (step, [QUIET])}, step, "w", tap_calls=[count])
         detector.observe(msgspec.structs.replace(frame, worker=worker), arrays, 0.0)
-        assert detector.taps_alive.get(1, True) == (step < 4)
-        assert detector.taps_alive[0]
+        assert detector.workers.is_alive(1) == (step < 4)
+        assert detector.workers.is_alive(0)
 
 
 def test_scores_of_another_watchlist_are_not_believed(detector: Detector):
