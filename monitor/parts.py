@@ -22,6 +22,8 @@ _PATIENCE_S = 30.0
 """How long a part waits for the others. A stage's first steps may compile for many seconds."""
 _MAX_WAITING_BYTES = 256 << 20
 """Of one engine's parts."""
+_HEADER_BYTES = 4096
+"""About what a part takes beside its rows."""
 
 
 class PartJoiner:
@@ -68,7 +70,7 @@ class _Waiting:
 
     @property
     def num_bytes(self) -> int:
-        return sum(rows.scores.nbytes for _, rows in self.parts.values())
+        return sum(_size(rows) for _, rows in self.parts.values())
 
 
 class _Pipeline:
@@ -96,7 +98,7 @@ class _Pipeline:
         waiting = self._waiting.setdefault(frame.step, _Waiting(now_s))
         if frame.worker not in waiting.parts:
             waiting.parts[frame.worker] = frame, arrays
-            self.num_waiting_bytes += arrays.scores.nbytes
+            self.num_waiting_bytes += _size(arrays)
         if len(self.newest) < self._num_parts:
             return []
         return self._settle(min(self.newest.values()))
@@ -119,6 +121,10 @@ class _Pipeline:
         self._num_lost += max(0, last - self._settled)
         self._settled = max(self._settled, last)
         return whole
+
+
+def _size(rows: FrameArrays) -> int:
+    return _HEADER_BYTES + rows.scores.nbytes + rows.token_ids.nbytes + rows.positions.nbytes
 
 
 def _are_alike(parts: list[Step]) -> bool:

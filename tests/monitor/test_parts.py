@@ -142,7 +142,9 @@ def test_what_waits_in_vain_is_given_up_after_a_time_and_may_come_no_more():
 
 
 def test_what_waits_is_bounded():
-    size = sum(part_of(1, stage)[1].scores.nbytes for stage in (0, 1))
+    joiner = PartJoiner()
+    feed(joiner, part_of(0, 0), part_of(0, 1))
+    size = joiner._pipelines[0].num_waiting_bytes
     joiner = PartJoiner(max_waiting_bytes=10 * size)
     for n in range(1000):
         assert feed(joiner, part_of(n, 0), part_of(n, 1)) == []
