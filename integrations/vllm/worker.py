@@ -97,6 +97,12 @@ class WorkerMonitor:
         """In how many steps it was to send scores so far."""
         return self._step
 
+    @property
+    def watched(self) -> str:
+        """What this worker's own taps are for, for the log."""
+        places = ", ".join(tap.site.place for tap in self._taps) or "no layer"
+        return f"{len(self._columns)} features at {places}"
+
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""
         dead = ", ".join(tap.site.place for tap in self._taps if int(tap.calls.item()) == 0)
@@ -251,8 +257,7 @@ def arm(worker: Any) -> None:
     worker.compile_or_warm_up_model = warm_up_and_check
     worker.shutdown = shut_down_all
     worker.saeguard = monitor
-    places = ", ".join(site.place for site in watchlist.sites)
-    logger.info("saeguard watches %d features at %s", len(watchlist.columns), places)
+    logger.info("saeguard watches %s", monitor.watched)
 
 
 def _max_pending(worker: Any, watchlist: wl.Watchlist) -> int:

@@ -120,44 +120,39 @@ PROMPTS = {"long": list(range(10, 90)), "short": [5, 9, 9, 8], "other": list(ran
 
 @pytest.fixture(scope="module")
 def pipeline(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedEngine]:
-    """Two stages of two ranks each. The stream that leaves layer 1, the last of the first stage, is
+    """Two stages. The stream that leaves layer 1, the last of the first stage, is
     tapped on the second. Prompts are computed in chunks, and two batches are under way at once.
 
     V2, since V1 computes nothing with stages on a CPU unless it compiles: the buffers between the
     stages are made by a warm-up that it leaves out.
     """
     with watched_engine(
-        tmp_path_factory.mktemp("pipeline"), models.base, V2, layers=(0, 1, 2), is_async=True,
-        pipeline_parallel_size=2, tensor_parallel_size=2, distributed_executor_backend="mp",
+        tmp_path_factory.mktemp("pipeline"), models.base, V2, layers=(0, 1, 2),
+        pipeline_parallel_size=2, distributed_executor_backend="mp",
         max_num_batched_tokens=32, max_num_seqs=4, enable_prefix_caching=False,
     ) as watched:  # fmt: skip
         yield watched
 
 
-def layers_by_worker(llm: Any) -> dict[tuple[int, int], tuple[list[int], list[str]]]:
-    """Runs in the engine's process. Stage and rank -> the layers tapped, the modules hooked."""
-    return dict(llm.collective_rpc(_layers))
+def taps_by_stage(llm: Any) -> dict[int, tuple[list[int], list[str]]]:
+    """Runs in the engine's process. The layers tapped, and the modules hooked for it."""
+    return dict(llm.collective_rpc(_taps))
 
 
-def _layers(worker: Any) -> tuple[tuple[int, int], tuple[list[int], list[str]]]:
-    from vllm.distributed import get_pp_group, get_tp_group
+def _taps(worker: Any) -> tuple[int, tuple[list[int], list[str]]]:
+    from vllm.distributed import get_pp_group
 
-    model = worker.model_runner.get_model()
-    hooked = [
-        name for name, module in model.named_modules() if hasattr(module, "saeguard_scores")
-        and len(module._forward_hooks) == 1
-    ]  # fmt: skip
-    layers = [tap.site.layer for tap in worker.saeguard._taps]
-    return (get_pp_group().rank_in_group, get_tp_group().rank_in_group), (layers, hooked)
+    modules = worker.model_runner.get_model().named_modules()
+    hooked = [name for name, module in modules if hasattr(module, "saeguard_scores")]
+    return get_pp_group().rank_in_group, ([t.site.layer for t in worker.saeguard._taps], hooked)
 
 
-def test_all_ranks_of_a_stage_have_the_same_taps_and_no_stage_has_those_of_another(
-    pipeline: WatchedEngine,
-):
-    found = pipeline.engine.call(layers_by_worker)
-    first = [0], ["model.layers.1.input_layernorm"]
-    second = [1, 2], ["model.layers.2.input_layernorm", "model.norm"]
-    assert found == {(0, 0): first, (0, 1): first, (1, 0): second, (1, 1): second}
+def test_each_stage_taps_the_streams_that_its_own_layers_see(pipeline: WatchedEngine):
+    found = pipeline.engine.call(taps_by_stage)
+    assert found == {
+        0: ([0], ["model.layers.1.input_layernorm"]),
+        1: ([1, 2], ["model.layers.2.input_layernorm", "model.norm"]),
+    }
 
 
 def test_every_row_is_seen_once_with_the_scores_of_all_stages(
@@ -179,7 +174,7 @@ def test_all_stages_change_to_another_watchlist_under_a_running_request(
     changed = rules.read_text().replace("feature: east_1", "feature: north_1")
 
     def change() -> None:
-        time.sleep(1.0)
+        time.sleep(0.5)
         rules.write_text(changed)
         wl.save(compile_watchlist(load_rules([rules])), pipeline.directory / "watch.safetensors")
 
@@ -188,7 +183,7 @@ def test_all_stages_change_to_another_watchlist_under_a_running_request(
 
     with ThreadPoolExecutor(1) as pool:
         changing = pool.submit(change)
-        answer = pipeline.engine.drive([Ask("running", PROMPTS["short"], 200)])["running"]
+        answer = pipeline.engine.drive([Ask("running", PROMPTS["short"], 100)])["running"]
         changing.result()
     wait_for(lambda: reloads() == 1, 30)
     pipeline.watchlist = wl.load(pipeline.directory / "watch.safetensors")

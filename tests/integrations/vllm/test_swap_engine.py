@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,6 +111,14 @@ def test_it_is_changed_and_what_does_not_fit_is_refused(changed: Changed):
     workers = {m.rank for m in changed.run.messages if isinstance(m, TapStatus)}
     statuses = [m for m in changed.run.messages if isinstance(m, SwapStatus)]
     assert {m.rank for m in statuses if m.state == "done"} == workers
+
+
+def test_every_rank_has_the_same_taps_and_the_first_sends_what_they_see(changed: Changed):
+    run = changed.run
+    said = re.findall(r"saeguard watches (.+)", run.log)
+    num_workers = len({m.rank for m in run.messages if isinstance(m, TapStatus)})
+    assert said == ["10 features at layer 0, layer 2"] * num_workers
+    assert {frame.worker for frame, _ in run.frames} == {0}
 
 
 def test_the_digest_changes_once_amid_running_requests(changed: Changed):
