@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import SaeguardError
-from saeguard.monitor.process import serve
+from saeguard.monitor.process import serve, stand_by
 
 
 def main() -> int:
@@ -18,7 +18,12 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--parent", type=int, help="end when this process has ended")
     parser.add_argument("--tokenizer-file", help="of the model that is going to be served")
+    parser.add_argument(
+        "--stand-by", action="store_true", help="begin when a line comes on the standard input"
+    )
     arguments = parser.parse_args()
+    if arguments.stand_by and not stand_by(arguments.config, arguments.tokenizer_file):
+        return 0
     try:
         config = load_config(arguments.config)
         serve(config, arguments.run_dir, arguments.parent, arguments.tokenizer_file)

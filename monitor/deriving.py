@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
 
@@ -37,14 +37,19 @@ _TASK = TypeAdapter(_Task)
 
 
 def derive_apart(tokenizer_file: str, templates: list[ChatTemplate]) -> Delimiters:
-    """What `derive` finds in the templates.
+    """What `derive` finds in the templates; found once in the life of this process.
 
     Raises RuntimeError, which says why, where it takes too much time or memory or fails otherwise.
     """
+    return _derived(_TASK.dump_json(_Task(tokenizer_file, templates)))
+
+
+@lru_cache(maxsize=16)
+def _derived(task: bytes) -> Delimiters:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", __name__],
-            input=_TASK.dump_json(_Task(tokenizer_file, templates)),
+            input=task,
             capture_output=True,
             timeout=TIME_LIMIT_S,
             check=False,

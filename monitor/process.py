@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 
-from saeguard.monitor.config import Config
+from saeguard.monitor.chat_template import read_chat_templates
+from saeguard.monitor.config import Config, load_config
+from saeguard.monitor.deriving import derive_apart
 from saeguard.monitor.logging import logger
 from saeguard.monitor.service import Service
 
@@ -14,6 +18,19 @@ _BEHIND = 5
 """How much nicer the monitor makes itself while it may take its time."""
 
 log = logger("saeguard.monitor")
+
+
+def stand_by(config: Path, tokenizer_file: str | None) -> bool:
+    """Be prepared to serve, and wait until a line comes on the standard input. False: it was
+    closed, because whoever might have needed a monitor is gone.
+
+    Most of the time that a start takes is prepared for: the imports, and the model's templates.
+    """
+    with contextlib.suppress(Exception):  # who serves will say what is wrong
+        if tokenizer_file is not None:
+            instead = load_config(config).phases.chat_template
+            derive_apart(tokenizer_file, read_chat_templates(Path(tokenizer_file).parent, instead))
+    return bool(sys.stdin.buffer.readline())
 
 
 def serve(
@@ -40,11 +57,18 @@ def serve(
 
     if tokenizer_file is not None:
         service.expect_model(tokenizer_file)
-    (run_dir / "ready").touch()
+    announce(run_dir)
     try:
         service.run(is_over)
     finally:
         service.close()
+
+
+def announce(run_dir: Path) -> None:
+    """Leave a file that says which process is the monitor."""
+    new = run_dir / "ready.new"
+    new.write_text(f"{os.getpid()}\n")
+    new.replace(run_dir / "ready")
 
 
 class Stop:

@@ -71,8 +71,10 @@ def is_listening(run_dir: Path) -> bool:
 
 
 class MonitorProcess:
-    """The monitor as a child process, restarted with backoff when it dies; given up only when it
-    refuses the configuration that it is started with.
+    """The monitor as a child process, and another one that stands by to take its place when it
+    dies: a start takes a second of CPU time, most of it for imports, and at full load that is long.
+
+    Restarted with backoff; given up only when it refuses the configuration that it is started with.
     """
 
     def __init__(self, config: Path, run_dir: Path, tokenizer_file: str | None = None) -> None:
@@ -86,8 +88,10 @@ class MonitorProcess:
             self._command += ["--tokenizer-file", tokenizer_file]
         self._stopping = threading.Event()
         self._refused = threading.Event()
+        self._next: subprocess.Popen[bytes] | None = None
         self._process = self._start()
-        threading.Thread(target=self._watch, name="saeguard-supervisor", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="saeguard-supervisor", daemon=True)
+        self._thread.start()
 
     def wait_until_ready(self, timeout_s: float = _PATIENCE_S) -> bool:
         """Return once the monitor listens: what is computed before may not reach it. False where
@@ -107,6 +111,11 @@ class MonitorProcess:
             logger.error("the monitor did not drain within %.0f s; killing it", timeout_s)
             self._process.kill()
             self._process.wait()
+        self._thread.join()
+        for process in (self._process, self._next):  # what was started while we waited
+            if process is not None:
+                process.kill()
+                process.wait()
         for name in ("inbox", "control", "ready"):
             (self._run_dir / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -115,15 +124,37 @@ class MonitorProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError):
             (self._run_dir / "ready").unlink()
+        prepared, self._next = self._next, None
+        if prepared is not None and prepared.poll() is None:
+            with contextlib.suppress(OSError):
+                assert prepared.stdin is not None
+                with prepared.stdin as begin:
+                    begin.write(b"begin\n")
+                return prepared
+        return self._spawn()
+
+    def _spawn(self, *more: str) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C is for the server, which then lets the monitor drain. Not a
         # session: Linux shares out the processor by sessions (autogroup), and one that only wakes
         # now and then has been seen to wait for seconds beside an engine that always spins.
-        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
+        stdin = subprocess.PIPE if more else subprocess.DEVNULL
+        return subprocess.Popen([*self._command, *more], stdin=stdin, process_group=0)
+
+    def _prepare_next(self) -> None:
+        """Not before the monitor itself is ready, which would be longer otherwise."""
+        ready = self._run_dir / "ready"
+        is_over = self._stopping.is_set
+        _becomes_true(
+            lambda: ready.exists() or is_over() or self._process.poll() is not None, _PATIENCE_S
+        )
+        if ready.exists() and not is_over():
+            self._next = self._spawn("--stand-by")
 
     def _watch(self) -> None:
         backoff_s, was_ready = 0.0, False
         while not self._stopping.is_set():
             began_s = time.monotonic()
+            self._prepare_next()
             code = self._process.wait()
             if self._stopping.is_set():
                 return

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 from fake_engine import FakeEngine, write_rules
 
@@ -72,6 +73,15 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
+
+
+def is_monitor(process: psutil.Process) -> bool:
+    """Whether it takes vLLM's messages: not one that only stands by."""
+    try:
+        sockets = process.net_connections("unix")
+    except psutil.Error:  # it has just ended
+        return False
+    return any(str(socket.laddr).endswith("/inbox") for socket in sockets)
 
 
 def write_config(directory: Path, **values: object) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from live_engine import Answer, Ask, drive
-from running_monitor import wait_for
+from running_monitor import is_monitor, wait_for
 from tiny_models import Models
 from watched_engine import WatchedEngine
 
@@ -88,7 +88,7 @@ def stopped_monitor(watched: WatchedEngine) -> Iterator[int]:
     (pid,) = [
         child.pid
         for child in psutil.Process(watched.engine._process.pid).children(recursive=True)
-        if "saeguard.monitor" in child.cmdline()
+        if is_monitor(child)
     ]
     os.kill(pid, signal.SIGSTOP)
     yield pid

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from openai import OpenAI
+from running_monitor import is_monitor
 
 from saeguard.integrations.vllm.demo.server import MODEL_NAME, Server
 from saeguard.monitor.compile import compile_watchlist
-from saeguard.monitor.store import totals
+from saeguard.monitor.store import list_requests, totals
 from saeguard.monitor.watchlist import save
 from saeguard.rules import load_rules
 
@@ -41,6 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "rules": [str(ORGANISM / "rules.yaml")],
         "watchlist": "watch.safetensors",
         "store": "alerts.sqlite",
+        "run_dir": "run",
         # A destination that is down must not be felt anywhere.
         "destinations": [{"kind": "otlp", "endpoint": "http://127.0.0.1:9"}],
     }
@@ -48,6 +54,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(ORGANISM / "artifacts" / "model", config, work / "server.log") as server:
         server.wait_until_ready(lambda *_: None)
         yield server
+
+
+LOST = 3
+"""Requests of which the killed monitor had heard the end, and had not stored it."""
 
 
 def chat(server: Server) -> str:
@@ -66,26 +76,80 @@ def monitors(server: Server) -> list[int]:
     return [process.pid for process in below if is_monitor(process)]
 
 
-def is_monitor(process: psutil.Process) -> bool:
-    try:
-        return "saeguard.monitor" in process.cmdline()
-    except psutil.Error:  # it has just ended
-        return False
-
-
 def test_a_request_is_served_and_accounted_for(server: Server):
     assert chat(server)
     wait_for(lambda: finished(server) == 1)
 
 
-def test_a_killed_monitor_harms_no_request_and_is_started_again(server: Server):
-    (before,) = monitors(server)
-    os.kill(before, signal.SIGKILL)
-    assert chat(server)
-    wait_for(lambda: monitors(server) not in ([], [before]))
-    count = finished(server)
-    assert chat(server)
-    wait_for(lambda: finished(server) > count)
+@dataclass
+class Load:
+    """Clients that ask one thing after another until they are told to stop."""
+
+    server: Server
+    num_clients: int = 8
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Load:
+        self._pool = ThreadPoolExecutor(self.num_clients)
+        self._clients = [self._pool.submit(self._ask, i) for i in range(self.num_clients)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._pool.shutdown()
+
+    def num_rows(self) -> list[int]:
+        """How many tokens of each request the model has read."""
+        return [rows for client in self._clients for rows in client.result()]
+
+    def _ask(self, number: int) -> list[int]:
+        client = OpenAI(base_url=self.server.base_url, api_key="unused", max_retries=0)
+        rows = []
+        while not self.stop.is_set():
+            answer = client.chat.completions.create(
+                model=MODEL_NAME,
+                messages=[{"role": "user", "content": f"How are you, number {number}?"}],
+                max_tokens=250,
+                extra_body={"ignore_eos": True},
+            )
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 250
+            rows.append(answer.usage.total_tokens - 1)
+        return rows
+
+
+def account(server: Server) -> Counter[str]:
+    store = totals(server.log.with_name("alerts.sqlite"))
+    return Counter({k: n for k, n in store.items() if k.startswith(("tokens/", "requests/fin"))})
+
+
+def test_a_monitor_killed_at_full_load_is_back_in_two_seconds_and_shows_the_gap(server: Server):
+    (killed,) = monitors(server)
+    before = account(server)
+    ready = server.log.with_name("run") / "ready"
+    with Load(server) as load:
+        time.sleep(2)
+        os.kill(killed, signal.SIGKILL)
+        killed_s = time.time()
+        wait_for(lambda: ready.exists() and ready.stat().st_mtime > killed_s)
+        down_s = ready.stat().st_mtime - killed_s
+        time.sleep(2)
+    rows = load.num_rows()
+    print(f"back after {down_s:.2f} s, {len(rows)} requests")
+    wait_for(lambda: (account(server) - before)["requests/finished"] >= len(rows) - LOST)
+    seen = account(server) - before
+    num_seen, num_scheduled = seen.pop("requests/finished"), seen.pop("tokens/scheduled")
+    assert num_scheduled == seen.total(), "observed, cached, or unseen for a reason"
+    assert num_scheduled >= sum(sorted(rows)[: len(rows) - LOST])
+    assert num_seen <= len(rows)
+    assert set(seen) - {"tokens/cached"} == {"tokens/observed", "tokens/unseen/monitor_down"}
+    holes = [r for r in list_requests(server.log.with_name("alerts.sqlite"), 1000)
+             if r.coverage.unseen]  # fmt: skip
+    assert len(holes) >= load.num_clients - LOST, "those that were running"
+    for record in holes:
+        assert set(record.coverage.unseen) == {"monitor_down"}
+        assert record.coverage.observed > 0
+    assert down_s < 2
 
 
 def test_the_monitor_ends_with_the_server(server: Server):

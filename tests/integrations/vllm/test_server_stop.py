@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 from openai import OpenAI
+from running_monitor import is_monitor
 
 from saeguard.integrations.vllm.demo.server import MODEL_NAME, Server
 from saeguard.integrations.vllm.demo.traffic import ChatRequest, read_requests
@@ -174,10 +175,3 @@ def test_without_a_monitor_nothing_is_stopped_and_with_the_next_one_again(
 def monitors(server: Server) -> list[psutil.Process]:
     below = psutil.Process(server._process.pid).children(recursive=True)
     return [process for process in below if is_monitor(process)]
-
-
-def is_monitor(process: psutil.Process) -> bool:
-    try:
-        return "saeguard.monitor" in process.cmdline()
-    except psutil.Error:  # it has just ended
-        return False

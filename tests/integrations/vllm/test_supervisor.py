@@ -45,6 +45,36 @@ def test_a_monitor_that_dies_while_its_rules_are_broken_comes_back_once_they_are
     wait_for((run_dir / "ready").exists, 20)
 
 
+def test_one_that_has_stood_by_takes_the_place_of_a_killed_monitor(
+    run_dir: Path, monitor: MonitorProcess
+):
+    assert monitor.wait_until_ready()
+    ready = run_dir / "ready"
+    for _ in range(2):
+        assert int(ready.read_text()) == monitor._process.pid
+        wait_for(lambda: monitor._next is not None, 20)
+        killed, prepared = monitor._process, monitor._next
+        assert prepared is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        wait_for(lambda gone=killed: monitor._process is not gone, 20)
+        assert monitor._process is prepared
+        wait_for(ready.exists, 20)
+
+
+def test_one_that_stands_by_ends_with_whom_it_stands_by_for(run_dir: Path, monitor: MonitorProcess):
+    assert monitor.wait_until_ready()
+    wait_for(lambda: monitor._next is not None, 20)
+    prepared = monitor._next
+    assert prepared is not None
+    assert prepared.stdin is not None
+    prepared.stdin.close()  # as the system does when this process ends
+    assert prepared.wait(20) == 0
+    killed = monitor._process
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_for(lambda: monitor._process not in (killed, prepared), 20)
+    wait_for((run_dir / "ready").exists, 20)
+
+
 def test_a_monitor_that_refuses_what_it_is_started_with_is_given_up(tmp_path: Path, run_dir: Path):
     config = write_config(tmp_path)
     (tmp_path / "rules.yaml").write_text("broken")
