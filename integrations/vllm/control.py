@@ -16,6 +16,7 @@ from saeguard.monitor.messages import Control, Message, decode_control
 logger = init_logger("vllm.saeguard.control")
 
 Act = Callable[[Control], Message | None]
+SayAgain = Callable[[], Message | None]
 
 _POLL_MS = 500  # how long `close` may have to wait
 _RECONNECT_MAX_MS = 1_000
@@ -45,11 +46,15 @@ class ControlListener:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, act: Act) -> None:
+    def start(self, act: Act, say_again: SayAgain = lambda: None) -> None:
+        """
+        Args:
+            say_again: what a monitor has to hear that has come back, if anything.
+        """
         if self._thread is not None:
             return
         self._thread = threading.Thread(
-            target=self._run, args=(act,), name="saeguard-control", daemon=True
+            target=self._run, args=(act, say_again), name="saeguard-control", daemon=True
         )
         self._thread.start()
 
@@ -61,9 +66,12 @@ class ControlListener:
         else:
             self._thread.join(2 * _POLL_MS / 1000)
 
-    def _run(self, act: Act) -> None:  # from here on the sockets are this thread's
+    def _run(self, act: Act, say_again: SayAgain) -> None:  # the sockets are now this thread's
         with contextlib.closing(self._socket) as socket, contextlib.closing(self._outbox):
+            connection = self._outbox.connection
             while not self._closing.is_set():
+                if connection.is_new():
+                    self._send(say_again())
                 if socket.poll(_POLL_MS):
                     self._hear(socket.recv(), act)
 
@@ -80,5 +88,8 @@ class ControlListener:
         except Exception:
             logger.exception("saeguard failed at a message of the monitor; serving goes on")
             return
-        if reply is not None:
-            self._outbox.post(lambda: (reply, None))
+        self._send(reply)
+
+    def _send(self, message: Message | None) -> None:
+        if message is not None:
+            self._outbox.post(lambda: (message, None))

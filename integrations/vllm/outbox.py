@@ -66,7 +66,7 @@ class Connection:
         return is_new
 
     def _take_in(self) -> None:
-        while self._events.get(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._events.get(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._events)["event"]
             self._is_up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self._is_new |= self._is_up

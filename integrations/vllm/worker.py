@@ -81,6 +81,7 @@ class WorkerMonitor:
         )
         self._sends = bool(self._taps) and _is_first_tensor_parallel_rank()
         self._outbox = outbox
+        self._fault: TapStatus | None = None
         self._step = 0
         self._side_stream = (
             torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
@@ -114,7 +115,12 @@ class WorkerMonitor:
     def report(self, alive: bool, reason: str = "") -> None:
         """Tell the monitor whether it can rely on this worker."""
         status = TapStatus(rank=self._number, alive=alive, reason=reason)
+        self._fault = None if alive else status
         self._outbox.post(lambda: (status, None))
+
+    def fault(self) -> TapStatus | None:
+        """Why the monitor cannot rely on this worker, if it cannot. From any thread."""
+        return self._fault
 
     def before_step(self) -> None:
         """Change to another watchlist if one was handed over. Runs on the engine's thread: enqueues
@@ -234,7 +240,7 @@ def arm(worker: Any) -> None:
     def warm_up_and_check(*args: Any, **kwargs: Any) -> Any:
         result = warm_up(*args, **kwargs)
         # Not before: a device allocation of another thread would spoil the capture of CUDA graphs.
-        listener.start(monitor.swap.answer)
+        listener.start(monitor.swap.answer, monitor.fault)
         if worker.model_config.enforce_eager:
             monitor.report(True)  # there may have been no warm-up: the frames' counters tell
             return result

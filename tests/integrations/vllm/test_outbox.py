@@ -11,6 +11,7 @@ from running_monitor import wait_for
 
 pytest.importorskip("vllm")
 
+from saeguard.integrations.vllm.control import ControlListener
 from saeguard.integrations.vllm.outbox import DirectOutbox
 from saeguard.monitor.messages import TapStatus, decode
 
@@ -77,4 +78,23 @@ def test_a_monitor_that_goes_and_comes_back_is_noticed(outbox: DirectOutbox, end
     wait_for(connection.is_new)
     assert connection.is_up
     assert receive(inbox) == [1], "it waited"
+    inbox.close()
+
+
+def test_a_monitor_that_comes_back_hears_again_what_it_has_to_know(endpoint: str):
+    listener = ControlListener(f"{endpoint}.control", endpoint)
+    inbox = monitor_at(endpoint)
+    post(listener._outbox, 1)
+    assert receive(inbox) == [1], "it is connected"
+    faults = [TapStatus(rank=7, alive=False), None]
+    listener.start(lambda message: None, lambda: faults.pop(0))
+    inbox.close()
+    inbox = monitor_at(endpoint)
+    wait_for(lambda: len(faults) == 1)
+    assert receive(inbox) == [7]
+    inbox.close()
+    inbox = monitor_at(endpoint)
+    wait_for(lambda: not faults)
+    assert receive(inbox) == [], "there is nothing to say any more"
+    listener.close()
     inbox.close()
