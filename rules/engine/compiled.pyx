@@ -13,7 +13,7 @@ tests of a predicate, are those that a class was made with.
 
 from libc.math cimport NAN, fmax, fmin
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcpy, memset
 
 import numpy as np
 

@@ -48,7 +48,7 @@ class Evidence(evidence.Evidence):
         cdef int64_t[::1] any_until = self._any_until
         cdef const uint8_t[::1] chosen = is_chosen.view(np.uint8)
         rows = np.empty(block.num_rows, np.int64)
-        table = np.zeros((block.num_rows, height), np.bool_)
+        table = np.empty((block.num_rows, height), np.bool_)
         cdef int64_t[::1] chosen_rows = rows
         cdef uint8_t[:, ::1] possible = table.view(np.uint8)
         cdef uint8_t[::1] marks = np.empty(lowest.shape[0], np.uint8)
@@ -90,6 +90,7 @@ class Evidence(evidence.Evidence):
                         column = next_marked(&marks[0], column + 1, num_columns)
                     if any_until[slot] >= token or chosen[row]:
                         chosen_rows[num_chosen] = row
+                        memset(&possible[num_chosen, 0], False, possible.shape[1])
                         for test in range(until.shape[1]):
                             possible[num_chosen, test] = until[slot, test] >= token
                         num_chosen += 1
