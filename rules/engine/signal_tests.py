@@ -14,7 +14,7 @@ from saeguard.rules.conditions import Bools
 from saeguard.rules.engine import kernels
 from saeguard.rules.engine.aggregates import Indices, Numbers
 from saeguard.rules.engine.averages import Averages
-from saeguard.rules.engine.blocks import Block
+from saeguard.rules.engine.blocks import Block, nonzero
 from saeguard.rules.engine.bounds import bound_of
 from saeguard.rules.engine.columns import Columns
 from saeguard.rules.engine.thresholds import Test, as_test
@@ -117,13 +117,12 @@ class Signals:
         self, block: Block, averages: Numbers, has_holes: bool, everywhere: bool
     ) -> tuple[Indices, Bools]:
         """`rows` and `holds` of a view."""
-        is_chosen = (averages >= self._lowest[:, None]).any(axis=0)
-        any_above = is_chosen.any()
-        if everywhere:
-            is_chosen[:] = True
+        is_chosen = np.full(block.num_rows, everywhere)
+        above, _ = nonzero((averages >= self._lowest[:, None]).T)
+        is_chosen[above] = True
         rows, holds = self._evidence.table(block, has_holes, is_chosen, len(self._tests) + 1)
         holds[self._free] = True
-        if any_above:
+        if above.size:
             values = averages[self._average_of[self._averaged, None], rows]
             holds[self._averaged] = self._hold(self._averaged, values.T).T
         return rows, holds
