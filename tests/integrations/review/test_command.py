@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from review_process import SAEGUARD, review
 
 from saeguard.monitor.store import Store
-
-SAEGUARD = (sys.executable, "-c", "from saeguard.monitor.cli import main; main()")
-
-
-@contextmanager
-def review(path: Path, *arguments: str) -> Iterator[str]:
-    """The URL that it prints."""
-    command = [*SAEGUARD, "review", "--store", str(path), "--port", "0", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
