@@ -14,8 +14,14 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
+ENGINE_CORE = -1
+"""In the place of a worker's rank: the scheduler of the first engine; one less for each other."""
+
+
 class TapStatus(msgspec.Struct, frozen=True, tag="taps"):
-    """Whether this worker's taps are in the graph and right; sent after warm-up (worker)."""
+    """Whether this worker's taps are in the graph and right; sent after warm-up (worker). Or that
+    requests cannot be named (EngineCore).
+    """
 
     rank: int
     """As `worker` in `Frame`."""

@@ -21,6 +21,7 @@ from saeguard.monitor.inbox import BATCH, Inbox
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import (
+    ENGINE_CORE,
     Frame,
     PrefixUpdate,
     RequestEnd,
@@ -290,7 +291,8 @@ class Service:
     def _lose(self, worker: int, reason: str) -> None:
         """It cannot be relied on any more."""
         if self._workers.lost(worker, reason):
-            self._reporter.blinded(f"worker {worker}: {reason}", self._book)
+            name = f"worker {worker}" if worker >= 0 else f"engine {ENGINE_CORE - worker}"
+            self._reporter.blinded(f"{name}: {reason}", self._book)
 
     @property
     def _workers(self) -> Workers:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 from vllm.logger import init_logger
 
-from saeguard.integrations.vllm.outbox import DirectOutbox
+from saeguard.integrations.vllm.features import require_scheduler
+from saeguard.integrations.vllm.outbox import DirectOutbox, Outbox
 from saeguard.integrations.vllm.request_reporter import RequestReporter
 from saeguard.integrations.vllm.settings import (
     control_endpoint,
+    engine_number,
     inbox_endpoint,
     load_settings,
     request_prefix,
@@ -20,51 +24,73 @@ from saeguard.integrations.vllm.settings import (
 from saeguard.integrations.vllm.sharing import Seat
 from saeguard.integrations.vllm.stop import Stopper
 from saeguard.integrations.vllm.supervisor import ensure_monitor
-from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.messages import ENGINE_CORE, TapStatus
 
 logger = init_logger("vllm.saeguard.engine")
 
 
 def arm(scheduler: Any) -> None:
-    """Watch this scheduler's requests, if it is configured, and start the monitor."""
+    """Watch this scheduler's requests, if it is configured, and start the monitor.
+
+    Raises:
+        SaeguardError: they cannot be watched; the monitor has been told.
+    """
     config = load_settings(scheduler.vllm_config)
     if config is None:
         return
-    needed = (
-        "requests", "schedule", "update_from_output", "finish_requests", "_free_request",
-        "shutdown",
-    )  # fmt: skip
-    if lacking := [name for name in needed if not hasattr(scheduler, name)]:
-        raise UnsupportedError(f"{type(scheduler).__name__} lacks {', '.join(lacking)}")
-    model_config = scheduler.vllm_config.model_config
-    tokenizer_file = _tokenizer_file(model_config)
-    prefix = request_prefix(scheduler.vllm_config)
+    at_shutdown = contextlib.ExitStack()
+    tokenizer_file = _tokenizer_file(scheduler.vllm_config.model_config)
+    run_dir = run_directory(scheduler.vllm_config, config)
+    seat = Seat(run_dir)
+    monitor = ensure_monitor(config, run_dir, tokenizer_file, is_first=seat.is_first)
+    if monitor is not None:
+        at_shutdown.callback(monitor.stop)
+    at_shutdown.callback(seat.leave)
     outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
+    at_shutdown.callback(outbox.close)
+    try:
+        require_scheduler(scheduler)
+        prefix = request_prefix(scheduler.vllm_config)
+        _watch(scheduler, tokenizer_file, outbox, prefix)
+        stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config), prefix)
+        at_shutdown.callback(stopper.close)
+        stopper.install()
+    except Exception as error:
+        _report_blind(scheduler, outbox, str(error))
+        if config.fail == "closed":  # there will be no engine that could shut it down
+            at_shutdown.close()
+        raise
+    finally:
+        _also_at_shutdown(scheduler, at_shutdown)
+
+
+def _watch(scheduler: Any, tokenizer_file: str | None, outbox: DirectOutbox, prefix: str) -> None:
     reporter = RequestReporter(
         scheduler.requests,
-        _served_name(model_config),
+        _served_name(scheduler.vllm_config.model_config),
         tokenizer_file,
         _hash_block_size(scheduler),
         outbox,
         outbox.connection,
         prefix,
     )
-    run_dir = run_directory(scheduler.vllm_config, config)
-    seat = Seat(run_dir)
-    monitor = ensure_monitor(config, run_dir, tokenizer_file, is_first=seat.is_first)
-    _observe(scheduler, "schedule", after=reporter.scheduled)
-    _observe(scheduler, "_free_request", before=reporter.ended)
-    stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config), prefix)
-    stopper.install()
-    shutdown = scheduler.shutdown
+    report = functools.partial(_report_blind, scheduler, outbox)
+    _observe(scheduler, "schedule", report, after=reporter.scheduled)
+    _observe(scheduler, "_free_request", report, before=reporter.ended)
+
+
+def _report_blind(scheduler: Any, outbox: Outbox, reason: str) -> None:
+    rank = ENGINE_CORE - engine_number(scheduler.vllm_config)
+    status = TapStatus(rank, alive=False, reason=reason)
+    outbox.post(lambda: (status, None))
+
+
+def _also_at_shutdown(scheduler: Any, at_shutdown: contextlib.ExitStack) -> None:
+    shutdown = getattr(scheduler, "shutdown", lambda: None)
 
     def shut_down_all() -> None:
         shutdown()
-        stopper.close()
-        outbox.close()
-        seat.leave()
-        if monitor is not None:
-            monitor.stop()
+        at_shutdown.close()
 
     scheduler.shutdown = shut_down_all
 
@@ -72,11 +98,12 @@ def arm(scheduler: Any) -> None:
 def _observe(
     target: Any,
     name: str,
+    report: Callable[[str], None],
     before: Callable[[Any], None] | None = None,
     after: Callable[[Any], None] | None = None,
 ) -> None:
     """Call `before` with the method's first argument, or `after` with its result; never raise
-    into vLLM.
+    into vLLM, but `report` the first failure.
     """
     method = getattr(target, name)
     failed = False
@@ -87,9 +114,10 @@ def _observe(
             return
         try:
             observer(value)
-        except Exception:
+        except Exception as error:
             if not failed:
                 logger.exception("saeguard failed at Scheduler.%s; serving goes on", name)
+                report(f"failed at Scheduler.{name}: {error!r}")
             failed = True
 
     def observed(*args: Any, **kwargs: Any) -> Any:

@@ -24,7 +24,7 @@ def config_path(vllm_config: Any) -> Path | None:
     Raises:
         ConfigError: the entry in additional_config has another shape.
     """
-    additional = vllm_config.additional_config
+    additional = getattr(vllm_config, "additional_config", None)
     entry = additional.get(KEY) if isinstance(additional, dict) else None
     if entry is None or set(entry) == {"taps"}:  # "taps" is ours, put there for the compile cache
         path = os.environ.get("SAEGUARD_CONFIG")

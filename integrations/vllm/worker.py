@@ -11,6 +11,7 @@ import torch
 from vllm.logger import init_logger
 
 from saeguard.integrations.vllm.control import ControlListener
+from saeguard.integrations.vllm.features import require_worker
 from saeguard.integrations.vllm.outbox import Build, DirectOutbox, Outbox, ThreadedOutbox
 from saeguard.integrations.vllm.settings import (
     check_supported,
@@ -141,10 +142,10 @@ class WorkerMonitor:
         """Snapshot this step's scores and hand them on. Runs on the engine's thread: copies
         only, no waiting.
         """
-        if not self._sends or scheduler_output.total_num_scheduled_tokens == 0:
-            return
-        self._step += 1  # whatever becomes of it: all stages must number alike
         try:
+            if not self._sends or scheduler_output.total_num_scheduled_tokens == 0:
+                return
+            self._step += 1  # whatever becomes of it: all stages must number alike
             view = self._view(self._runner, scheduler_output)
             if view is not None:
                 self._outbox.post(self._snapshot(view))
@@ -221,6 +222,7 @@ def arm(worker: Any) -> None:
     outbox = kind(inbox, _max_pending(worker, watchlist))
     listener = ControlListener(control_endpoint(worker.vllm_config, config), inbox)
     try:
+        require_worker(worker)
         monitor = WorkerMonitor(worker, config.watchlist, watchlist, outbox)
     except Exception as error:
         status = TapStatus(rank=worker_number(worker), alive=False, reason=str(error))

@@ -125,12 +125,15 @@ def test_what_the_engine_could_not_send_is_a_metric(monitor: Monitor):
 
 
 def test_a_worker_whose_taps_are_dead_is_said_so_loudly(monitor: Monitor):
-    monitor.engine.send(TapStatus(rank=0, alive=False, reason="stale compile cache"))
+    for _ in range(2):
+        monitor.engine.send(TapStatus(rank=0, alive=False, reason="stale compile cache"))
     wait_for(
         lambda: any(
             m.name == "saeguard.taps.alive" and m.value == 0 for m in monitor.receiver.metrics
         )
     )
+    (alert,) = monitor.alerts(rule_name="saeguard.blind")
+    assert alert.message == "worker 0: stale compile cache"
     log = monitor.stop()
     assert "blind" in log
     assert "stale compile cache" in log

@@ -7,13 +7,15 @@ as JSON.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +111,8 @@ def run_engine(
     """Generate greedily from token-id prompts; `watchlist=None` leaves saeguard unconfigured.
 
     With `more_jobs` (a model and more engine arguments) the same is done for each of them, one
-    engine after another in one process; results are by model directory.
+    engine after another in one process; results are by model directory. Among the arguments
+    `without` names what vLLM is not to have.
 
     With `meanwhile` the prompts are generated from again and again until it has returned, and once
     more after that.
@@ -191,6 +194,19 @@ def write_config(
     return path
 
 
+@contextlib.contextmanager
+def without(names: Sequence[str]) -> Iterator[None]:
+    """vLLM as if it had not these names, each `module:name` or `module:Class.name`."""
+    with contextlib.ExitStack() as restored:
+        for name in names:
+            module, _, path = name.partition(":")
+            *owners, attribute = path.split(".")
+            owner = functools.reduce(getattr, owners, importlib.import_module(module))
+            restored.callback(setattr, owner, attribute, vars(owner)[attribute])
+            delattr(owner, attribute)
+        yield
+
+
 def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
@@ -232,7 +248,8 @@ def main() -> None:
     for engine in job["engines"]:
         model = engine["model"]
         try:
-            result = generate(job, model, engine)
+            with without(engine.pop("without", ())):
+                result = generate(job, model, engine)
         except Exception as error:
             if len(job["engines"]) == 1:
                 raise
