@@ -14,6 +14,8 @@ if os.environ.get("V2_ON_CPU"):
 
     import torch
     import triton.backends
+    import triton.language
+    from triton.language.extra import libdevice
 
     class _Driver:
         @staticmethod
@@ -35,6 +37,9 @@ if os.environ.get("V2_ON_CPU"):
     importlib.metadata.version = _version_with_vllm
     # vLLM's CPU build disables Triton unless a "cpu" backend is listed (triton_utils/importing.py).
     triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_Driver)
+
+    # Up to 0.30 V2 draws samples with a function of CUDA's library, which the interpreter has not.
+    libdevice.log1p = lambda x: triton.language.log(1.0 + x)
 
     class _Event:
         def __init__(self, *args, **kwargs):
