@@ -65,7 +65,7 @@ lock: setup-test ## Write what is installed now as CI's lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//; /^saeguard/d' > .ci/constraints.txt
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build ./*.egg-info
+	rm -rf $(VENV) $(VENV)-* .cache .mypy_cache .ruff_cache .pytest_cache build ./*.egg-info
 
 $(VENV)/.ready: pyproject.toml $(wildcard rules/engine/*.pyx rules/engine/*.pxi)
 	@echo "==> installing saeguard with $(VLLM) into $(VENV) (a few minutes the first time)"
