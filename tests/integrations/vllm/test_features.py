@@ -13,6 +13,7 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.worker import gpu_worker
 
 from saeguard.integrations.vllm import register
+from saeguard.integrations.vllm.engine import _observe
 from saeguard.integrations.vllm.features import require, require_own_scheduler
 from saeguard.monitor.errors import UnsupportedError
 
@@ -41,6 +42,20 @@ def test_without_a_place_for_a_gate_vllm_does_not_start_where_the_configuration_
     monkeypatch.delattr(gpu_worker.WorkerBase, "load_model")
     with pytest.raises(RuntimeError, match=r"Worker has no load_model in this vLLM.*fail: closed"):
         register()
+
+
+def test_what_fails_at_a_scheduler_is_told_once_and_reaches_nobody_in_vllm():
+    class Watched:
+        def schedule(self) -> str:
+            return "output"
+
+    def fail(_: object) -> None:
+        raise KeyError("resumed_req_ids")
+
+    scheduler, told = Watched(), []
+    _observe(scheduler, "schedule", told.append, after=fail)
+    assert [scheduler.schedule(), scheduler.schedule()] == ["output", "output"]
+    assert told == ["failed at Scheduler.schedule: KeyError('resumed_req_ids')"]
 
 
 def test_fields_of_dataclasses_structs_and_objects_are_found():
