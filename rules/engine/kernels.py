@@ -31,9 +31,7 @@ COMPILED: Kernels | None
 """None where the extension was not built."""
 try:
     from saeguard.rules.engine import compiled
-except ImportError:
-    COMPILED = None
-else:
+
     COMPILED = Kernels(
         "compiled",
         compiled.Averages,
@@ -42,6 +40,8 @@ else:
         compiled.Predicates,
         compiled.Runs,
     )
+except (ImportError, AttributeError):  # not built, or built before one of them was written
+    COMPILED = None
 
 in_use = COMPILED or NUMPY
 """What engines are made with."""
