@@ -90,10 +90,13 @@ class RouterFeatureEntry(Entry):
     max: _Maximum | None = None
 
 
+_FEATURE_KINDS = {"probe": "probe feature", "router": "router feature", "expert": "router feature"}
+
+
 def _feature_kind(value: object) -> str:
     """By its source, or the kind that comes closest: so that its other keys are checked, too."""
     keys = value if isinstance(value, dict) else ()
-    return next((f"{key} feature" for key in ("probe", "router") if key in keys), "sae feature")
+    return next((kind for key, kind in _FEATURE_KINDS.items() if key in keys), "sae feature")
 
 
 AnyFeature = SaeFeatureEntry | ProbeFeatureEntry | RouterFeatureEntry

@@ -8,6 +8,9 @@ FEATURES = {
     "router without a layer": Wrong(
         "router: {layer: 3}", "router: {}", "{}", "missing key 'layer'"
     ),
+    "expert without a router": Wrong(
+        "{router: {layer: 3}, expert: 7", "{expert: 7", "{expert: 7", "missing key 'router'"
+    ),
     "router without an expert": Wrong(
         CLERK, "{router: {layer: 3}, units: weight,", "{router: {layer: 3}", "missing key 'expert'"
     ),
