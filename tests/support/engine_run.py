@@ -1,19 +1,10 @@
-"""Run real vLLM engines in a process of their own, and collect what they tell the monitor.
-
-As a script it is that process: it reads jobs as JSON, generates, and prints each job's outputs
-as JSON.
-"""
+"""Run real vLLM engines in a process of their own, and collect what they tell the monitor."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib
-import json
-import os
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 import zmq
+from live_engine import V2, LiveEngine, make_engine
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import Frame, FrameArrays, Message, decode
-
-SHIMS = Path(__file__).parent / "shims"
 
 
 @dataclass
@@ -41,7 +31,7 @@ class EngineRun:
     frames: list[tuple[Frame, FrameArrays]]
     log: str
     by_model: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Model directory -> `outputs` and `ready_s`, or `error`."""
+    """Model directory -> `outputs`, `rounds` of them and `graphs` so far, or `error`."""
 
     def scores_of(self, req_id: str) -> dict[int, np.ndarray]:
         """Position -> [features], of every row of a request."""
@@ -66,7 +56,7 @@ class Inbox:
         self.frames: list[tuple[Frame, FrameArrays]] = []
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.bind(f"ipc://{run_dir / 'inbox'}")
-        self.process: subprocess.Popen[str] | None = None
+        self.is_over: Callable[[], bool] = lambda: False
 
     def receive(self, timeout_ms: int = 300) -> Message | None:
         """The next message, or None when there is none for so long.
@@ -75,7 +65,7 @@ class Inbox:
             EngineEnded: there is none, and will be none.
         """
         if not self._socket.poll(timeout_ms):
-            if self.process is not None and self.process.poll() is not None:
+            if self.is_over():
                 raise EngineEnded
             return None
         message, arrays = decode(self._socket.recv())
@@ -117,64 +107,37 @@ def run_engine(
     With `meanwhile` the prompts are generated from again and again until it has returned, and once
     more after that.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    inbox_dir = work / "run"
-    inbox_dir.mkdir(mode=0o700, exist_ok=True)
-    inbox = Inbox(inbox_dir)
+    run_dir, enough = work / "run", work / "enough"
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = {**({"compilation_config": {"mode": 3}} if piecewise else {}), **(engine or {})}
+    jobs = [{"model": str(each), **engine, **more} for each, more in ((model, {}), *more_jobs)]
+    is_eager = all(job.get("enforce_eager") for job in jobs)
     environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CACHE_ROOT": str(work / "cache"),
-        "VLLM_LOGGING_LEVEL": "INFO",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(
-            [*([str(SHIMS)] if v2 else []), *([str(SHIMS / "piecewise")] if piecewise else [])]
-        ),
-        **({"V2_ON_CPU": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"} if v2 else {}),
+        "TORCHDYNAMO_DISABLE": "1" if is_eager else "0",
+        **(V2 if v2 else {}),
         **(env or {}),
     }
-    environment.pop("SAEGUARD_CONFIG", None)
     if watchlist is not None:
-        environment["SAEGUARD_CONFIG"] = str(write_config(work, watchlist, inbox_dir, config))
-    job = {
-        "engines": [
-            {"model": str(path), **extra} for path, extra in ((model, engine or {}), *more_jobs)
-        ],
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "until": None if meanwhile is None else str(work / "enough"),
-        "engine": {
-            "max_model_len": 256,
-            "dtype": "float32",
-            **({"compilation_config": {"mode": 3}} if piecewise else {}),
-            **({} if not more_jobs else engine or {}),
-        },
-    }
-    process = subprocess.Popen(
-        [sys.executable, __file__], env=environment, cwd=work, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(process.communicate, json.dumps(job), timeout=timeout_s)
-            inbox.process = process
+        environment["SAEGUARD_CONFIG"] = str(write_config(work, watchlist, run_dir, config))
+    until = None if meanwhile is None else enough
+    with contextlib.closing(Inbox(run_dir)) as inbox:
+        with LiveEngine(work, environment) as live, ThreadPoolExecutor(1) as pool:
+            if piecewise:
+                live.call(_keep_piecewise)
+            args = generate_with_all, jobs, prompts, max_tokens, until
+            results = pool.submit(live.call, *args, timeout_s=timeout_s)
+            inbox.is_over = results.done
             try:
                 if meanwhile is not None:
                     meanwhile(inbox)
             except EngineEnded:
                 pass  # its log says why
             finally:
-                (work / "enough").touch()
-            log, _ = ended.result()
-    finally:
-        process.kill()
-        inbox.close()
-    results = [json.loads(line[7:]) for line in log.splitlines() if line.startswith("RESULT ")]
-    if not results:
-        raise AssertionError(f"the engine ended with {process.returncode}:\n{log[-6000:]}")
-    by_model = {result["model"]: result for result in results}
-    return EngineRun(results[-1].get("outputs", []), inbox.messages, inbox.frames, log, by_model)
+                enough.touch()
+        by_model = dict(zip((job["model"] for job in jobs), results.result(), strict=True))
+        log = live.log.read_text(errors="replace")
+    outputs = by_model[jobs[-1]["model"]].get("outputs", [])
+    return EngineRun(outputs, inbox.messages, inbox.frames, log, by_model)
 
 
 def write_config(
@@ -207,24 +170,54 @@ def without(names: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def generate(job: dict[str, Any], model: str, engine: dict[str, Any]) -> dict[str, Any]:
-    from vllm import LLM, SamplingParams
+def _keep_piecewise(_: Any) -> None:
+    import piecewise_on_cpu  # imports vLLM
 
-    register_in_process(model)
-    started_s = time.monotonic()
-    llm = LLM(**{**job["engine"], **engine})
-    ready_s = time.monotonic() - started_s
-    params = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], ignore_eos=True)
-    prompts = [{"prompt_token_ids": p} for p in job["prompts"]]
+    piecewise_on_cpu.keep()
+
+
+def generate_with_all(
+    _: Any,
+    engines: list[dict[str, Any]],
+    prompts: list[list[int]],
+    max_tokens: int,
+    until: Path | None,
+) -> list[dict[str, Any]]:
+    """Runs in the engines' process."""
+    results: list[dict[str, Any]] = []
+    for engine in engines:
+        try:
+            with without(engine.pop("without", ())):
+                results.append(generate(engine, prompts, max_tokens, until))
+        except Exception as error:
+            if len(engines) == 1:
+                raise
+            traceback.print_exc()
+            results.append({"error": repr(error)})
+        if len(engines) > 1:  # in-process engines share torch.distributed's state
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
+    return results
+
+
+def generate(
+    engine: dict[str, Any], prompts: list[list[int]], max_tokens: int, until: Path | None
+) -> dict[str, Any]:
+    from vllm import SamplingParams
+
+    llm = make_engine(**engine)
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    asked = [{"prompt_token_ids": prompt} for prompt in prompts]
     rounds, graphs = [], [num_graphs()]
     is_last = False
     while not is_last:
-        is_last = job["until"] is None or Path(job["until"]).exists()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
+        is_last = until is None or until.exists()
+        outputs = llm.generate(asked, params, use_tqdm=False)
         rounds.append([list(o.outputs[0].token_ids) for o in outputs])
         graphs.append(num_graphs())
     llm.llm_engine.engine_core.shutdown()
-    return {"outputs": rounds[-1], "rounds": rounds, "graphs": graphs, "ready_s": ready_s}
+    return {"outputs": rounds[-1], "rounds": rounds, "graphs": graphs}
 
 
 def num_graphs() -> int:
@@ -233,34 +226,3 @@ def num_graphs() -> int:
     from vllm.compilation.counter import compilation_counter
 
     return counters["stats"]["unique_graphs"] + compilation_counter.num_backend_compilations
-
-
-def register_in_process(model: str) -> None:
-    """Spare vLLM the process in which it would import the model class to look at it (10 s each)."""
-    from vllm import ModelRegistry
-
-    for name in json.loads((Path(model) / "config.json").read_text())["architectures"]:
-        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-
-
-def main() -> None:
-    job = json.load(sys.stdin)
-    for engine in job["engines"]:
-        model = engine["model"]
-        try:
-            with without(engine.pop("without", ())):
-                result = generate(job, model, engine)
-        except Exception as error:
-            if len(job["engines"]) == 1:
-                raise
-            traceback.print_exc()
-            result = {"error": repr(error)}
-        print("RESULT " + json.dumps({"model": model, **result}), flush=True)
-        if len(job["engines"]) > 1:  # in-process engines share torch.distributed's state
-            from vllm.distributed import cleanup_dist_env_and_memory
-
-            cleanup_dist_env_and_memory()
-
-
-if __name__ == "__main__":
-    main()

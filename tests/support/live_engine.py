@@ -1,27 +1,25 @@
 """A real vLLM engine in a process of its own, driven step by step from a test.
 
-As a script it is that process: it runs the functions that it is sent, with the engine as their
-first argument, and sends back what they return.
+In that process, which `preloaded` forks, `main` runs the functions that it is sent, with the engine
+as their first argument, and sends back what they return.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import pickle
-import signal
-import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import preloaded
 
-SHIMS = Path(__file__).parent / "shims"
+SHIMS = preloaded.SHIMS
 V2 = {"V2_ON_CPU": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 """Environment in which Model Runner V2 runs without a GPU."""
 V1_ASYNC = {"V2_ON_CPU": "1", "VLLM_USE_V2_MODEL_RUNNER": "0"}
@@ -40,53 +38,34 @@ class LiveEngine:
         self.log = work / "engine.log"
         self._work = work
         self._environment = {
-            **os.environ,
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CACHE_ROOT": str(work / "cache"),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that a test can look at the scheduler
-            "HF_HUB_OFFLINE": "1",
             "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles little functions even where it is eager
-            "PYTHONPATH": str(SHIMS),
             **(env or {}),
         }
 
     def __enter__(self) -> LiveEngine:
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__], env=self._environment, cwd=self._work,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0,
-            )  # fmt: skip
+        self._process = preloaded.start(__name__, self._environment, self._work, self.log)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # with what workers it has left
+        self._process.close()
 
     def call(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240) -> Any:
         """`function(llm, *args)` there; `llm` is what the last call of `start` has made."""
         module = sys.modules[function.__module__]
-        if function.__module__ != __name__:  # test modules cannot be imported there
+        if Path(__file__).parent != Path(str(module.__file__)).parent:  # cannot be imported there
             cloudpickle.register_pickle_by_value(module)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        too_late = threading.Timer(timeout_s, process.kill)
-        too_late.start()
+        connection = self._process.connection
         try:
-            process.stdin.write(cloudpickle.dumps((function, args)))
-            process.stdin.flush()
-            succeeded, result = pickle.load(process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            connection.send_bytes(cloudpickle.dumps((function, args)))
+            if not connection.poll(timeout_s):
+                self._process.kill()
+            succeeded, result = pickle.loads(connection.recv_bytes())
+        except (OSError, EOFError) as error:
             raise EngineFailed(f"the engine's process ended:\n{self._tail()}") from error
-        finally:
-            too_late.cancel()
         if not succeeded:
             raise EngineFailed(f"{result}\n{self._tail()}")
         return result
@@ -197,14 +176,25 @@ class _Started:
 
 
 def _start(_: Any, is_async: bool, engine: dict[str, Any]) -> None:
-    from engine_run import register_in_process
-    from vllm import LLM
-
     if is_async:
         _keep_async_scheduling()
-    register_in_process(engine["model"])
-    values = {"max_model_len": 256, "dtype": "float32", "enforce_eager": True}
-    _Started.llm = LLM(**{**values, **engine})
+    _Started.llm = make_engine(**{"enforce_eager": True, **engine})
+
+
+def make_engine(model: str, **engine: Any) -> Any:
+    """A small one. Runs in its process."""
+    from vllm import LLM
+
+    register_in_process(model)
+    return LLM(model, **{"max_model_len": 256, "dtype": "float32", **engine})
+
+
+def register_in_process(model: str) -> None:
+    """Spare vLLM the process in which it would import the model class to look at it (10 s each)."""
+    from vllm import ModelRegistry
+
+    for name in json.loads((Path(model) / "config.json").read_text())["architectures"]:
+        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def _keep_async_scheduling() -> None:
@@ -219,29 +209,17 @@ def _keep_async_scheduling() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
 
 
-def _tasks(stream: Any) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
-    with contextlib.suppress(EOFError):
-        while True:
-            yield pickle.load(stream)
-
-
-def main() -> None:
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what vLLM prints belongs into the log
+def main(connection: Connection) -> None:
     try:
-        for function, args in _tasks(sys.stdin.buffer):
+        while True:
+            function, args = pickle.loads(connection.recv_bytes())
             try:
                 reply = True, function(_Started.llm, *args)
             except Exception:
                 reply = False, traceback.format_exc()
-            replies.write(cloudpickle.dumps(reply))
-            replies.flush()
-    finally:  # also when nobody reads the reply: workers would outlive us, and spin
+            connection.send_bytes(cloudpickle.dumps(reply))
+    except (EOFError, BrokenPipeError):
+        pass  # nobody is there any more
+    finally:  # workers would outlive us, and spin
         if _Started.llm is not None:
             _Started.llm.llm_engine.engine_core.shutdown()
-
-
-if __name__ == "__main__":
-    import live_engine  # under the name by which what it is sent refers to it
-
-    live_engine.main()

@@ -210,23 +210,35 @@ def watchlists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, wl.Watchli
 
 
 @pytest.fixture(scope="module")
-def run(watchlists: dict[str, wl.Watchlist], tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
-    """One process that serves every tiny model in turn."""
+def runs(
+    watchlists: dict[str, wl.Watchlist], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, EngineRun]:
+    """Of each directory: one process that serves those that run eagerly, and one for the other."""
     work = tmp_path_factory.mktemp("architectures")
+    *eager, compiled = TRIED
+    runs = dict.fromkeys(eager, serve(work / "all", eager, watchlists, enforce_eager=True))
+    return runs | {compiled: serve(work / "one", [compiled], watchlists, piecewise=True)}
+
+
+def serve(
+    work: Path,
+    directories: list[str],
+    watchlists: dict[str, wl.Watchlist],
+    piecewise: bool = False,
+    **engine: Any,
+) -> EngineRun:
+    """Every model in turn."""
     jobs: list[tuple[Path, dict[str, Any]]] = []
-    for directory, name in TRIED.items():
-        kind, extra = TINY[name]
+    for directory in directories:
+        kind, extra = TINY[TRIED[directory]]
         model = make_model(work / directory, kind, **extra)
         (model / "watched").mkdir()
-        config = write_config(model / "watched", watchlists[name], work / "run" / "run")
-        watched = {"saeguard": {"config": str(config)}}
-        is_eager = directory != "compiled"
-        jobs.append((model, {"enforce_eager": is_eager, "additional_config": watched}))
+        config = write_config(model / "watched", watchlists[TRIED[directory]], work / "run" / "run")
+        jobs.append((model, {"additional_config": {"saeguard": {"config": str(config)}}, **engine}))
     (first, its_engine), *more_jobs = jobs
     return run_engine(
         work / "run", first, WATCHLIST, PROMPTS, max_tokens=4, more_jobs=more_jobs,
-        engine=its_engine, piecewise=True,
-        env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
+        engine=its_engine, piecewise=piecewise, timeout_s=600,
     )  # fmt: skip
 
 
@@ -236,12 +248,12 @@ def test_every_entry_is_tried_or_says_why_not():
 
 @pytest.mark.parametrize("directory", TRIED)
 def test_scores_equal_those_of_hugging_face(
-    directory: str, run: EngineRun, watchlists: dict[str, wl.Watchlist]
+    directory: str, runs: dict[str, EngineRun], watchlists: dict[str, wl.Watchlist]
 ):
     """Of all layers, the last one included, to 1e-3 relative, and of its router to 1e-4; prompt
     and generated tokens.
     """
-    name = TRIED[directory]
+    name, run = TRIED[directory], runs[directory]
     model = next(path for path in run.by_model if path.endswith(f"/{directory}"))
     result = run.by_model[model]
     assert "error" not in result, result

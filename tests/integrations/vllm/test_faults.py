@@ -86,8 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FaultyRun:
             closed.callback(inboxes[fault].close)
         run = run_engine(
             work / "run", jobs[0][0], None, PROMPTS, max_tokens=3,
-            engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:],
-            env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, timeout_s=600,
+            engine={"enforce_eager": True, **jobs[0][1]}, more_jobs=jobs[1:], timeout_s=600,
         )  # fmt: skip
     return FaultyRun(**vars(run), inboxes=inboxes)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live_engine import V2, Answer, Ask, LiveEngine
+from live_engine import V2, Answer, Ask, LiveEngine, register_in_process
 from tiny_models import Models
 from watched_engine import WatchedEngine, watched_engine, write_watched_config
 
@@ -54,7 +54,6 @@ def serve_with_two_engines(_: Any, model: str) -> list[Answer]:
 
 
 async def _serve(model: str) -> list[Answer]:
-    from engine_run import register_in_process
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM

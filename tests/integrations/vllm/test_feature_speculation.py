@@ -75,7 +75,7 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
             (model.with_name("draft_model"), {"speculative_config": drafting}),
             (model.with_name("ngram"), {"speculative_config": ngram}),
         ],
-        engine={"enforce_eager": True}, env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        engine={"enforce_eager": True},
     )  # fmt: skip
 
 

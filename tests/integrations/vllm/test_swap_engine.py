@@ -94,11 +94,10 @@ def changed(
     work = tmp_path_factory.mktemp("swap")
     setup = SETUPS[request.param]
     engine = {"enable_prefix_caching": False, **setup.get("engine", {})}
-    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **setup.get("env", {})}
     change = Change(work)
     run = run_engine(
         work, model, OLD, PROMPTS, max_tokens=MAX_TOKENS, meanwhile=change,
-        **{**setup, "engine": engine, "env": env},
+        **{**setup, "engine": engine},
     )  # fmt: skip
     return Changed(run, change.results, is_compiled="enforce_eager" not in engine)
 

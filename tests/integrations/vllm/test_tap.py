@@ -27,8 +27,6 @@ def many_prompts(num_prompts: int = 200) -> list[list[int]]:
 
 
 MANY_PROMPTS = many_prompts()
-TOGETHER = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""Engine and worker in one process, which starts in half the time."""
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched(model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRun:
     """vLLM's default on this machine: torch.compile on."""
     return run_engine(
-        tmp_path_factory.mktemp("run"), model, WATCHLIST, MANY_PROMPTS, max_tokens=MAX_TOKENS,
-        env=TOGETHER,
+        tmp_path_factory.mktemp("run"), model, WATCHLIST, MANY_PROMPTS, max_tokens=MAX_TOKENS
     )  # fmt: skip
 
 
@@ -50,7 +47,7 @@ def piecewise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[En
     """Piecewise graphs, as on a GPU: first unconfigured, then watched, with one compile cache."""
     work = tmp_path_factory.mktemp("piecewise")
     plain, watched = (
-        run_engine(work, model, each, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True, env=TOGETHER)
+        run_engine(work, model, each, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
         for each in (None, WATCHLIST)
     )
     return plain, watched
@@ -99,7 +96,7 @@ def test_scores_equal_hugging_face_without_a_flipped_gate(watched: EngineRun, mo
 def test_greedy_outputs_are_the_same_with_and_without(
     watched: EngineRun, model: Path, tmp_path: Path
 ):
-    plain = run_engine(tmp_path, model, None, MANY_PROMPTS, max_tokens=MAX_TOKENS, env=TOGETHER)
+    plain = run_engine(tmp_path, model, None, MANY_PROMPTS, max_tokens=MAX_TOKENS)
     assert plain.outputs == watched.outputs
     assert plain.messages == [] == plain.frames, "an unconfigured engine says nothing"
 

@@ -1,10 +1,13 @@
 """Keep CompilationMode.VLLM_COMPILE on the CPU platform. Tests only.
 
 Exercises VllmBackend -> piecewise split -> serialisable artifact -> AOT reload without a GPU.
-Install as a `vllm.general_plugins` entry point.
 """
 
+from __future__ import annotations
+
 from vllm.compilation.passes.inductor_pass import InductorPass
+from vllm.config import CompilationMode
+from vllm.platforms.cpu import CpuPlatform
 
 
 class NoPasses(InductorPass):
@@ -26,13 +29,9 @@ class NoPasses(InductorPass):
         return "none"
 
 
-def register():
-    from vllm.config import CompilationMode
-    from vllm.platforms.cpu import CpuPlatform
-
+def keep():
+    """Runs in the engine's process, before its start."""
     original = CpuPlatform.check_and_update_config.__func__
-    if hasattr(original, "_keeps_vllm_compile"):
-        return  # plugins are loaded several times
 
     def check_and_update_config(cls, vllm_config):
         compilation = vllm_config.compilation_config
@@ -42,6 +41,5 @@ def register():
             compilation.mode = mode
             compilation.compile_sizes = compilation.compile_sizes or []
 
-    check_and_update_config._keeps_vllm_compile = True
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
     CpuPlatform.get_pass_manager_cls = classmethod(lambda cls: f"{__name__}.{NoPasses.__name__}")
