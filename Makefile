@@ -15,7 +15,7 @@ LOCK   := $(if $(CI),$(if $(GPU)$(VLLM_VERSION),,-c .ci/constraints.txt))
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench organism lock clean
+.PHONY: help setup setup-test demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -27,9 +27,15 @@ setup-test: $(VENV)/.ready-test ## The same, and what the tests need
 demo: setup ## The main job: a real server, a model that deceives, live alerts
 	$(BIN)/saeguard demo
 
-test: setup-test ## The whole test suite, real servers included
-	@echo "==> running the tests (about 20 minutes on 2 cores)"
-	$(BIN)/python -Im pytest --durations=10
+test: setup-test ## The whole test suite: real engines and servers, and the rest beside them
+	@echo "==> running the tests (about 20 minutes on 2 cores); each half is shown when it is done"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync --keep-going test-engines test-rest
+
+test-engines: setup-test ## What starts vLLM engines and servers
+	$(BIN)/python -Im pytest --durations=10 -m server
+
+test-rest: setup-test ## The rest of the test suite (about 5 minutes)
+	$(BIN)/python -Im pytest --durations=10 -m "not server"
 
 test-delivery: setup-test ## That no alert is lost, at full length (about 5 minutes)
 	SAEGUARD_TEST_BURST=20000 SAEGUARD_TEST_OUTAGE_S=60 SAEGUARD_TEST_KILLS=50 \
