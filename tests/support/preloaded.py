@@ -62,8 +62,10 @@ def start(module: str, env: dict[str, str], directory: Path, log: Path) -> Proce
     with log.open("wb") as output, theirs:
         fds = [theirs.fileno(), output.fileno()]
         socket.send_fds(commands, [json.dumps(command).encode()], fds)
-        pid, (pidfd,), _, _ = socket.recv_fds(commands, 20, 1)
-    return Process(int(pid), pidfd, ours)
+        pid, pidfds, _, _ = socket.recv_fds(commands, 20, 1)
+    if not pid:
+        raise RuntimeError("the process that imports vLLM has ended; its last words are above")
+    return Process(int(pid), *pidfds, ours)
 
 
 @lru_cache
