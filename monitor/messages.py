@@ -71,6 +71,9 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
 STOP_REASON = "saeguard:"
 """Before the name of the rule that has ended a request: what its client reads as `stop_reason`."""
 
+UNWATCHED = f"{STOP_REASON} no monitor"
+"""The same where `fail: closed` has ended it. No rule has such a name."""
+
 
 class NewBlocks(msgspec.Struct, frozen=True, array_like=True):
     """Full blocks that generated tokens have made."""
@@ -189,7 +192,16 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     alert_id: str
 
 
-Control = Swap | Stop
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """A sign of life, where the configuration says `fail: closed` (monitor to EngineCore)."""
+
+    instance: str
+    """Another one for each monitor process."""
+    blind: str = ""
+    """Why it sees nothing, although it is there."""
+
+
+Control = Swap | Stop | Alive
 """What the monitor may say. Whoever hears a kind that is not for him ignores it."""
 
 

@@ -38,6 +38,7 @@ from saeguard.monitor.reporting import Reporter
 from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.secrets import read_secret
 from saeguard.monitor.senders import Senders
+from saeguard.monitor.signs_of_life import SignsOfLife
 from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import Store
 from saeguard.monitor.tokens import TokenTexts
@@ -90,6 +91,8 @@ class Service:
         self._joiner = PartJoiner()
         self._num_unsent = 0  # by EngineCore
         self._allows_opt_out = config.allow_opt_out
+        is_needed = config.fail == "closed"
+        self._signs_of_life = SignsOfLife(self._control.send) if is_needed else None
         self._began_ns = time.monotonic_ns()
         self._store = Store(config.store, max_bytes=config.store_mib << 20)
         self._reporter = Reporter(self._store)
@@ -160,6 +163,8 @@ class Service:
         now_s = time.monotonic()
         self._guarded(self._reload, now_s)
         self._guarded(self._stops.poll, now_s)
+        if self._signs_of_life is not None:
+            self._signs_of_life.poll(now_s, self._blindness)
         busy = self._inbox.wait(_POLL_S)
         if busy:
             if not self.can_stop:
@@ -223,7 +228,7 @@ class Service:
         if message.clock_ns < self._began_ns:
             self._reporter.count({"requests/unattended": 1})
         wanted = opt_outs(message.opt_out, self._book.ruleset, self._allows_opt_out)
-        if wanted:
+        if wanted and not message.num_before:  # else the monitor before this one has counted it
             self._reporter.opted_out(message, wanted)
         texts = self._texts(message.tokenizer_file)
         self._decide(self._detector.start(message, texts, wanted))
@@ -297,6 +302,13 @@ class Service:
     @property
     def _workers(self) -> Workers:
         return self._detector.workers
+
+    @property
+    def _blindness(self) -> str:
+        """Why nothing can be relied on; empty while all is well."""
+        if self._reloader.is_blind:
+            return "the server watches with another watchlist"
+        return "; ".join(dict.fromkeys(self._workers.reasons.values()))
 
 
 def _merge(steps: list[Step]) -> list[Step]:

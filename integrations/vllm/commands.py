@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from saeguard.integrations.vllm.closed_door import MIDDLEWARE
 from saeguard.integrations.vllm.preflight import check_model, check_port, check_vllm
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
@@ -52,6 +53,8 @@ def serve(
     read_rules(settings.rules)
     check_model(model, load(settings.watchlist))
     check_port(vllm_args)
+    if settings.fail == "closed":
+        vllm_args = [*vllm_args, "--middleware", MIDDLEWARE]
     command = _vllm_command(model, vllm_args)
     print(
         f"saeguard: rules {', '.join(map(str, settings.rules))}; alerts in {settings.store}",

@@ -10,8 +10,10 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from saeguard.integrations.vllm.closed_door import closed_door
 from saeguard.integrations.vllm.features import require_scheduler
 from saeguard.integrations.vllm.outbox import DirectOutbox, Outbox
+from saeguard.integrations.vllm.presence import Presence
 from saeguard.integrations.vllm.request_reporter import RequestReporter
 from saeguard.integrations.vllm.settings import (
     control_endpoint,
@@ -42,9 +44,17 @@ def arm(scheduler: Any) -> None:
     tokenizer_file = _tokenizer_file(scheduler.vllm_config.model_config)
     run_dir = run_directory(scheduler.vllm_config, config)
     seat = Seat(run_dir)
-    monitor = ensure_monitor(config, run_dir, tokenizer_file, is_first=seat.is_first)
+    control = control_endpoint(scheduler.vllm_config, config)
+    presence = None
+    if config.fail == "closed":
+        presence = Presence(control, closed_door(scheduler.vllm_config, config))
+    on_death = presence.died if presence else None
+    monitor = ensure_monitor(config, run_dir, tokenizer_file, on_death, is_first=seat.is_first)
     if monitor is not None:
         at_shutdown.callback(monitor.stop)
+    if presence is not None:
+        presence.start()
+        at_shutdown.callback(presence.close)  # before the monitor, which is not to be missed then
     at_shutdown.callback(seat.leave)
     outbox = DirectOutbox(inbox_endpoint(scheduler.vllm_config, config))
     at_shutdown.callback(outbox.close)
@@ -52,7 +62,7 @@ def arm(scheduler: Any) -> None:
         require_scheduler(scheduler)
         prefix = request_prefix(scheduler.vllm_config)
         _watch(scheduler, tokenizer_file, outbox, prefix)
-        stopper = Stopper(scheduler, control_endpoint(scheduler.vllm_config, config), prefix)
+        stopper = Stopper(scheduler, control, prefix, presence)
         at_shutdown.callback(stopper.close)
         stopper.install()
     except Exception as error:

@@ -33,6 +33,7 @@ def ensure_monitor(
     config: Config,
     run_dir: Path,
     tokenizer_file: str | None,
+    on_death: Callable[[], None] | None = None,
     patience_s: float = _PATIENCE_S,
     is_first: bool = True,
 ) -> MonitorProcess | None:
@@ -42,6 +43,7 @@ def ensure_monitor(
     Args:
         run_dir: where it listens.
         tokenizer_file: of the model that is going to be served.
+        on_death: called, on another thread, each time that the monitor ends of itself.
         is_first: whether no other engine starts it.
 
     Raises:
@@ -49,7 +51,7 @@ def ensure_monitor(
     """
     monitor = None
     if config.start_monitor and is_first:
-        monitor = MonitorProcess(config.path, run_dir, tokenizer_file)
+        monitor = MonitorProcess(config.path, run_dir, tokenizer_file, on_death)
         is_ready = monitor.wait_until_ready(patience_s)
         remedy = "its log says why"
     else:
@@ -77,8 +79,15 @@ class MonitorProcess:
     Restarted with backoff; given up only when it refuses the configuration that it is started with.
     """
 
-    def __init__(self, config: Path, run_dir: Path, tokenizer_file: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        run_dir: Path,
+        tokenizer_file: str | None = None,
+        on_death: Callable[[], None] | None = None,
+    ) -> None:
         self._run_dir = run_dir
+        self._on_death = on_death
         # -P: a `monitor/` folder where the server was started must not shadow anything.
         self._command = [
             sys.executable, "-P", "-m", "saeguard.monitor",
@@ -158,6 +167,8 @@ class MonitorProcess:
             code = self._process.wait()
             if self._stopping.is_set():
                 return
+            if self._on_death is not None:
+                self._on_death()
             was_ready |= (self._run_dir / "ready").exists()
             if time.monotonic() - began_s > _STEADY_S:
                 backoff_s = 0.0

@@ -11,7 +11,14 @@ import zmq
 from records import make_alert
 from running_monitor import LIE, QUIET, Monitor, running_monitor, wait_for
 
-from saeguard.monitor.messages import Control, Stop, decode_control, encode_control
+from saeguard.monitor.messages import (
+    Alive,
+    Control,
+    Stop,
+    TapStatus,
+    decode_control,
+    encode_control,
+)
 from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import get_request
 
@@ -176,3 +183,21 @@ def test_two_rules_that_want_the_same_end_ask_once_and_asking_has_an_end():
 def test_a_stop_survives_the_wire():
     message = Stop("a-1", "lying", "high", "0190")
     assert decode_control(encode_control(message)) == message
+
+
+def test_signs_of_life_are_given_where_serving_depends_on_them(tmp_path: Path):
+    def alive(told: Told, count: int) -> list[Alive]:
+        said = []
+        while len(said) < count and told._socket.poll(3_000):
+            message = decode_control(told._socket.recv())
+            said += [message] if isinstance(message, Alive) else []
+        return said
+
+    with running_monitor(tmp_path, fail="closed") as monitor:
+        told = Told(monitor.directory / "run")
+        before, after = alive(told, 2)
+        assert before == after
+        assert before.blind == ""
+        monitor.engine.send(TapStatus(rank=0, alive=False, reason="a driver failed"))
+        wait_for(lambda: alive(told, 1)[0].blind == "a driver failed")
+        told._socket.close(linger=0)

@@ -28,7 +28,7 @@ class ServerError(SaeguardError):
 class Server:
     """Starts on a free port of the loopback interface; a context manager that also ends it."""
 
-    def __init__(self, model: Path, config: Path, log: Path) -> None:
+    def __init__(self, model: Path, config: Path, log: Path, *vllm_args: str) -> None:
         self.log = log
         self.port = _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
@@ -36,7 +36,7 @@ class Server:
         command = [
             saeguard, "serve", str(model), "--config", str(config), "--",
             "--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", MODEL_NAME,
-            "--max-model-len", "1024",
+            "--max-model-len", "1024", *vllm_args,
         ]  # fmt: skip
         environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
         with log.open("wb") as output:
