@@ -37,7 +37,7 @@ class Presence:
         self.is_there = True
         self.num_losses = 0
         self._closed_door = closed_door
-        self._closed_door.unlink(missing_ok=True)
+        self._open()
         self._lock = threading.Lock()
         self._instance: str | None = None  # of the monitor that was heard last
         self._dead: str | None = None
@@ -56,9 +56,8 @@ class Presence:
 
     def close(self) -> None:
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * _POLL_MS / 1000)
-        self._closed_door.unlink(missing_ok=True)
+        self._thread.join(2 * _POLL_MS / 1000)
+        self._open()
 
     def _run(self) -> None:  # from here on the socket is this thread's
         num_silent = 0
@@ -86,7 +85,7 @@ class Presence:
             self._lose(f"the monitor is blind: {message.blind}")
         elif not self.is_there:
             logger.info("saeguard: a monitor is there; serving goes on")
-            self._closed_door.unlink(missing_ok=True)
+            self._open()
             self.is_there = True
 
     def _lose(self, why: str) -> None:
@@ -99,3 +98,7 @@ class Presence:
         logger.error("saeguard ends all requests and refuses new ones: %s", reason)
         with contextlib.suppress(OSError):
             self._closed_door.write_text(reason)
+
+    def _open(self) -> None:
+        with contextlib.suppress(OSError):
+            self._closed_door.unlink()
