@@ -7,7 +7,7 @@ scores of its own: one that was put down to another request or position cannot b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +132,17 @@ def watched_engine(
     env: dict[str, str] | None = None,
     config: dict[str, Any] | None = None,
     layers: Sequence[int] = LAYERS,
+    directions: Mapping[str, np.ndarray] | None = None,
     **engine: Any,
 ) -> Iterator[WatchedEngine]:
-    """Start it, with more of `saeguard.yaml` and of `LLM`'s arguments."""
+    """Start it, with more of `saeguard.yaml` and of `LLM`'s arguments.
+
+    Args:
+        directions: feature -> what it reads instead of a random direction, without a bias.
+    """
     work.mkdir(parents=True, exist_ok=True)
     with OtlpReceiver() as receiver:
-        path = write_watched_config(work, receiver, layers, **(config or {}))
+        path = write_watched_config(work, receiver, layers, directions, **(config or {}))
         watchlist = wl.load(work / "watch.safetensors")
         env = {"SAEGUARD_CONFIG": str(path), **(env or {})}
         with LiveEngine(work, env) as live:
@@ -146,7 +151,11 @@ def watched_engine(
 
 
 def write_watched_config(
-    directory: Path, receiver: OtlpReceiver, layers: Sequence[int] = LAYERS, **values: Any
+    directory: Path,
+    receiver: OtlpReceiver,
+    layers: Sequence[int] = LAYERS,
+    directions: Mapping[str, np.ndarray] | None = None,
+    **values: Any,
 ) -> Path:
     """Probes, rules, their watchlist and a configuration with all of that.
 
@@ -155,7 +164,7 @@ def write_watched_config(
     """
     features = {}
     for layer in layers:
-        _write_probes(directory / f"probes_{layer}.safetensors", layer)
+        _write_probes(directory / f"probes_{layer}.safetensors", layer, directions or {})
         for name in _PROBES:
             source = {"path": f"probes_{layer}.safetensors"}
             features[f"{name}_{layer}"] = {"probe": source, "name": name}
@@ -181,11 +190,14 @@ def write_watched_config(
     return path
 
 
-def _write_probes(path: Path, layer: int) -> None:
+def _write_probes(path: Path, layer: int, directions: Mapping[str, np.ndarray]) -> None:
     rng = np.random.default_rng(100 + layer)
     header = {"hook_name": f"blocks.{layer}.hook_resid_post", "names": _PROBES}
     tensors = {
         "weight": rng.standard_normal((len(_PROBES), D_MODEL)).astype(np.float32) / 4,
         "bias": rng.standard_normal(len(_PROBES)).astype(np.float32),
     }
+    for i, probe in enumerate(_PROBES):
+        if (direction := directions.get(f"{probe}_{layer}")) is not None:
+            tensors["weight"][i], tensors["bias"][i] = direction, 0.0
     save_file(tensors, path, metadata={"saeguard_probe": json.dumps(header)})
