@@ -18,6 +18,7 @@ LAYERS = [0, 2]
 WATCHLIST = make_watchlist(LAYERS)
 PROMPTS = [list(range(10, 40)), list(range(50, 57)), [5, 9, 9, 8]]
 MAX_TOKENS = 8
+V2_TOKENS = 3
 
 
 def many_prompts(num_prompts: int = 200) -> list[list[int]]:
@@ -48,6 +49,19 @@ def piecewise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[En
     work = tmp_path_factory.mktemp("piecewise")
     plain, watched = (
         run_engine(work, model, each, PROMPTS, max_tokens=MAX_TOKENS, piecewise=True)
+        for each in (None, WATCHLIST)
+    )
+    return plain, watched
+
+
+@pytest.fixture(scope="module")
+def on_v2(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineRun, EngineRun]:
+    """Model runner V2, compiled in pieces, too: unconfigured and watched. Its kernels run in
+    Triton's interpreter, so answers are short.
+    """
+    work = tmp_path_factory.mktemp("v2")
+    plain, watched = (
+        run_engine(work, model, each, MANY_PROMPTS, max_tokens=V2_TOKENS, piecewise=True, v2=True)
         for each in (None, WATCHLIST)
     )
     return plain, watched
@@ -124,16 +138,13 @@ def test_a_cache_compiled_without_taps_does_not_silence_them(
     assert watched.outputs == plain.outputs
 
 
-def test_model_runner_v2_gives_the_same_rows(model: Path, tmp_path: Path):
-    run = run_engine(
-        tmp_path,
-        model,
-        WATCHLIST,
-        PROMPTS,
-        max_tokens=MAX_TOKENS,
-        engine={"enforce_eager": True},
-        v2=True,
-    )
-    assert "V2 Model Runner" in run.log
-    assert calls_per_step(run) == {1}
-    assert largest_error(run, model, WATCHLIST) <= (1e-3, 0)
+def test_model_runner_v2_gives_the_same_rows_and_outputs(
+    on_v2: tuple[EngineRun, EngineRun], watched: EngineRun, model: Path
+):
+    plain, on_v2_watched = on_v2
+    assert "V2 Model Runner" in on_v2_watched.log
+    assert plain.frames == []
+    assert calls_per_step(on_v2_watched) == {1}
+    assert largest_error(on_v2_watched, model, WATCHLIST, MANY_PROMPTS) <= (1e-3, 0)
+    assert on_v2_watched.outputs == plain.outputs
+    assert on_v2_watched.outputs == [output[:V2_TOKENS] for output in watched.outputs]
