@@ -30,6 +30,7 @@ QUIET, LIE = [0.0, 0.0], [5.0, 0.0]
 class Monitor:
     directory: Path
     process: subprocess.Popen[str]
+    """The one that runs, and is ended at the end."""
     engine: FakeEngine
     receiver: OtlpReceiver
 
@@ -117,14 +118,15 @@ def running_monitor(
         watchlist = load(directory / "watch.safetensors")
         engine = FakeEngine(f"ipc://{run_dir / 'inbox'}", watchlist.digest, watchlist.columns)
         process = start_process(path, run_dir, stderr)
+        monitor = Monitor(directory, process, engine, receiver)
         try:
             wait_for(lambda: (run_dir / "ready").exists() or process.poll() is not None, 30)
             if process.poll() is not None:
                 raise RuntimeError(process.stderr.read())
-            yield Monitor(directory, process, engine, receiver)
+            yield monitor
         finally:
-            process.kill()
-            process.communicate()
+            monitor.process.kill()  # the test may have put another in the place of the first
+            monitor.process.communicate()
 
 
 def start_process(
