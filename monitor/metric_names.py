@@ -1,7 +1,7 @@
 """The metrics that the monitor's totals make, whatever way they leave it.
 
 A total is named `metric/value/value...`, such as `tokens/unseen/dropped_frame`; the values are
-those of the metric's labels, in order. `docs/configuration.md` says what each one means.
+those of the metric's labels, in order. `docs/telemetry.md` says what each one means.
 """
 
 from __future__ import annotations

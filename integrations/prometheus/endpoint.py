@@ -49,7 +49,7 @@ class _Totals(Collector):
         totals = self._totals()
         for kind, table in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
             for key, labels in table.items():
-                family = kind(f"saeguard_{key.replace('/', '_')}", "See docs/configuration.md")
+                family = kind(f"saeguard_{key.replace('/', '_')}", "See docs/telemetry.md")
                 for values, value in series(totals, key, labels):
                     family.add_sample(_sample_name(family), values, value)
                 yield family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from records import make_alert, make_correlation, make_health_alert
 
@@ -65,3 +66,15 @@ def test_what_became_of_a_stop_is_said():
     attributes = mapping.attributes(make_alert(action="stop", action_outcome="too_late"))
     assert attributes["saeguard.action"] == "stop"
     assert attributes["saeguard.action.outcome"] == "too_late"
+
+
+def test_the_documentation_names_every_attribute():
+    page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
+    request = {"lora": "a", "client": "c", "policy": "p"}
+    full = make_alert(**request, action="stop", action_outcome="requested")
+    names = mapping.attributes(full).keys() | mapping.attributes(make_correlation()).keys()
+    assert len(names) > 35
+    for name in names:
+        parts = name.split(".")
+        shown = {f"`{name}`", *(f"`.{'.'.join(parts[i:])}`" for i in (1, 2, 3))}
+        assert any(each in page for each in shown), name

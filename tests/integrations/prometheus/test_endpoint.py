@@ -65,7 +65,7 @@ def test_prometheus_scrapes_it(port: int, tmp_path: Path):
 
 
 def test_the_documentation_names_every_metric():
-    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
     for key in COUNTERS | GAUGES:
         head, _, last = key.rpartition("/")
         names = f"`saeguard.{key.replace('/', '.')}`", f"`.{last}`"
