@@ -130,7 +130,7 @@ class Detector:
             self._early.hold_end(message, now_s)
             return []
         request.end = message
-        if self.workers.reasons:
+        if self.workers.is_any_silent:
             request.missing_reason = "blind"
         request.deadline_s = now_s + GRACE_S
         self._ended[message.req_id] = None
@@ -168,7 +168,7 @@ class Detector:
         for req_id in list(self._ended):
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
-                if self.workers.reasons:  # which may be known since its end
+                if self.workers.is_any_silent:  # which may be known since its end
                     request.missing_reason = "blind"
                 del self._ended[req_id], self._requests[req_id]
                 self.num_phase_unsure += request.phases.num_unsure

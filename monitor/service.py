@@ -194,7 +194,7 @@ class Service:
     def _observe(self, step: Step) -> None:
         self._decide(self._detector.observe(*step, time.monotonic()))
         if not self._workers.is_alive(step[0].worker):
-            self._lose(step[0].worker, "the taps did not run in a step")
+            self._lose(step[0].worker, "the taps did not run in a step", is_silent=False)
 
     def _accept(self, data: bytes) -> list[Step]:
         """Act on a message at once, or return the steps that are whole with it."""
@@ -240,7 +240,7 @@ class Service:
             self._joiner.forget_worker(status.rank)
             self._reloader.worker_started(status.rank)
         else:
-            self._lose(status.rank, status.reason)
+            self._lose(status.rank, status.reason, is_silent=True)
 
     def _decide(self, detections: list[Detection]) -> None:
         for decision, detection in self._book.decide(detections):
@@ -293,9 +293,9 @@ class Service:
         known = self._book.watchlist.identities
         self._detector.accept_watchlist(watchlist.digest, order_of(known, watchlist.identities))
 
-    def _lose(self, worker: int, reason: str) -> None:
+    def _lose(self, worker: int, reason: str, is_silent: bool) -> None:
         """It cannot be relied on any more."""
-        if self._workers.lost(worker, reason):
+        if self._workers.lost(worker, reason, is_silent):
             name = f"worker {worker}" if worker >= 0 else f"engine {ENGINE_CORE - worker}"
             self._reporter.blinded(f"{name}: {reason}", self._book)
 

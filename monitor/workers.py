@@ -11,6 +11,7 @@ class Workers:
     def __init__(self) -> None:
         self.reasons: dict[int, str] = {}
         """Worker -> why it cannot be relied on."""
+        self._silent: set[int] = set()  # those that send nothing any more
         self._tap_calls: dict[int, list[int]] = {}
         self._alive: dict[int, bool] = {}
         self._num_dropped: dict[int, int] = {}
@@ -21,6 +22,11 @@ class Workers:
         return bool(self._alive) and all(self._alive.values()) and not self.reasons
 
     @property
+    def is_any_silent(self) -> bool:
+        """Then rows that do not come were never seen, not lost on their way."""
+        return bool(self._silent)
+
+    @property
     def num_dropped_frames(self) -> int:
         return sum(self._num_dropped.values())
 
@@ -28,12 +34,15 @@ class Workers:
         """It is new, or starts anew: its counters count from nothing again."""
         self._tap_calls.pop(worker, None)
         self.reasons.pop(worker, None)
+        self._silent.discard(worker)
         self._alive[worker] = True
 
-    def lost(self, worker: int, reason: str) -> bool:
-        """It cannot be relied on any more; whether that is news."""
+    def lost(self, worker: int, reason: str, is_silent: bool) -> bool:
+        """It cannot be relied on any more, and maybe sends nothing; whether that is news."""
         is_news = worker not in self.reasons
         self.reasons[worker] = reason
+        if is_silent:
+            self._silent.add(worker)
         return is_news
 
     def sent(self, frame: Frame) -> None:

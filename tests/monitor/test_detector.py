@@ -315,3 +315,14 @@ def test_a_request_whose_first_rows_are_lost_starts_unsure(detector: Detector, t
     observe(detector, 1, a=(4, [QUIET] * 3))
     finish(detector, "a", num_scheduled=3)
     assert detector.num_phase_unsure == 3
+
+
+def test_rows_of_a_worker_that_sends_nothing_were_never_seen(detector: Detector):
+    """And those of one that does have been lost on their way."""
+    for is_silent, reason in ((False, "dropped_frame"), (True, "blind")):
+        detector.workers.started(0)
+        detector.workers.lost(0, "its taps did not run", is_silent)
+        detector.start(start_message(reason, [1]), NO_TEXTS)
+        detector.end(end_message(reason, 2), 0.0)
+        (finished,) = detector.finished(GRACE_S)
+        assert finished.coverage().unseen == {reason: 2}

@@ -18,7 +18,7 @@ from saeguard.monitor import watchlist as wl
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.messages import RequestStart
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.offline]
 
 _MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _GROUPED = {**_MOE, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}

@@ -124,7 +124,8 @@ def pipeline(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     stages are made by a warm-up that it leaves out.
     """
     with watched_engine(
-        tmp_path_factory.mktemp("pipeline"), models.base, V2, layers=(0, 1, 2),
+        tmp_path_factory.mktemp("pipeline"), models.base,
+        V2 | {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}, layers=(0, 1, 2),
         pipeline_parallel_size=2, distributed_executor_backend="mp",
         max_num_batched_tokens=32, max_num_seqs=4, enable_prefix_caching=False,
     ) as watched:  # fmt: skip

@@ -12,7 +12,7 @@ from tiny_models import VOCAB, hidden_states, make_model, make_watchlist
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.messages import RequestEnd, RequestStart, TapStatus
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.offline]
 
 LAYERS = [0, 2]
 WATCHLIST = make_watchlist(LAYERS)
