@@ -89,19 +89,25 @@ def page(chromium: Any, url: str, request: pytest.FixtureRequest) -> Iterator[An
     context.close()
 
 
+def wait_for_page(page: Any, selector: str) -> None:
+    """One that has this, and whose script listens to keys."""
+    page.wait_for_selector(selector)
+    page.wait_for_load_state("load")
+
+
 def test_an_alert_is_opened_and_judged_by_keys_alone(page: Any, path: Path):
     for key in ("j", "j", "k", "j", "Enter"):
         page.keyboard.press(key)
-    page.wait_for_selector(".strip")
+    wait_for_page(page, ".strip")
     alert_id = page.url.rsplit("/", 1)[1]
     page.fill("input[name=reviewer]", "ada")
     page.keyboard.press("Escape")
     page.keyboard.press("f")
-    page.wait_for_selector(".history .false_positive")
+    wait_for_page(page, ".history .false_positive")
     assert newest(path, [alert_id])[alert_id].reviewer == "ada"
     assert page.input_value("input[name=reviewer]") == "ada", "it is remembered"
     page.keyboard.press("z")
-    page.wait_for_selector(".history .none")
+    wait_for_page(page, ".history .none")
     assert newest(path, [alert_id]) == {}
     page.keyboard.press("j")
     page.wait_for_url(lambda url: alert_id not in url)
@@ -112,14 +118,14 @@ def test_typing_into_a_field_does_nothing_else(page: Any, path: Path):
     page.keyboard.type("jtf")
     assert page.input_value("[type=search]") == "jtf"
     page.keyboard.press("Enter")
-    page.wait_for_selector(".none")
+    wait_for_page(page, ".none")
 
 
 def test_nothing_is_wider_than_the_screen_and_the_scores_can_be_told_apart(page: Any):
     width = "document.documentElement.scrollWidth <= window.innerWidth"
     assert page.evaluate(width)
     page.click(".alerts a")
-    page.wait_for_selector(".strip")
+    wait_for_page(page, ".strip")
     assert page.evaluate(width)
     firing = page.locator(".strip .t.firing")
     assert firing.get_attribute("title") == "60: 7.21"
