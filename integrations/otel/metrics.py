@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -12,6 +13,9 @@ from opentelemetry.sdk.resources import Resource
 
 from saeguard.integrations.otel.transport import check_endpoint
 from saeguard.monitor.metric_names import COUNTERS, GAUGES, Labels, Totals, series
+
+_COLLECTION_S = 0.05
+"""A collection asks for every metric by itself, all within this time."""
 
 
 class OtlpMetrics:
@@ -37,7 +41,7 @@ class OtlpMetrics:
         self._provider = MeterProvider(
             [reader], Resource({"service.name": service_name}), shutdown_on_exit=False
         )
-        meter = self._provider.get_meter("saeguard")
+        meter, totals = self._provider.get_meter("saeguard"), _read_once(totals)
         for key, labels in COUNTERS.items():
             meter.create_observable_counter(_name(key), [_reader(totals, key, labels)])
         for key, labels in GAUGES.items():
@@ -54,6 +58,21 @@ class OtlpMetrics:
 
 def _name(key: str) -> str:
     return f"saeguard.{key.replace('/', '.')}"
+
+
+def _read_once(totals: Totals) -> Totals:
+    """The totals of one moment for all metrics of a collection: reading them asks the store."""
+    newest: Mapping[str, int] = {}
+    until_s = float("-inf")
+
+    def read() -> Mapping[str, int]:
+        nonlocal newest, until_s
+        if time.monotonic() >= until_s:
+            newest = totals()
+            until_s = time.monotonic() + _COLLECTION_S
+        return newest
+
+    return read
 
 
 def _reader(
