@@ -52,6 +52,9 @@ class Coverage(msgspec.Struct, frozen=True):
         return (self.observed + self.cached) / self.scheduled if self.scheduled else 1.0
 
 
+_COMPARISONS = {"gt": ">", "gte": "≥", "lt": "<", "lte": "≤"}
+
+
 class SignalReading(msgspec.Struct, frozen=True):
     """One signal of a rule at the moment the rule fired."""
 
@@ -68,6 +71,13 @@ class SignalReading(msgspec.Struct, frozen=True):
     """Token position that the value was read at."""
     upper: float | None = None
     """Of `between`, whose lower bound is `threshold`."""
+
+    @property
+    def wanted(self) -> str:
+        """What the value is compared with, for people: `≥ 4`."""
+        if self.upper is not None:
+            return f"between {self.threshold:g} and {self.upper:g}"
+        return f"{_COMPARISONS.get(self.comparison, self.comparison)} {self.threshold:g}"
 
 
 class ConditionLine(msgspec.Struct, frozen=True):

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 
-from saeguard.monitor.alerts import PHASES, Alert, RequestRecord, SignalReading
+from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
 from saeguard.monitor.logging import printable
 from saeguard.monitor.strip import visible
 
 CONTEXT = 200
 """Tokens on either side of the firing one."""
 NUM_SHADES = 6
-COMPARISONS = {"gt": ">", "gte": "≥", "lt": "<", "lte": "≤"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ def signal_rows(alert: Alert) -> list[SignalRow]:
             label=printable(alert.feature_labels.get(signal.feature, "")),
             agg=signal.agg,
             value=number(signal.value if isfinite(signal.value) else None),
-            wanted=_wanted(signal),
+            wanted=signal.wanted,
             holds=signal.holds,
             position=signal.position,
         )
@@ -165,9 +164,3 @@ def number(value: float | None) -> str:
 def moment(time_ns: int) -> str:
     """In UTC, for that is what other tools show beside it."""
     return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _wanted(signal: SignalReading) -> str:
-    if signal.upper is not None:
-        return f"{signal.threshold:g} … {signal.upper:g}"
-    return f"{COMPARISONS.get(signal.comparison, signal.comparison)} {signal.threshold:g}"

@@ -28,7 +28,6 @@ SEVERITY_STYLES = {
     "high": "bold #e69f00",
     "critical": "bold white on #d55e00",
 }
-COMPARISONS = {"gt": ">", "gte": "≥", "lt": "<", "lte": "≤"}
 
 
 def safe(text: str, style: str = "") -> Text:
@@ -186,16 +185,10 @@ def _signal_row(signal: SignalReading, label: str | None) -> list[Text]:
         safe(feature),
         safe(signal.agg),
         Text("not observed" if isnan(signal.value) else f"{signal.value:.2f}"),
-        safe(_wanted(signal)),
+        safe(signal.wanted),
         Text("yes", style="bold") if signal.holds else Text("no", style="dim"),
         Text(str(signal.position)),
     ]
-
-
-def _wanted(signal: SignalReading) -> str:
-    if signal.upper is not None:
-        return f"between {signal.threshold:g} and {signal.upper:g}"
-    return f"{COMPARISONS.get(signal.comparison, signal.comparison)} {signal.threshold:g}"
 
 
 def _coverage_row(coverage: Coverage) -> list[Text]:
