@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from saeguard.monitor.alerts import Alert, decode_alert
 from saeguard.monitor.retention import used_bytes
-from saeguard.monitor.store_file import fail, reading
+from saeguard.monitor.store_file import reading, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +90,8 @@ def release(path: Path, destination: str, rows: list[int]) -> None:
     Raises:
         StoreError: the store cannot be written.
     """
-    try:
-        with closing(sqlite3.connect(path, timeout=30)) as db, db:
-            db.executemany(
-                "DELETE FROM quarantine WHERE destination = ? AND row = ?",
-                [(destination, row) for row in rows],
-            )
-    except sqlite3.Error as error:
-        fail(path, error)
+    with writing(path) as db:
+        db.executemany(
+            "DELETE FROM quarantine WHERE destination = ? AND row = ?",
+            [(destination, row) for row in rows],
+        )

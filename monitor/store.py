@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,8 +56,6 @@ INSERT INTO cursors (destination, row) VALUES (?, ?)
 ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
 _CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
-
-_EVICTED = ("num_requests", "num_taken", "num_undelivered")
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -135,7 +133,8 @@ class Store:
         """What had to make room since the start, and the size, for metrics."""
         with reading(self.path) as db:
             size = retention.used_bytes(db)
-        evicted = {f"store/evicted/{kind[4:]}": self.evicted[kind] for kind in _EVICTED}
+        kinds = [field.name for field in fields(retention.Evicted)]
+        evicted = {f"store/evicted/{k.removeprefix('num_')}": self.evicted[k] for k in kinds}
         return {"store/used_bytes": size, **evicted}
 
     def add_destination(self, name: str) -> None:

@@ -20,6 +20,7 @@ APPLICATION_ID = 0x5AE6_0A1E
 """Marks the file as ours, in SQLite's header."""
 SCHEMA_VERSION = 1
 
+_BUSY_S = 10.0
 _CLAIM_S = 15.0
 """How long a monitor that is ending is waited for: it may have alerts to deliver."""
 
@@ -75,6 +76,16 @@ def reading(path: Path | str) -> Iterator[sqlite3.Connection]:
             _check_owner(path, db)
             yield db
     except (sqlite3.Error, msgspec.DecodeError) as error:
+        fail(path, error)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction of another process than the monitor: a command's, or the review page's."""
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_S)) as db, db:
+            yield db
+    except sqlite3.Error as error:
         fail(path, error)
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from saeguard.monitor.store_file import fail, reading
+from saeguard.monitor.store_file import reading, writing
 
 Verdict = Literal["true_positive", "false_positive", "benign", "unsure", "acknowledged", "none"]
 """`benign`: what the rule looks for was there, and is harmless here. `acknowledged`: somebody is at
@@ -32,7 +31,6 @@ CREATE TABLE IF NOT EXISTS verdicts (
 );
 CREATE INDEX IF NOT EXISTS verdicts_by_alert ON verdicts (alert_id, row)"""
 _COLUMNS = "alert_id, verdict, comment, reviewer, time_ns"
-_BUSY_S = 10.0
 _AT_ONCE = 500  # names in one statement
 
 
@@ -53,15 +51,12 @@ def add_verdict(path: Path, alert_id: str, verdict: Verdict, comment: str, revie
     Raises:
         StoreError: the store cannot be written.
     """
-    try:
-        with closing(sqlite3.connect(path, timeout=_BUSY_S)) as db, db:
-            db.executescript(_SCHEMA)
-            db.execute(
-                f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
-                (alert_id, verdict, comment, reviewer, time.time_ns()),
-            )
-    except sqlite3.Error as error:
-        fail(path, error)
+    with writing(path) as db:
+        db.executescript(_SCHEMA)
+        db.execute(
+            f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            (alert_id, verdict, comment, reviewer, time.time_ns()),
+        )
 
 
 def history(path: Path, alert_id: str) -> list[Said]:
