@@ -113,6 +113,18 @@ class WatchedEngine:
         assert relative_error(got[1:], self.expected(model, token_ids[: len(got)])[1:]) <= 1e-4
         return record
 
+    def assert_known(self, model: Path, prompt: list[int], answer: Answer) -> RequestRecord:
+        """Every row was observed or came from the prefix cache, with Hugging Face's scores."""
+        record = self.record(answer.req_id)
+        coverage = record.coverage
+        assert coverage.unseen == {}
+        assert coverage.scheduled == coverage.observed + coverage.cached
+        token_ids = [*prompt, *answer.token_ids[0]][:-1]
+        got = record.score_array()
+        assert (record.first_recorded, len(got)) == (0, len(token_ids))
+        assert relative_error(got[1:], self.expected(model, token_ids)[1:]) <= 1e-4
+        return record
+
     def expected(self, model: Path, token_ids: list[int]) -> np.ndarray:
         """Scores by Hugging Face, [tokens, features]."""
         streams = hidden_states(model, token_ids)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_engine import Answer, Ask
+from live_engine import Ask
 from tiny_models import make_model
-from watched_engine import WatchedEngine, relative_error, watched_engine
-
-from saeguard.monitor.alerts import RequestRecord
+from watched_engine import WatchedEngine, watched_engine
 
 pytestmark = pytest.mark.server
 
@@ -42,28 +40,13 @@ def prompt_of(seed: int, length: int) -> list[int]:
     return np.random.default_rng(seed).integers(4, 256, length).tolist()
 
 
-def assert_known(
-    hybrid: WatchedEngine, model: Path, prompt: list[int], answer: Answer
-) -> RequestRecord:
-    """Every row has Hugging Face's scores, and is in the account once."""
-    record = hybrid.record(answer.req_id)
-    coverage = record.coverage
-    assert coverage.unseen == {}
-    assert coverage.scheduled == coverage.observed + coverage.cached
-    token_ids = [*prompt, *answer.token_ids[0]][:-1]
-    got = record.score_array()
-    assert (record.first_recorded, len(got)) == (0, len(token_ids))
-    assert relative_error(got[1:], hybrid.expected(model, token_ids)[1:]) <= 1e-4
-    return record
-
-
 def test_chunks_of_prompts_in_mixed_batches_have_the_scores_of_whole_ones(
     hybrid: WatchedEngine, model: Path
 ):
     prompts = {f"r{i}": prompt_of(i, 20 + 45 * i) for i in range(4)}
     asks = [Ask(name, prompt, at_step=i) for i, (name, prompt) in enumerate(prompts.items())]
     answers = hybrid.engine.drive(asks)
-    records = [assert_known(hybrid, model, prompts[name], answers[name]) for name in prompts]
+    records = [hybrid.assert_known(model, prompts[name], answers[name]) for name in prompts]
     assert [record.coverage.cached for record in records] == [0] * 4
 
 
@@ -75,7 +58,7 @@ def test_what_the_cache_has_of_a_prompt_is_known_by_the_hashes_of_its_blocks(
     for name, end in (("first", []), ("again", []), ("other", [7, 8, 9])):
         prompt = [*system, *end]
         answer = hybrid.engine.drive([Ask(name, prompt, max_tokens=20)])[name]
-        cached.append(assert_known(hybrid, model, prompt, answer).coverage.cached)
+        cached.append(hybrid.assert_known(model, prompt, answer).coverage.cached)
         decisions.append(hybrid.decisions(answer.req_id))
     assert cached[0] == 0 < cached[1] == cached[2]
     assert decisions[0] == decisions[1]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from live_engine import V2, Answer, Ask
 from tiny_models import Models
-from watched_engine import WatchedEngine, relative_error, watched_engine
-
-from saeguard.monitor.alerts import RequestRecord
+from watched_engine import WatchedEngine, watched_engine
 
 pytestmark = pytest.mark.server
 
@@ -44,21 +41,6 @@ def ask(watched: WatchedEngine, name: str, prompt: list[int], salt: str, **more:
     return watched.engine.drive([Ask(name, prompt, salt=salt, **more)])[name]
 
 
-def assert_known(
-    watched: WatchedEngine, model: Path, prompt: list[int], answer: Answer
-) -> RequestRecord:
-    """Every row has Hugging Face's scores, and is in the account once."""
-    record = watched.record(answer.req_id)
-    coverage = record.coverage
-    assert coverage.unseen == {}
-    assert coverage.scheduled == coverage.observed + coverage.cached
-    token_ids = [*prompt, *answer.token_ids[0]][:-1]
-    got = record.score_array()
-    assert (record.first_recorded, len(got)) == (0, len(token_ids))
-    assert relative_error(got[1:], watched.expected(model, token_ids)[1:]) <= 1e-4
-    return record
-
-
 def test_a_cached_prompt_has_the_scores_and_decisions_of_a_computed_one(
     caching: WatchedEngine, models: Models
 ):
@@ -67,7 +49,7 @@ def test_a_cached_prompt_has_the_scores_and_decisions_of_a_computed_one(
         ask(caching, name, prompt, salt, max_tokens=20)
         for name, salt in (("first", "one"), ("again", "one"), ("apart", "two"))
     ]
-    records = [assert_known(caching, models.base, prompt, answer) for answer in answers]
+    records = [caching.assert_known(models.base, prompt, answer) for answer in answers]
     assert [record.coverage.cached for record in records] == [0, 96, 0]
     first, again, apart = (caching.decisions(answer.req_id) for answer in answers)
     assert again == first == apart
@@ -81,9 +63,7 @@ def test_an_adapter_shares_nothing_with_the_bare_model(caching: WatchedEngine, m
     cached = []
     for name, lora in (("bare", None), ("red", red), ("red-again", red)):
         answer = ask(caching, name, prompt, "loras", lora=lora)
-        record = assert_known(
-            caching, models.merged["red"] if lora else models.base, prompt, answer
-        )
+        record = caching.assert_known(models.merged["red"] if lora else models.base, prompt, answer)
         cached.append(record.coverage.cached)
     assert cached == [0, 0, 64]
 
@@ -93,7 +73,7 @@ def test_a_chat_of_three_turns_knows_its_own_answers(caching: WatchedEngine, mod
     for turn in range(3):
         prompt = [*history, *prompt_of(20 + turn, 11)]
         answer = ask(caching, f"turn-{turn}", prompt, "chat", max_tokens=34)
-        record = assert_known(caching, models.base, prompt, answer)
+        record = caching.assert_known(models.base, prompt, answer)
         cached.append(record.coverage.cached)
         if history:
             assert record.coverage.cached >= len(history) - BLOCK_SIZE
@@ -107,7 +87,7 @@ def test_requests_of_one_batch_share_what_one_of_them_computes(
     prompt = prompt_of(2, 40)
     asks = [Ask(f"twin-{i}", prompt, salt="twins", max_tokens=5) for i in range(3)]
     answers = caching.engine.drive(asks)
-    records = [assert_known(caching, models.base, prompt, answers[each.id]) for each in asks]
+    records = [caching.assert_known(models.base, prompt, answers[each.id]) for each in asks]
     assert sum(record.coverage.cached for record in records) == 2 * BLOCK_SIZE
 
 
@@ -119,8 +99,7 @@ def test_preempted_requests_that_share_a_prefix_are_accounted_for_to_the_last_ro
     asks = [Ask(name, prompt, salt="crowd", max_tokens=45) for name, prompt in prompts.items()]
     answers = caching.engine.drive(asks)
     records = [
-        assert_known(caching, models.base, prompt, answers[name])
-        for name, prompt in prompts.items()
+        caching.assert_known(models.base, prompt, answers[name]) for name, prompt in prompts.items()
     ]
     computed_again = [r.coverage.scheduled - (r.num_tokens - 1) for r in records]
     assert max(computed_again) > 0, "nothing was preempted"
