@@ -13,7 +13,9 @@ import typer
 import yaml
 
 from saeguard.integrations.vllm.closed_door import MIDDLEWARE
+from saeguard.integrations.vllm.options import ConfigFile, Model, Rules, VllmArgs
 from saeguard.integrations.vllm.preflight import check_model, check_port, check_vllm
+from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import load_config, read_rules
 from saeguard.monitor.errors import ConfigError
@@ -22,20 +24,11 @@ from saeguard.rules.loading.sources import is_pack
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="What you would give to `vllm serve`.")],
-    vllm_args: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- VLLM ARGS]", help="Passed on unchanged.")
-    ] = None,
-    rules: Annotated[
-        list[str] | None,
-        typer.Option(help="A rule file, a directory or pack:NAME; may be repeated."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A saeguard.yaml, instead of --rules.")
-    ] = None,
-    store: Annotated[
-        Path, typer.Option(envvar="SAEGUARD_STORE", help="Where alerts are kept.")
-    ] = Path("saeguard-alerts.sqlite"),
+    model: Model,
+    vllm_args: VllmArgs = None,
+    rules: Rules = None,
+    config: ConfigFile = None,
+    store: StoreOption = DEFAULT_STORE,
     otlp: Annotated[
         str | None, typer.Option(help="OTLP/HTTP endpoint, such as http://localhost:4318.")
     ] = None,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from saeguard.integrations.vllm.options import ConfigFile, Model, Rules, VllmArgs
 from saeguard.integrations.vllm.preflight import check_model, check_vllm
 from saeguard.integrations.vllm.verify.report import is_proven, json_object, print_table
 from saeguard.integrations.vllm.verify.setting import write_setting
@@ -24,18 +25,10 @@ from saeguard.rules.loading.sources import is_pack
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="What you would give to `vllm serve`.")],
-    vllm_args: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- VLLM ARGS]", help="As `vllm serve` gets them."),
-    ] = None,
-    rules: Annotated[
-        list[str] | None,
-        typer.Option(help="A rule file, a directory or pack:NAME; may be repeated."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A saeguard.yaml, instead of --rules.")
-    ] = None,
+    model: Model,
+    vllm_args: VllmArgs = None,
+    rules: Rules = None,
+    config: ConfigFile = None,
     cost: Annotated[
         bool, typer.Option(help="Measure what watching costs, with a second engine.")
     ] = True,
