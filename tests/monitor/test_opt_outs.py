@@ -8,23 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake_engine import ON_A_LIE
 from running_monitor import Monitor, running_monitor, wait_for
 
 from saeguard.monitor.alerts import Alert, RequestRecord, RuleCounts
 from saeguard.monitor.store import get_request
 
-ON_A_LIE = """
-  - id: 00000000-0000-4000-8000-00000000000{number}
-    name: {name}
-    title: A lie
-    status: test
-    severity: high
-    signals:
-      lie: {{feature: deceit, agg: value, gte: 4.0}}
-    condition: lie
-    message: "a lie"
-    {more}
-"""
 RULES = (
     "version: 1\nruleset: {name: opting, version: 1.0.0}\nrules:"
     + ON_A_LIE.format(number=1, name="lying", more="action: stop")

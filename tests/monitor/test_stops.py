@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from fake_engine import ON_A_LIE
 from records import make_alert
 from running_monitor import LIE, QUIET, Monitor, running_monitor, wait_for
 
@@ -22,18 +23,6 @@ from saeguard.monitor.messages import (
 from saeguard.monitor.stops import Stops
 from saeguard.monitor.store import get_request
 
-ON_A_LIE = """
-  - id: 00000000-0000-4000-8000-00000000000{number}
-    name: {name}
-    title: A lie
-    status: test
-    severity: high
-    signals:
-      lie: {{feature: deceit, agg: value, gte: 4.0}}
-    condition: lie
-    message: "a lie"
-    {more}
-"""
 REPEATED = """
   - id: 00000000-0000-4000-8000-000000000004
     name: repeated

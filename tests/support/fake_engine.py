@@ -38,6 +38,20 @@ rules:
 """
 
 
+ON_A_LIE = """
+  - id: 00000000-0000-4000-8000-00000000000{number}
+    name: {name}
+    title: A lie
+    status: test
+    severity: high
+    signals:
+      lie: {{feature: deceit, agg: value, gte: 4.0}}
+    condition: lie
+    message: "a lie"
+    {more}
+"""
+"""One more rule, which fires on a lie: its number and name, and `more` of its keys."""
+
 PROBES = ("deceit", "calm")
 
 
