@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from fake_engine import RULES, FakeEngine, write_rules
+from fake_engine import RULES, write_rules
 from reloading import in_force, refusals, replace, sha256
 from running_monitor import LIE, QUIET, Monitor, running_monitor, wait_for
 
@@ -86,10 +86,10 @@ def test_the_command_that_a_refusal_asks_for_brings_the_new_rules_into_force(wit
     wait_for(lambda: in_force(monitor, ANGER))
     fresh = load(monitor.directory / "watch.safetensors")
     assert worker.watchlist == fresh.digest
-    engine = FakeEngine(f"ipc://{monitor.directory / 'run' / 'inbox'}", fresh.digest, fresh.columns)
     monitor.engine.step({"b-1": (2, [QUIET])})  # was on its way: of the watchlist before
-    engine.step({"b-1": (3, [[5.0, 0.0, 2.0]])}, tap_calls=[100])
-    engine.end("b-1", num_scheduled=4)
+    monitor.engine.take(fresh.digest, fresh.columns)
+    monitor.engine.step({"b-1": (3, [[5.0, 0.0, 2.0]])})
+    monitor.engine.end("b-1", num_scheduled=4)
     wait_for(lambda: monitor.total("requests/finished") == 1)
     (alert,) = monitor.alerts(req_id="b-1")
     assert (alert.watchlist, alert.position) == (fresh.digest, 3)

@@ -86,6 +86,11 @@ class FakeEngine:
         self._columns = columns
         self._steps = itertools.count(1)
 
+    def take(self, watchlist: str, columns: tuple[str, ...]) -> None:
+        """The frames from now on are of another watchlist."""
+        self._watchlist = watchlist
+        self._columns = columns
+
     def send(self, message: Message, arrays: FrameArrays | None = None) -> None:
         self._socket.send(encode(message, arrays))
 
