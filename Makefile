@@ -12,6 +12,8 @@ VLLM_TESTS    ?= tests/integrations/vllm tests/monitor
 WITH_VLLM := $(if $(VLLM_VERSION),-e . $(VLLM)==$(VLLM_VERSION),-e '.[$(VLLM)]')
 # CI installs exactly what was locked; elsewhere the ranges of pyproject.toml hold.
 LOCK   := $(if $(CI),$(if $(GPU)$(VLLM_VERSION),,-c .ci/constraints.txt))
+# On a busy machine CI tries a failed test once more, and shows both tries: RERUN is a fault to mend.
+RERUN  := $(if $(CI),--reruns 1 --rerun-show-tracebacks)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
@@ -33,12 +35,12 @@ test: setup-test ## The whole test suite: real engines and servers, and the rest
 
 # Niced: where both halves want a core, the other one's tests have the shorter times to keep.
 test-engines: setup-test ## What starts vLLM engines and servers
-	nice -n 5 $(BIN)/python -Im pytest --durations=10 -m "server and not offline"
+	nice -n 5 $(BIN)/python -Im pytest --durations=10 $(RERUN) -m "server and not offline"
 
 # Its engines leave the cores to those of the other half: spinning threads would keep both waiting.
 test-rest: setup-test ## The rest of the test suite, with engines that nobody waits for
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
-		$(BIN)/python -Im pytest --durations=10 -m "not server or offline"
+		$(BIN)/python -Im pytest --durations=10 $(RERUN) -m "not server or offline"
 
 test-delivery: setup-test ## That no alert is lost, at full length (about 5 minutes)
 	SAEGUARD_TEST_BURST=20000 SAEGUARD_TEST_OUTAGE_S=60 SAEGUARD_TEST_KILLS=50 \
