@@ -3,8 +3,10 @@
 One safetensors file. For every tapped site (a hook point of the model) it holds the rows of the
 watched features, already folded so that one formula covers SAE features and probes alike:
 
-    p = x @ weight.T + bias             x [tokens, inputs], weight [features, inputs]
+    p = s(x) * (x @ weight.T) + bias    x [tokens, inputs], weight [features, inputs]
     score = p if p > threshold else 0   strict, as in JumpReLU; a ReLU has threshold 0, a probe -inf
+
+s(x) is 1, or what the feature's SAE divides its input by, one number per token (`Norm`).
 
 x is the residual stream after a layer (inputs = d_model), or what the router of a layer says of its
 experts: the weight and the logit of expert 0, of expert 1, and so on. A row of a router's site is
@@ -22,7 +24,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +34,22 @@ from safetensors.numpy import save_file
 
 from saeguard.monitor.errors import SaeguardError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ARRAYS = ("weight", "bias", "threshold", "golden_inputs", "golden_scores")
 
 Floats = npt.NDArray[np.float32]
 
 
 SiteKind = Literal["residual", "router"]
+
+Norm = Literal["none", "constant_norm_rescale", "layer_norm"]
+"""Of a feature's input x: as it is, times sqrt(inputs) / |x|, or divided by its standard deviation
+(sae-lens' names; the mean is in the rows already)."""
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+LAYER_NORM_EPS = 1e-5
+"""Added to the standard deviation, which is that of a sample (inputs - 1)."""
 
 
 class WatchlistError(SaeguardError):
@@ -59,8 +70,10 @@ class WatchedFeature:
     """Of the row in its source; of a router's feature the expert."""
     label: str | None = None
     units: str = "raw"
+    norm: Norm = "none"
     exact: bool = True
     """False where a per-row gate can only approximate the SAE (TopK)."""
+    inexact_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,11 @@ class Site:
     golden_inputs: Floats = field(repr=False)  # [golden, inputs]
     golden_scores: Floats = field(repr=False)  # [golden, features]
     kind: SiteKind = "residual"
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Of each feature."""
+        return tuple(feature.norm for feature in self.features)
 
     @property
     def key(self) -> tuple[int, SiteKind]:
@@ -110,10 +128,9 @@ class Watchlist:
     def identities(self) -> tuple[str, ...]:
         """Of each score column, a text that only a feature of the same name and row has."""
         return tuple(
-            f"{feature.name} {site.layer} {feature.kind} {feature.source_sha256} {feature.index}"
-            f" {feature.units}"
+            f"{feature.name} {site.place} {feature.norm} {_row_digest(site, i)}"
             for site in self.sites
-            for feature in site.features
+            for i, feature in enumerate(site.features)
         )
 
     @property
@@ -130,8 +147,25 @@ def encode(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
     Returns:
         Scores, [tokens, features].
     """
-    p = x.astype(np.float64) @ site.weight.T.astype(np.float64) + site.bias.astype(np.float64)
+    p = projections(x, site) + site.bias.astype(np.float64)
     return np.where(p <= site.threshold, 0.0, p)  # NaN is kept: a broken model must not look safe
+
+
+def projections(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
+    """s(x) * (x @ weight.T) in float64, [tokens, features]."""
+    x = x.astype(np.float64)
+    products = x @ site.weight.T.astype(np.float64)
+    if all(norm == "none" for norm in site.norms):
+        return products
+    with np.errstate(divide="ignore", invalid="ignore"):  # zeros give NaN, as they do in sae-lens
+        return products * _input_scales(x)[:, [NORMS.index(norm) for norm in site.norms]]
+
+
+def _input_scales(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """s(x) of each norm, [tokens, norms]."""
+    rescale = np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1)
+    layer_norm = 1.0 / (x.std(axis=1, ddof=1) + LAYER_NORM_EPS)
+    return np.stack([np.ones(len(x)), rescale, layer_norm], axis=1)
 
 
 def router_input(expert: int, units: str) -> int:
@@ -225,6 +259,12 @@ def _check_shapes(site: Site, d_model: int | None) -> None:
     for name, shape in wanted.items():
         if getattr(site, name).shape != shape:
             raise ValueError(f"{name} of layer {site.layer} is not of shape {shape}")
+
+
+def _row_digest(site: Site, feature: int) -> str:
+    """Of what decides the feature's scores, wherever it was read from."""
+    row = (site.weight[feature], site.bias[feature], site.threshold[feature])
+    return hashlib.sha256(b"".join(np.float32(part).tobytes() for part in row)).hexdigest()
 
 
 def _description(d_model: int | None, sites: Sequence[Site]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.library import Library
 
-VERSION = 1
+from saeguard.monitor.watchlist import LAYER_NORM_EPS
+
+VERSION = 2
 """Of their signatures and their arithmetic: compiled graphs hold calls of them."""
 
 _LIBRARY = Library("saeguard", "FRAGMENT")  # the op lives as long as this object
@@ -19,17 +21,21 @@ def _tap(
     rows: torch.Tensor,
     bias: torch.Tensor,
     threshold: torch.Tensor,
+    norm: torch.Tensor | None,
     scores: torch.Tensor,
     calls: torch.Tensor,
 ) -> None:
     num_tokens = min(stream.shape[0], scores.shape[0])
     stream = stream[:num_tokens]
     if rows.dtype == torch.float32:
-        p = nn.functional.linear(stream.float(), rows, bias)
+        p = nn.functional.linear(stream.float(), rows)
     else:  # hi + lo rows: bf16 products, summed in fp32, as exact as fp32 rows (research: 0 flips)
         both = torch.mm(stream.to(rows.dtype), rows.t(), out_dtype=torch.float32)
         capacity = bias.shape[0]
-        p = both[:, :capacity] + both[:, capacity:] + bias
+        p = both[:, :capacity] + both[:, capacity:]
+    if norm is not None:
+        p *= input_scales(stream).index_select(1, norm)
+    p += bias
     # Written this way round, NaN stays NaN: a broken model must not look safe.
     scores[:num_tokens].copy_(p.masked_fill_(p <= threshold, 0.0))
     calls += 1
@@ -40,10 +46,19 @@ def _tap_fake(
     rows: torch.Tensor,
     bias: torch.Tensor,
     threshold: torch.Tensor,
+    norm: torch.Tensor | None,
     scores: torch.Tensor,
     calls: torch.Tensor,
 ) -> None:
     return None
+
+
+def input_scales(stream: torch.Tensor) -> torch.Tensor:
+    """What each norm of a watchlist multiplies the products of a token by, [tokens, norms] fp32."""
+    stream = stream.float()
+    rescale = stream.shape[1] ** 0.5 / torch.linalg.vector_norm(stream, dim=1)
+    layer_norm = 1.0 / (stream.std(dim=1) + LAYER_NORM_EPS)
+    return torch.stack([torch.ones_like(rescale), rescale, layer_norm], dim=1)
 
 
 def router_inputs(
@@ -87,7 +102,7 @@ def _tap_router(
     calls: torch.Tensor,
 ) -> None:
     inputs = router_inputs(logits, choice_bias, top_k, is_sigmoid, renormalize)
-    _tap(inputs, rows, bias, threshold, scores, calls)
+    _tap(inputs, rows, bias, threshold, None, scores, calls)
 
 
 def _tap_router_fake(

@@ -26,7 +26,7 @@ from saeguard.integrations.vllm.architectures import (
 )
 from saeguard.integrations.vllm.routers import Routing, router_of
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.watchlist import Site, Watchlist
+from saeguard.monitor.watchlist import NORMS, Site, Watchlist
 
 _CAPACITY_STEP = 64
 
@@ -41,6 +41,7 @@ class Tap:
     rows: torch.Tensor  # [capacity, inputs] fp32, or [2 * capacity, inputs] as hi + lo halves
     bias: torch.Tensor  # [capacity]
     threshold: torch.Tensor  # [capacity], +inf in unused rows: their score is 0
+    norm: torch.Tensor | None  # [capacity] int64, which of `NORMS`; None: the graph has none
     scores: torch.Tensor  # [max_tokens, capacity] fp32; NaN until the graph has written it
     calls: torch.Tensor  # [1] int64: how often the op has run
     routing: Routing | None = None
@@ -85,13 +86,14 @@ def hook(model: nn.Module, taps: list[Tap]) -> None:
             module.saeguard_rows,
             module.saeguard_bias,
             module.saeguard_threshold,
+            module.saeguard_norm,
             module.saeguard_scores,
             module.saeguard_calls,
         )
 
     for tap in taps:
         # Module buffers, not loose tensors: sleep mode saves and restores them with the model.
-        for name in ("rows", "bias", "threshold", "scores", "calls"):
+        for name in ("rows", "bias", "threshold", "norm", "scores", "calls"):
             tap.module.register_buffer(f"saeguard_{name}", getattr(tap, name), persistent=False)
         if tap.routing is None:
             tap.module.register_forward_hook(tap_stream)
@@ -153,6 +155,8 @@ def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
             _copy(source.rows, tap.rows)
             _copy(source.bias, tap.bias)
             _copy(source.threshold, tap.threshold)
+            if source.norm is not None and tap.norm is not None:
+                _copy(source.norm, tap.norm)
     return [replace(tap, site=source.site) for tap, source in zip(taps, new, strict=True)]
 
 
@@ -171,6 +175,7 @@ def layout_digest(taps: list[Tap]) -> str:
             "site": tap.site.hook_point,
             "rows": list(tap.rows.shape),
             "dtype": str(tap.rows.dtype),
+            "norm": tap.norm is not None,
             "scores": list(tap.scores.shape),
             "routing": tap.routing and tap.routing.layout,
         }
@@ -191,7 +196,7 @@ def self_test(taps: list[Tap]) -> None:
         inputs = nn.functional.pad(golden, (0, tap.rows.shape[1] - golden.shape[1]))
         scores = torch.zeros(len(inputs), tap.scores.shape[1], device=tap.scores.device)
         calls = torch.zeros_like(tap.calls)
-        torch.ops.saeguard.tap(inputs, tap.rows, tap.bias, tap.threshold, scores, calls)
+        torch.ops.saeguard.tap(inputs, tap.rows, tap.bias, tap.threshold, tap.norm, scores, calls)
         got = scores[:, : tap.width].cpu().numpy()
         # Inputs rounded to 16 bits explain a difference of their own size; in fp32 there is none
         # to explain.
@@ -221,6 +226,7 @@ def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int
         site,
         module,
         *_filled(site, capacity, num_inputs, device, dtype),
+        norm=_norm(site, capacity, device) if _is_scaled(site) else None,
         scores=torch.full((max_tokens, capacity), torch.nan, device=device),
         calls=torch.zeros(1, dtype=torch.int64, device=device),
         routing=routing,
@@ -235,9 +241,16 @@ def _refilled(tap: Tap, site: Site) -> Tap:
             f"running graph has room for {capacity}",
             "restart the server",
         )
-    num_inputs = tap.rows.shape[1]
-    rows, bias, threshold = _filled(site, capacity, num_inputs, tap.rows.device, tap.rows.dtype)
-    return replace(tap, site=site, rows=rows, bias=bias, threshold=threshold)
+    if _is_scaled(site) and tap.norm is None:
+        raise UnsupportedError(
+            f"the watchlist has an SAE that scales its input at {site.place}, and the running "
+            "graph has none",
+            "restart the server",
+        )
+    num_inputs, device = tap.rows.shape[1], tap.rows.device
+    rows, bias, threshold = _filled(site, capacity, num_inputs, device, tap.rows.dtype)
+    norm = None if tap.norm is None else _norm(site, capacity, device)
+    return replace(tap, site=site, rows=rows, bias=bias, threshold=threshold, norm=norm)
 
 
 def _emptied(site: Site) -> Site:
@@ -264,6 +277,16 @@ def _filled(
     threshold = torch.full((capacity,), torch.inf)
     threshold[:num_features] = torch.from_numpy(site.threshold)
     return _rows(weight, device, dtype), bias.to(device), threshold.to(device)
+
+
+def _is_scaled(site: Site) -> bool:
+    return any(norm != "none" for norm in site.norms)
+
+
+def _norm(site: Site, capacity: int, device: torch.device) -> torch.Tensor:
+    norm = torch.zeros(capacity, dtype=torch.int64)
+    norm[: len(site.norms)] = torch.tensor([NORMS.index(name) for name in site.norms])
+    return norm.to(device)
 
 
 def _check_width(site: Site, num_inputs: int) -> None:

@@ -112,7 +112,7 @@ def _reference(streams: list[Arrays], sites: Sequence[wl.Site]) -> Reference:
         if site.kind == "router":  # not asked of Hugging Face, where each model has it elsewhere
             parts.append((np.full((len(streams[0]), len(site.features)), np.nan),) * 3)
             continue
-        projection = streams[site.layer] @ site.weight.T.astype(np.float64)
+        projection = wl.projections(streams[site.layer], site)
         above = projection + site.bias - site.threshold
         parts.append((wl.encode(streams[site.layer], site), above, projection))
     return Reference(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))

@@ -57,7 +57,9 @@ def measured(taps: list[Tap]) -> np.ndarray:
     """What one step of the op leaves in the buffers, [tokens, features]."""
     for tap in taps:
         stream = torch.from_numpy(STREAM)
-        torch.ops.saeguard.tap(stream, tap.rows, tap.bias, tap.threshold, tap.scores, tap.calls)
+        torch.ops.saeguard.tap(
+            stream, tap.rows, tap.bias, tap.threshold, tap.norm, tap.scores, tap.calls
+        )
     return np.concatenate([tap.scores[: len(STREAM), : tap.width].numpy() for tap in taps], axis=1)
 
 

@@ -29,10 +29,10 @@ def register():
 
 def broken_tap(tap):
     @wraps(tap)
-    def wrapped(stream, rows, bias, threshold, scores, calls):
+    def wrapped(stream, rows, bias, threshold, norm, scores, calls):
         if way() == "the taps are gone":
             return
-        tap(stream, rows, bias, threshold, scores, calls)
+        tap(stream, rows, bias, threshold, norm, scores, calls)
         if way() == "scores are 1 % too large":
             scores *= 1.01
 
