@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,13 +132,15 @@ class AlertMaker:
         }
 
 
-def is_worth_recording(request: LiveRequest) -> bool:
-    """Only what somebody will want to look at: matches, whatever became of them, holes, and what
-    clients tried to get out of.
+def is_worth_recording(request: LiveRequest, share: float = 0.0) -> bool:
+    """What somebody will want to look at: matches, whatever became of them, holes, and what clients
+    tried to get out of; of the others a share, 0 to 1, drawn by the request's id.
     """
     if request.decisions or request.uncovered or request.opt_outs:
         return True
-    return not request.coverage().complete
+    if not request.coverage().complete:
+        return True
+    return zlib.crc32(request.id.encode()) < share * 2**32
 
 
 def _action_outcome(rule: Rule, request: LiveRequest) -> str:

@@ -124,6 +124,8 @@ class Config(_Strict):
     phases: Phases = Phases()
     record_tokens: int = Field(default=1024, ge=1)
     """How many of a request's last tokens are kept with their scores."""
+    record_share: float = Field(default=0.0, ge=0, le=1)
+    """Of the requests that raise no alert and were wholly seen, to be recorded as well."""
     prefix_scores_mib: int = Field(default=256, ge=0)
     """How much memory the scores of what is in vLLM's prefix cache may take, for each model."""
     log: Literal["json", "console"] = "console"

@@ -40,12 +40,17 @@ log = logger("saeguard.monitor")
 class Reporter:
     """Writes to the store, the log and the totals. Totals are named as in `store.py`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, record_share: float = 0.0) -> None:
+        """
+        Args:
+            record_share: of the requests that nobody has a reason to look at, to be recorded too.
+        """
         began = ["rules/reload/ok", "rules/reload/refused", "requests/unattended"]
         began += [f"opt_outs/{outcome}" for outcome in OUTCOMES]
         self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
         self._store = store
+        self._record_share = record_share
         self._num_losses_told = 0
         self._tell_losses_s = 0.0
 
@@ -144,7 +149,7 @@ class Reporter:
         self._find_uncovered(request, coverage.share, book)
         if outcome := request.stop_outcome:
             self.count(Counter(_key("stops", rule, outcome) for rule in request.stopping))
-        if is_worth_recording(request):
+        if is_worth_recording(request, self._record_share):
             self._store.add_request(book.maker.record(request))
 
     def unannounced(self, end: RequestEnd) -> None:

@@ -95,7 +95,7 @@ class Service:
         self._signs_of_life = SignsOfLife(self._control.send) if is_needed else None
         self._began_ns = time.monotonic_ns()
         self._store = Store(config.store, max_bytes=config.store_mib << 20)
-        self._reporter = Reporter(self._store)
+        self._reporter = Reporter(self._store, config.record_share)
         self._reporter.introduce(self._book)
         self._stops = Stops(self._control.send)
         self._senders = Senders(self._store, config.destinations)
