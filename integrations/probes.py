@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from saeguard.monitor.compile import FeatureRow
-from saeguard.monitor.errors import CompileError
+from saeguard.monitor.errors import CompileError, UnsupportedError
+from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, ProbeFeature
-
-_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_post$")
 
 
 def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
@@ -41,10 +39,10 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     except (SafetensorError, KeyError, ValueError) as error:
         raise CompileError(f"{path}: not a probe file: {error}") from error
     names: list[str] = header.get("names", [])
-    hook = header.get("hook_name", "")
-    match = _HOOK.search(hook)
-    if match is None:
-        raise CompileError(f"{path}: hook point {hook!r} is not a residual stream after a layer")
+    try:
+        hook_point = HookPoint.parse(header.get("hook_point") or header.get("hook_name", ""))
+    except UnsupportedError as error:
+        raise CompileError(f"{path}: {error.message}", error.remedy) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = []
     for feature in features:
@@ -57,7 +55,7 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
         index = names.index(name)
         rows.append(
             FeatureRow(
-                layer=int(match[1]),
+                hook_point=hook_point,
                 weight=weight[index].astype(np.float64),
                 bias=float(bias[index]),
                 threshold=-np.inf,  # a probe has no gate

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from saeguard.monitor.compile import FeatureRow
-from saeguard.monitor.errors import CompileError
+from saeguard.monitor.errors import CompileError, UnsupportedError
+from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, SaeFeature
 
-_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_post$")
 _EXACT = ("jumprelu", "standard")
 
 Doubles = npt.NDArray[np.float64]
@@ -39,7 +38,7 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     source = features[0].source
     assert isinstance(source, SaeFeature)
     config = _read_config(source.path)
-    layer = _layer(source, config)
+    hook_point = _hook_point(source, config)
     weights_path = source.path / "sae_weights.safetensors"
     if not weights_path.is_file():
         raise CompileError(f"{source.path}: no sae_weights.safetensors in this SAE directory")
@@ -66,7 +65,7 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
                     scale = float(np.linalg.norm(decoder[index : index + 1, :].astype(np.float64)))
                 rows.append(
                     FeatureRow(
-                        layer=layer,
+                        hook_point=hook_point,
                         weight=column * scale,
                         bias=bias * scale,
                         threshold=thresholds[index] * scale,
@@ -103,19 +102,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _layer(source: SaeFeature, config: dict[str, Any]) -> int:
-    hook = (config.get("metadata") or {}).get("hook_name") or config.get("hook_name") or ""
-    match = _HOOK.search(hook)
-    if match is None and source.layer is None:
+def _hook_point(source: SaeFeature, config: dict[str, Any]) -> HookPoint:
+    name = (config.get("metadata") or {}).get("hook_name") or config.get("hook_name")
+    if not name:
+        if source.layer is None:
+            raise CompileError(
+                f"{source.path}: cfg.json has no hook_name",
+                "give sae.layer, if it reads the residual stream after that layer",
+            )
+        return HookPoint(source.layer)
+    try:
+        hook_point = HookPoint.parse(name)
+    except UnsupportedError as error:
+        raise CompileError(f"{source.path}: {error.message}", error.remedy) from error
+    if source.layer not in (None, hook_point.layer):
         raise CompileError(
-            f"{source.path}: hook point {hook!r} is not a residual stream after a layer",
-            "only blocks.L.hook_resid_post can be tapped; where cfg.json lacks it, give sae.layer",
+            f"{source.path}: the rules say layer {source.layer}, cfg.json says {name!r}"
         )
-    if match is not None and source.layer is not None and int(match[1]) != source.layer:
-        raise CompileError(
-            f"{source.path}: the rules say layer {source.layer}, cfg.json says {hook!r}"
-        )
-    return int(match[1]) if match is not None else int(source.layer or 0)
+    return hook_point
 
 
 def _thresholds(file: Any, config: dict[str, Any], d_sae: int) -> Doubles:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import CompileError, SaeguardError
+from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, RouterFeature, RuleSet
 
 _NUM_GOLDEN = 16
@@ -24,13 +25,12 @@ class FeatureRow:
     float64.
     """
 
-    layer: int
-    weight: npt.NDArray[np.float64]  # [d_model]; of a router as long as needed
+    hook_point: HookPoint
+    weight: npt.NDArray[np.float64]  # [inputs]; of a router as long as needed
     bias: float
     threshold: float
     source_sha256: str
     index: int
-    site_kind: wl.SiteKind = "residual"
 
 
 Reader = Callable[[Sequence[Feature]], list[FeatureRow]]
@@ -54,13 +54,15 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
         raise CompileError("\n".join(faults))
     if not rows:
         raise CompileError("the rules use no features, so there is nothing to watch")
-    widths = {len(row.weight) for _, row in rows if row.site_kind == "residual"}
+    widths = {len(row.weight) for _, row in rows if row.hook_point.is_d_model_wide}
     if len(widths) > 1:
         raise CompileError(f"the sources disagree about d_model: {sorted(widths)}")
-    by_site: dict[tuple[int, wl.SiteKind], list[tuple[Feature, FeatureRow]]] = {}
+    by_site: dict[HookPoint, list[tuple[Feature, FeatureRow]]] = {}
     for feature, row in rows:
-        by_site.setdefault((row.layer, row.site_kind), []).append((feature, row))
-    return wl.build(widths.pop() if widths else None, [_site(*site) for site in by_site.items()])
+        by_site.setdefault(row.hook_point, []).append((feature, row))
+    return wl.build(
+        widths.pop() if widths else None, [_site(at, rows) for at, rows in by_site.items()]
+    )
 
 
 def _by_source(ruleset: RuleSet) -> Mapping[tuple[str, object], list[Feature]]:
@@ -82,13 +84,12 @@ def _router_rows(features: Sequence[Feature]) -> list[FeatureRow]:
         picked = wl.router_input(source.expert, feature.units)
         rows.append(
             FeatureRow(
-                layer=source.layer,
+                hook_point=HookPoint(source.layer, "router"),
                 weight=np.eye(1, picked + 1, picked)[0],
                 bias=0.0,
                 threshold=-np.inf,
                 source_sha256="",
                 index=source.expert,
-                site_kind="router",
             )
         )
     return rows
@@ -103,20 +104,18 @@ def _reader(kind: str) -> Reader:
     raise CompileError(f"no reader for features of kind {kind!r} is installed")
 
 
-def _site(key: tuple[int, wl.SiteKind], rows: Sequence[tuple[Feature, FeatureRow]]) -> wl.Site:
-    layer, kind = key
+def _site(hook_point: HookPoint, rows: Sequence[tuple[Feature, FeatureRow]]) -> wl.Site:
     weight = np.zeros((len(rows), max(len(row.weight) for _, row in rows)))
     for i, (_, row) in enumerate(rows):
         weight[i, : len(row.weight)] = row.weight
     site = wl.Site(
-        layer=layer,
+        hook_point=hook_point,
         features=tuple(_watched(feature, row) for feature, row in rows),
         weight=weight.astype(np.float32),
         bias=np.array([row.bias for _, row in rows], dtype=np.float32),
         threshold=np.array([row.threshold for _, row in rows], dtype=np.float32),
-        golden_inputs=_golden_inputs([row for _, row in rows], weight, seed=layer),
+        golden_inputs=_golden_inputs([row for _, row in rows], weight, seed=hook_point.layer),
         golden_scores=np.empty((0, len(rows)), dtype=np.float32),
-        kind=kind,
     )
     scores = wl.encode(site.golden_inputs, site).astype(np.float32)
     return replace(site, golden_scores=scores)

@@ -89,7 +89,9 @@ def compile_command(rules: Sequence[Path | str], watchlist: Path) -> str:
 def _misfits(ruleset: RuleSet, watchlist: Watchlist) -> list[str]:
     """For people, every used feature that is not in the watchlist as the rules define it."""
     watched = {
-        feature.name: (site.layer, feature) for site in watchlist.sites for feature in site.features
+        feature.name: (site.hook_point.layer, feature)
+        for site in watchlist.sites
+        for feature in site.features
     }
     misfits = []
     for name in ruleset.used_features():

@@ -8,9 +8,10 @@ watched features, already folded so that one formula covers SAE features and pro
 
 s(x) is 1, or what the feature's SAE divides its input by, one number per token (`Norm`).
 
-x is the residual stream after a layer (inputs = d_model), or what the router of a layer says of its
-experts: the weight and the logit of expert 0, of expert 1, and so on. A row of a router's site is
-as long as its last watched expert needs; how many experts there are only the model knows.
+x is what is read at the site's hook point (sites.py): the residual stream after a layer, for one,
+or what the router of a layer says of its experts: the weight and the logit of expert 0, of expert
+1, and so on. A row of a router's site is as long as its last watched expert needs; how many experts
+there are only the model knows.
 
 Beside the rows the file holds golden vectors: inputs with the scores that a float64 evaluation of
 the formula gives, on which every worker tests itself before it serves. The header says what each
@@ -32,15 +33,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
-from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.errors import SaeguardError, UnsupportedError
+from saeguard.monitor.sites import HookPoint
 
 FORMAT_VERSION = 2
 _ARRAYS = ("weight", "bias", "threshold", "golden_inputs", "golden_scores")
 
 Floats = npt.NDArray[np.float32]
 
-
-SiteKind = Literal["residual", "router"]
 
 Norm = Literal["none", "constant_norm_rescale", "layer_norm"]
 """Of a feature's input x: as it is, times sqrt(inputs) / |x|, or divided by its standard deviation
@@ -80,34 +80,18 @@ class WatchedFeature:
 class Site:
     """The watched rows of one hook point; shapes as in the module's docstring."""
 
-    layer: int
+    hook_point: HookPoint
     features: tuple[WatchedFeature, ...]
     weight: Floats = field(repr=False)
     bias: Floats = field(repr=False)
     threshold: Floats = field(repr=False)
     golden_inputs: Floats = field(repr=False)  # [golden, inputs]
     golden_scores: Floats = field(repr=False)  # [golden, features]
-    kind: SiteKind = "residual"
 
     @property
     def norms(self) -> tuple[Norm, ...]:
         """Of each feature."""
         return tuple(feature.norm for feature in self.features)
-
-    @property
-    def key(self) -> tuple[int, SiteKind]:
-        """Which place of the model it is; sites are in this order."""
-        return self.layer, self.kind
-
-    @property
-    def place(self) -> str:
-        """For people."""
-        return f"router.{self.layer}" if self.kind == "router" else f"layer {self.layer}"
-
-    @property
-    def hook_point(self) -> str:
-        is_router = self.kind == "router"
-        return f"router.{self.layer}" if is_router else f"blocks.{self.layer}.hook_resid_post"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +99,7 @@ class Watchlist:
     """Everything a worker and the monitor need to know about the scores."""
 
     d_model: int | None
-    """None where only routers are watched."""
+    """None where nothing is watched that is as wide."""
     sites: tuple[Site, ...]
     digest: str
 
@@ -128,7 +112,7 @@ class Watchlist:
     def identities(self) -> tuple[str, ...]:
         """Of each score column, a text that only a feature of the same name and row has."""
         return tuple(
-            f"{feature.name} {site.place} {feature.norm} {_row_digest(site, i)}"
+            f"{feature.name} {site.hook_point} {feature.norm} {_row_digest(site, i)}"
             for site in self.sites
             for i, feature in enumerate(site.features)
         )
@@ -174,8 +158,8 @@ def router_input(expert: int, units: str) -> int:
 
 
 def build(d_model: int | None, sites: Sequence[Site]) -> Watchlist:
-    """A watchlist with its digest, sites in the order of their layers."""
-    ordered = tuple(sorted(sites, key=lambda site: site.key))
+    """A watchlist with its digest, sites in the order of their hook points."""
+    ordered = tuple(sorted(sites, key=lambda site: site.hook_point))
     return Watchlist(d_model, ordered, _digest(d_model, ordered))
 
 
@@ -224,6 +208,8 @@ def load(path: Path) -> Watchlist:
         for site in sites:
             _check_shapes(site, header["d_model"])
         watchlist, digest = build(header["d_model"], sites), header["digest"]
+    except UnsupportedError as error:
+        raise WatchlistError(f"{path}: {error.message}", "made by a newer saeguard?") from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WatchlistError(
             f"{path}: cannot be read as a watchlist: {error}", "run saeguard compile again"
@@ -242,13 +228,12 @@ def _header(data: bytes) -> Any:
 
 def _read_site(header: dict[str, Any], arrays: dict[str, Floats]) -> Site:
     features = tuple(WatchedFeature(**feature) for feature in header["features"])
-    kind: SiteKind = "router" if header["hook_point"].startswith("router.") else "residual"
-    return Site(layer=header["layer"], features=features, kind=kind, **arrays)
+    return Site(HookPoint.parse(header["hook_point"]), features, **arrays)
 
 
 def _check_shapes(site: Site, d_model: int | None) -> None:
     num_features, num_golden = len(site.features), len(site.golden_inputs)
-    num_inputs = site.weight.shape[-1] if site.kind == "router" else d_model
+    num_inputs = d_model if site.hook_point.is_d_model_wide else site.weight.shape[-1]
     wanted = {
         "weight": (num_features, num_inputs),
         "bias": (num_features,),
@@ -258,7 +243,7 @@ def _check_shapes(site: Site, d_model: int | None) -> None:
     }
     for name, shape in wanted.items():
         if getattr(site, name).shape != shape:
-            raise ValueError(f"{name} of layer {site.layer} is not of shape {shape}")
+            raise ValueError(f"{name} of {site.hook_point.place} is not of shape {shape}")
 
 
 def _row_digest(site: Site, feature: int) -> str:
@@ -273,8 +258,8 @@ def _description(d_model: int | None, sites: Sequence[Site]) -> dict[str, Any]:
         "d_model": d_model,
         "sites": [
             {
-                "layer": site.layer,
-                "hook_point": site.hook_point,
+                "layer": site.hook_point.layer,
+                "hook_point": str(site.hook_point),
                 "features": [asdict(f) for f in site.features],
             }
             for site in sites

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.watchlist import SiteKind
+from saeguard.monitor.sites import HookPoint
 
 if TYPE_CHECKING:  # `saeguard serve` reads the table, and must not wait for torch
     import torch
@@ -125,32 +125,37 @@ def layers_of(model: nn.Module, entry: Architecture) -> Any:
     return attrgetter(entry.layers)(model)
 
 
-def place_of(entry: Architecture, layer: int, num_layers: int, kind: SiteKind = "residual") -> int:
-    """The decoder layer in or beside which a site of `layer` is tapped: they are on the same stage
-    of a pipeline.
+def place_of(entry: Architecture, hook_point: HookPoint, num_layers: int) -> int:
+    """The decoder layer in or beside which this is tapped: they are on the same stage of a
+    pipeline.
 
     Raises:
         UnsupportedError: the model has no such layer.
     """
+    layer = hook_point.layer
     if not 0 <= layer < num_layers:
         raise UnsupportedError(
             f"the watchlist taps layer {layer}, but this model has layers 0 to {num_layers - 1}",
             "compile the watchlist from SAEs or probes of this model",
         )
     # What a stage hands on, hidden state and residual, the first norm of the next one adds up.
-    is_summed_later = kind == "residual" and entry.tap is TapPoint.CONSUMER_NORM
+    is_summed_later = hook_point.kind == "resid_post" and entry.tap is TapPoint.CONSUMER_NORM
     return layer + 1 if is_summed_later and layer + 1 < num_layers else layer
 
 
-def tapped_module(model: nn.Module, entry: Architecture, layer: int) -> nn.Module:
-    """The module whose forward hook sees the stream that leaves decoder layer `layer`; it must be
-    on this stage.
+def tapped_module(model: nn.Module, entry: Architecture, hook_point: HookPoint) -> nn.Module:
+    """The module whose forward hook sees what is watched; it must be on this stage.
 
     Raises:
-        UnsupportedError: the model has no such layer.
+        UnsupportedError: the model has no such layer, or nothing of the kind can be tapped.
     """
-    layers = layers_of(model, entry)
-    place = place_of(entry, layer, len(layers))
+    if hook_point.kind != "resid_post":
+        raise UnsupportedError(
+            f"the watchlist watches {hook_point}, which cannot be tapped",
+            "use SAEs or probes of blocks.L.hook_resid_post",
+        )
+    layers, layer = layers_of(model, entry), hook_point.layer
+    place = place_of(entry, hook_point, len(layers))
     if entry.tap is not TapPoint.CONSUMER_NORM:
         module: nn.Module = layers[layer]
     elif place == layer:  # the last one

@@ -46,7 +46,7 @@ def check_model(model: str, watchlist: Watchlist) -> None:
             "use SAEs or probes of this model",
         )
     num_layers = config.get("num_hidden_layers")
-    last = max(site.layer for site in watchlist.sites)
+    last = max(site.hook_point.layer for site in watchlist.sites)
     if num_layers is not None and last >= num_layers:
         raise UnsupportedError(
             f"the watchlist taps layer {last}, but {model} has layers 0 to {num_layers - 1}",
@@ -62,7 +62,8 @@ def _check_architecture(names: Sequence[str], watchlist: Watchlist) -> None:
             f"architecture {unknown[0]} has no entry in saeguard's table of tap points",
             f"supported: {', '.join(sorted(ARCHITECTURES))}",
         )
-    routers = [site.place for site in watchlist.sites if site.kind == "router"]
+    hook_points = [site.hook_point for site in watchlist.sites]
+    routers = [hook_point for hook_point in hook_points if hook_point.kind == "router"]
     without = [name for name in names if name in ARCHITECTURES and not ARCHITECTURES[name].gate]
     if routers and without:
         raise UnsupportedError(

@@ -17,6 +17,7 @@ from torch import nn
 from saeguard.integrations.vllm.architectures import Architecture, layers_of, place_of
 from saeguard.integrations.vllm.op import router_inputs
 from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.sites import HookPoint
 
 _NUM_TRIALS = 32
 
@@ -50,13 +51,13 @@ class Router:
     routing: Routing
 
 
-def router_of(model: nn.Module, entry: Architecture, layer: int) -> Router:
+def router_of(model: nn.Module, entry: Architecture, hook_point: HookPoint) -> Router:
     """
     Raises:
         UnsupportedError: the layer has no router, or one that is not understood.
     """
-    layers = layers_of(model, entry)
-    block, gate = _find(layers[place_of(entry, layer, len(layers), "router")], entry.gate)
+    layers, layer = layers_of(model, entry), hook_point.layer
+    block, gate = _find(layers[place_of(entry, hook_point, len(layers))], entry.gate)
     if gate is None:
         raise UnsupportedError(
             f"the watchlist watches the router of layer {layer}, and {type(model).__name__} has "

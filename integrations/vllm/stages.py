@@ -40,7 +40,7 @@ def stage_of(model: Any, watchlist: Watchlist) -> Stage:
     ends = [get_pp_indices(len(layers), stage, num_stages)[1] for stage in range(num_stages)]
     here, elsewhere, tapping = [], [], set()
     for site in watchlist.sites:
-        place = place_of(entry, site.layer, len(layers), site.kind)
+        place = place_of(entry, site.hook_point, len(layers))
         stage = sum(end <= place for end in ends)
         tapping.add(stage)
         if stage != group.rank_in_group:

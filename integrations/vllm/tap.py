@@ -134,16 +134,16 @@ def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Sequence[Site] 
     Raises:
         UnsupportedError: it does not fit into the buffers that the running graph reads.
     """
-    sites = {site.key: site for site in watchlist.sites}
-    tapped = {site.key: site.place for site in (*(tap.site for tap in taps), *elsewhere)}
-    for key, site in sites.items():
-        if key not in tapped:
+    sites = {site.hook_point: site for site in watchlist.sites}
+    tapped = {site.hook_point for site in (*(tap.site for tap in taps), *elsewhere)}
+    for needed in sites:
+        if needed not in tapped:
             raise UnsupportedError(
-                f"the watchlist needs {site.place}, and the running graph taps only "
-                f"{', '.join(place for _, place in sorted(tapped.items()))}",
+                f"the watchlist needs {needed.place}, and the running graph taps only "
+                f"{', '.join(hook_point.place for hook_point in sorted(tapped))}",
                 "restart the server",
             )
-    return [_refilled(tap, sites.get(tap.site.key) or _emptied(tap.site)) for tap in taps]
+    return [_refilled(tap, sites.get(tap.site.hook_point) or _emptied(tap.site)) for tap in taps]
 
 
 def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
@@ -172,7 +172,7 @@ def layout_digest(taps: list[Tap]) -> str:
     """
     layout = [
         {
-            "site": tap.site.hook_point,
+            "site": str(tap.site.hook_point),
             "rows": list(tap.rows.shape),
             "dtype": str(tap.rows.dtype),
             "norm": tap.norm is not None,
@@ -205,7 +205,7 @@ def self_test(taps: list[Tap]) -> None:
         if not (error <= tolerance).all():
             worst = tap.site.features[int(np.nanargmax(error.max(axis=0)))].name
             raise UnsupportedError(
-                f"the golden self-test of {tap.site.place} failed at feature {worst!r}: "
+                f"the golden self-test of {tap.site.hook_point.place} failed at feature {worst!r}: "
                 f"off by {np.nanmax(error):.2g} (tolerance {tolerance:g})"
             )
 
@@ -214,13 +214,13 @@ def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int
     parameter = next(model.parameters())
     device, dtype, num_inputs = parameter.device, parameter.dtype, site.weight.shape[1]
     routing = None
-    if site.kind == "router":
-        router = router_of(model, entry, site.layer)
+    if site.hook_point.kind == "router":
+        router = router_of(model, entry, site.hook_point)
         module, routing = router.gate, router.routing
         # In fp32: what a router says is not of the model's 16 bits.
         dtype, num_inputs = torch.float32, 2 * routing.num_experts
     else:
-        module = tapped_module(model, entry, site.layer)
+        module = tapped_module(model, entry, site.hook_point)
     capacity = capacity_for(len(site.features))
     return Tap(
         site,
@@ -237,14 +237,14 @@ def _refilled(tap: Tap, site: Site) -> Tap:
     capacity = len(tap.bias)
     if len(site.features) > capacity:
         raise UnsupportedError(
-            f"the watchlist has {len(site.features)} features at {site.place}, and the "
+            f"the watchlist has {len(site.features)} features at {site.hook_point.place}, and the "
             f"running graph has room for {capacity}",
             "restart the server",
         )
     if _is_scaled(site) and tap.norm is None:
         raise UnsupportedError(
-            f"the watchlist has an SAE that scales its input at {site.place}, and the running "
-            "graph has none",
+            f"the watchlist has an SAE that scales its input at {site.hook_point.place}, and "
+            "the running graph scales none there",
             "restart the server",
         )
     num_inputs, device = tap.rows.shape[1], tap.rows.device
@@ -291,13 +291,14 @@ def _norm(site: Site, capacity: int, device: torch.device) -> torch.Tensor:
 
 def _check_width(site: Site, num_inputs: int) -> None:
     width = site.weight.shape[1]
-    if site.kind == "router" and width > num_inputs:
+    is_router = site.hook_point.kind == "router"
+    if is_router and width > num_inputs:
         raise UnsupportedError(
-            f"the watchlist watches expert {(width - 1) // 2} of layer {site.layer}, whose router "
-            f"has experts 0 to {num_inputs // 2 - 1}",
+            f"the watchlist watches expert {(width - 1) // 2} of layer {site.hook_point.layer}, "
+            f"whose router has experts 0 to {num_inputs // 2 - 1}",
             "name another expert",
         )
-    if site.kind == "residual" and width != num_inputs:
+    if not is_router and width != num_inputs:
         raise UnsupportedError(
             f"the watchlist is for d_model {width}, but this model has {num_inputs}",
             "use SAEs or probes of this model",

@@ -102,12 +102,14 @@ class WorkerMonitor:
     @property
     def watched(self) -> str:
         """What this worker's own taps are for, for the log."""
-        places = ", ".join(tap.site.place for tap in self._taps) or "no layer"
+        places = ", ".join(tap.site.hook_point.place for tap in self._taps) or "no layer"
         return f"{len(self._columns)} features at {places}"
 
     def check_alive(self) -> None:
         """After warm-up: every tap must have run, or the compiled graph lacks it."""
-        dead = ", ".join(tap.site.place for tap in self._taps if int(tap.calls.item()) == 0)
+        dead = ", ".join(
+            tap.site.hook_point.place for tap in self._taps if int(tap.calls.item()) == 0
+        )
         reason = f"the taps of {dead} never ran in warm-up: stale compile cache?" if dead else ""
         self.report(not dead, reason)
         if dead:

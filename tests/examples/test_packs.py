@@ -58,7 +58,8 @@ def _rates(split):
     cases = _some(draw(split, SEED))
     answer(model, tokenizer, cases)
     cases = [case for case in cases if case.label >= 0]
-    rows = residuals(model, cases, [site.layer])[site.layer]
+    layer = site.hook_point.layer
+    rows = residuals(model, cases, [layer])[layer]
     requests = [_request(number, rows[number], site) for number in range(len(cases))]
     alerts = {
         (each.match.key, each.match.rule.name)

@@ -75,7 +75,7 @@ def test_rows_equal_sae_encode_without_a_flipped_gate(
     make_sae(tmp_path / "sae", architecture, apply_b_dec)
     watchlist = compile_watchlist(load_rules([write_rules(tmp_path, WATCHED)]))
     (site,) = watchlist.sites
-    assert site.hook_point == "blocks.3.hook_resid_post"
+    assert str(site.hook_point) == "blocks.3.hook_resid_post"
     x = torch.randn(4096, D_MODEL, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = sae_lens.SAE.load_from_disk(str(tmp_path / "sae")).encode(x).numpy()[:, WATCHED]
@@ -109,7 +109,7 @@ def test_golden_vectors_open_gates_as_well_as_closing_them(tmp_path: Path):
     [
         ({"architecture": "topk"}, "architecture 'topk' is not supported"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm'"),
-        ({"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "hook_mlp_out"),
+        ({"metadata": {"hook_name": "blocks.3.attn.hook_q"}}, "hook_q.*cannot be watched"),
     ],
 )
 def test_an_sae_that_cannot_be_read_exactly_is_refused(
@@ -128,3 +128,12 @@ def test_every_fault_is_reported_with_its_place(tmp_path: Path):
         CompileError, match=r"rules\.yaml:1:\d+: feature 'f96': index 96 is outside"
     ):
         compile_watchlist(load_rules([write_rules(tmp_path, [96])]))
+
+
+def test_an_sae_is_watched_where_its_hook_name_says(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["metadata"]["hook_name"] = "blocks.3.hook_mlp_out"
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    (site,) = compile_watchlist(load_rules([write_rules(tmp_path, [5])])).sites
+    assert str(site.hook_point) == "blocks.3.hook_mlp_out"

@@ -26,7 +26,7 @@ def test_each_expert_is_one_input_of_its_layers_router(tmp_path: Path):
     wl.save(compile_watchlist(rules_on(tmp_path, FEATURES)), tmp_path / "w")
     watchlist = wl.load(tmp_path / "w")
     assert watchlist.d_model is None
-    assert [site.hook_point for site in watchlist.sites] == ["router.1", "router.3"]
+    assert [str(site.hook_point) for site in watchlist.sites] == ["router.1", "router.3"]
     assert watchlist.columns == ("clerk", "lawyer", "lawyer_logit")
     clerk, lawyer = watchlist.sites
     says = np.array([[0.25, -3.0, *[0.0] * 12, 0.75, 2.0]])  # of experts 0 and 7 of 8

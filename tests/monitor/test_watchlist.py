@@ -10,6 +10,7 @@ import pytest
 from tiny_models import make_watchlist
 
 from saeguard.monitor import watchlist as wl
+from saeguard.monitor.sites import HookPoint
 
 
 def test_it_survives_a_file(tmp_path: Path):
@@ -18,7 +19,7 @@ def test_it_survives_a_file(tmp_path: Path):
     loaded = wl.load(tmp_path / "w")
     assert loaded.digest == watchlist.digest
     assert loaded.columns == watchlist.columns
-    assert [site.layer for site in loaded.sites] == [0, 2]
+    assert [site.hook_point.layer for site in loaded.sites] == [0, 2]
     for site, original in zip(loaded.sites, watchlist.sites, strict=True):
         np.testing.assert_array_equal(site.weight, original.weight)
         np.testing.assert_array_equal(site.golden_scores, original.golden_scores)
@@ -76,7 +77,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
 def test_encode_keeps_nan_and_gates_strictly():
     site = make_watchlist([0], num_features=2).sites[0]
     site = wl.Site(
-        0, site.features, np.eye(2, 64, dtype=np.float32), np.zeros(2, np.float32),
+        HookPoint(0), site.features, np.eye(2, 64, dtype=np.float32), np.zeros(2, np.float32),
         np.array([1.0, -np.inf], np.float32), site.golden_inputs, site.golden_scores,
     )  # fmt: skip
     x = np.zeros((3, 64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from saeguard.monitor import watchlist as wl
+from saeguard.monitor.sites import HookPoint
 
 D_MODEL = 64
 NUM_LAYERS = 3
@@ -119,7 +120,7 @@ def make_watchlist(
         threshold = rng.uniform(0.0, 1.0, num_features)
         threshold[-1] = -np.inf
         site = wl.Site(
-            layer=layer,
+            hook_point=HookPoint(layer),
             features=tuple(
                 wl.WatchedFeature(n, "sae", "random", "0" * 64, i) for i, n in enumerate(names)
             ),
@@ -130,17 +131,7 @@ def make_watchlist(
             golden_scores=np.empty((0, num_features), np.float32),
         )
         golden = wl.encode(site.golden_inputs, site).astype(np.float32)
-        sites.append(
-            wl.Site(
-                layer,
-                site.features,
-                site.weight,
-                site.bias,
-                site.threshold,
-                site.golden_inputs,
-                golden,
-            )
-        )
+        sites.append(replace(site, golden_scores=golden))
     return wl.build(d_model, sites)
 
 

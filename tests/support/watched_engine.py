@@ -129,7 +129,9 @@ class WatchedEngine:
         """Scores by Hugging Face, [tokens, features]."""
         streams = hidden_states(model, token_ids)
         sites = self.watchlist.sites
-        return np.concatenate([wl.encode(streams[site.layer], site) for site in sites], axis=1)
+        return np.concatenate(
+            [wl.encode(streams[site.hook_point.layer], site) for site in sites], axis=1
+        )
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:

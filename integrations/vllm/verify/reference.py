@@ -109,10 +109,11 @@ def _streams(model: Any, layers: Any, token_ids: list[int]) -> list[Arrays]:
 def _reference(streams: list[Arrays], sites: Sequence[wl.Site]) -> Reference:
     parts = []
     for site in sites:
-        if site.kind == "router":  # not asked of Hugging Face, where each model has it elsewhere
+        if site.hook_point.kind != "resid_post":  # each model there has the others elsewhere
             parts.append((np.full((len(streams[0]), len(site.features)), np.nan),) * 3)
             continue
-        projection = wl.projections(streams[site.layer], site)
+        stream = streams[site.hook_point.layer]
+        projection = wl.projections(stream, site)
         above = projection + site.bias - site.threshold
-        parts.append((wl.encode(streams[site.layer], site), above, projection))
+        parts.append((wl.encode(stream, site), above, projection))
     return Reference(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))

@@ -72,7 +72,7 @@ def json_object(
 def _heading(facts: EngineFacts, watchlist: Watchlist) -> dict[str, str]:
     worker = facts.workers[0]
     number = f"{len(facts.workers)} x " if len(facts.workers) > 1 else ""
-    places = ", ".join(site.place for site in watchlist.sites)
+    places = ", ".join(site.hook_point.place for site in watchlist.sites)
     return {
         "model": facts.model,
         "vllm": f"{facts.vllm_version}, model runner {worker.runner}",

@@ -1,10 +1,10 @@
 """What the engine is watched with for the time of the proof: the user's rules and watchlist, and a
 little beside them.
 
-Columns of random directions are put to each site but routers. The features of a sparse autoencoder
-are 0 on most tokens, so rows that were mixed up could look right; these tell every row from every
-other. A rule that fires on the first row of each of our requests makes the monitor keep their
-scores.
+Columns of random directions are put to each stream after a layer. The features of a sparse
+autoencoder are 0 on most tokens, so rows that were mixed up could look right; these tell every row
+from every other. A rule that fires on the first row of each of our requests makes the monitor keep
+their scores.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def write_setting(directory: Path, watchlist: wl.Watchlist, rules: Sequence[Path
     Raises:
         UnsupportedError: nothing of the residual stream is watched.
     """
-    layers = [site.layer for site in watchlist.sites if site.kind == "residual"]
+    layers = [site.hook_point.layer for site in watchlist.sites if _is_stream(site)]
     if not layers:
         raise UnsupportedError(
-            "the rules watch routers only, whose scores cannot tell every row from every other",
-            "verify rules that read a feature of the residual stream as well",
+            "the rules watch no stream after a layer, and only of that the reference is known",
+            "verify rules that read a feature of blocks.L.hook_resid_post as well",
         )
-    sites = [_with_directions(s) if s.kind == "residual" else s for s in watchlist.sites]
+    sites = [_with_directions(site) if _is_stream(site) else site for site in watchlist.sites]
     extended = wl.build(watchlist.d_model, sites)
     watchlist_file = directory / "watch.safetensors"
     wl.save(extended, watchlist_file)
@@ -79,11 +79,16 @@ def write_setting(directory: Path, watchlist: wl.Watchlist, rules: Sequence[Path
     return Setting(config, directory / "alerts.sqlite", watchlist_file, extended, ours)
 
 
+def _is_stream(site: wl.Site) -> bool:
+    return site.hook_point.kind == "resid_post"
+
+
 def _with_directions(site: wl.Site) -> wl.Site:
-    rng = np.random.default_rng(site.layer)
+    layer = site.hook_point.layer
+    rng = np.random.default_rng(layer)
     d_model = site.weight.shape[1]
     ours = tuple(
-        wl.WatchedFeature(_column(site.layer, i), "probe", _SOURCE, "", i)
+        wl.WatchedFeature(_column(layer, i), "probe", _SOURCE, "", i)
         for i in range(_NUM_DIRECTIONS)
     )
     directions = rng.standard_normal((_NUM_DIRECTIONS, d_model)) / np.sqrt(d_model)

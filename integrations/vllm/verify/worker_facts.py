@@ -40,7 +40,7 @@ def _tap_facts(worker: Any) -> dict[str, Any]:
     return {
         "is_watched": True,
         "num_steps": monitor.num_steps,
-        "places": [tap.site.place for tap in taps],
+        "places": [tap.site.hook_point.place for tap in taps],
         "calls": [int(tap.calls.item()) for tap in taps],
         "is_written": [bool(tap.scores[:, : tap.width].isfinite().any()) for tap in taps],
         "is_keyed": _key(config) == layout_digest(taps),

@@ -268,9 +268,10 @@ def test_scores_equal_those_of_hugging_face(
         got = np.stack([rows[position] for position in range(num_compared)])
         streams = hidden_states(model, token_ids)
         for site in watchlists[name].sites:
-            is_router = site.kind == "router"
-            inputs = router_inputs(model, token_ids, site.layer) if is_router else None
-            expected = wl.encode(streams[site.layer] if inputs is None else inputs, site)
+            layer = site.hook_point.layer
+            is_router = site.hook_point.kind == "router"
+            inputs = router_inputs(model, token_ids, layer) if is_router else None
+            expected = wl.encode(streams[layer] if inputs is None else inputs, site)
             mine, got = np.split(got, [len(site.features)], axis=1)
             error = np.abs(mine - expected[:num_compared])
             assert error.max() <= (1e-4 if is_router else 1e-3) * np.abs(expected).max()

@@ -142,7 +142,10 @@ def _taps(worker: Any) -> tuple[int, tuple[list[int], list[str]]]:
 
     modules = worker.model_runner.get_model().named_modules()
     hooked = [name for name, module in modules if hasattr(module, "saeguard_scores")]
-    return get_pp_group().rank_in_group, ([t.site.layer for t in worker.saeguard._taps], hooked)
+    return get_pp_group().rank_in_group, (
+        [t.site.hook_point.layer for t in worker.saeguard._taps],
+        hooked,
+    )
 
 
 def test_each_stage_taps_the_streams_that_its_own_layers_see(pipeline: WatchedEngine):

@@ -19,6 +19,7 @@ from saeguard.integrations.vllm.routers import Router, router_of
 from saeguard.integrations.vllm.tap import make_taps, refill, self_test
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.sites import HookPoint
 
 CPURouter = pytest.importorskip(
     "vllm.model_executor.layers.fused_moe.router.cpu_router",
@@ -47,7 +48,7 @@ class MixtralForCausalLM(nn.Module):
 
 
 def router_in(model: nn.Module, layer: int = 1) -> Router:
-    return router_of(model, ARCHITECTURES["MixtralForCausalLM"], layer)
+    return router_of(model, ARCHITECTURES["MixtralForCausalLM"], HookPoint(layer, "router"))
 
 
 def router_site(*inputs: int) -> wl.Site:
@@ -56,8 +57,8 @@ def router_site(*inputs: int) -> wl.Site:
     (site,) = make_watchlist([1], num_features=len(inputs), d_model=weight.shape[1]).sites
     zeros = np.zeros(len(inputs), np.float32)
     return wl.Site(
-        1, site.features, weight, zeros, zeros - np.inf, site.golden_inputs,
-        site.golden_inputs @ weight.T, "router",
+        HookPoint(1, "router"), site.features, weight, zeros, zeros - np.inf, site.golden_inputs,
+        site.golden_inputs @ weight.T,
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_a_layer_without_a_router_is_refused_and_so_is_a_model_without_routers()
     with pytest.raises(UnsupportedError, match="router of layer 0, and MixtralForCausalLM has non"):
         router_in(model, layer=0)
     with pytest.raises(UnsupportedError, match="has none there"):
-        router_of(model, ARCHITECTURES["LlamaForCausalLM"], 1)
+        router_of(model, ARCHITECTURES["LlamaForCausalLM"], HookPoint(1, "router"))
     with pytest.raises(UnsupportedError, match="taps layer 2, but this model has layers 0 to 1"):
         router_in(model, layer=2)
 

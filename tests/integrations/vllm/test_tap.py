@@ -82,7 +82,7 @@ def largest_error(
         got = np.stack([rows[position] for position in sorted(rows)])
         streams = hidden_states(model, token_ids)
         expected = np.concatenate(
-            [wl.encode(streams[site.layer], site) for site in watchlist.sites], axis=1
+            [wl.encode(streams[site.hook_point.layer], site) for site in watchlist.sites], axis=1
         )[:-1]
         worst = max(worst, float(np.abs(got - expected).max() / np.abs(expected).max()))
         flips += int(((got != 0) != (expected != 0)).sum())
