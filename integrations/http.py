@@ -1,16 +1,24 @@
-"""One HTTP POST to a destination, and what its outcome means for whoever sends."""
+"""HTTP POSTs to a destination, and what their outcome means for whoever sends."""
 
 from __future__ import annotations
 
 import http.client
+import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import ConfigError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # These speak of the sender's settings or of the server's state, not of the alerts: a wrong token or
 # path must hold alerts back until somebody mends it, not refuse every one of them for good.
@@ -25,36 +33,91 @@ class Reply:
     body: bytes
 
 
+class HttpClient:
+    """Posts on behalf of one destination.
+
+    Args:
+        headers: of every request.
+        ca_file: with the certificates to trust, in place of the system's.
+
+    Raises:
+        ConfigError: the headers cannot be sent, or the certificates cannot be read.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str] | None, timeout_s: float, ca_file: Path | None
+    ) -> None:
+        self._headers = checked_headers(headers)
+        self._timeout_s = timeout_s
+        tls = urllib.request.HTTPSHandler(context=_trusting(ca_file))
+        self._opener = urllib.request.build_opener(_NoRedirect, tls)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The server's answer. The configured headers win over these.
+
+        Raises:
+            DeliveryError: it did not take it; not retriable where the fault is in what was sent.
+        """
+        request = urllib.request.Request(url, data=body, headers={**headers, **self._headers})
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as reply:
+                return Reply(reply.headers.get_content_type(), reply.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                refused = 400 <= error.code < 500 and error.code not in _NOT_ABOUT_THE_ALERTS
+                raise DeliveryError(f"{url}: {error}", retriable=not refused) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise DeliveryError(f"{url}: {error}", retriable=True) from error
+
+
 def check_url(url: str, what: str) -> str:
     """The URL without its last slash.
 
     Raises:
         ConfigError: it is none, or holds a password.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_url = False
+    if not is_url:
         raise ConfigError(f"{what} {url!r} is not an http(s) URL")
     if parts.username is not None:  # it would end up in logs and in the store
         raise ConfigError(f"the {what} must not hold a password", "put it in the headers")
     return url.rstrip("/")
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Reply:
-    """The server's answer to the request.
-
-    Raises:
-        DeliveryError: it did not take it; not retriable where the fault is in what was sent.
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """
-    request = urllib.request.Request(url, data=body, headers=dict(headers))
+    Raises:
+        ConfigError: one cannot be sent. Its value may be a secret, and is not told.
+    """
+    for name, value in (headers or {}).items():
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not re.fullmatch(r"[ -~]*", value):
+            raise ConfigError(
+                f"the header {name!r} cannot be sent",
+                "names are of letters, digits, - and _, values of printable ASCII",
+            )
+    return dict(headers or {})
+
+
+def read_certificates(ca_file: Path) -> bytes:
+    """
+    Raises:
+        ConfigError: there are none.
+    """
     try:
-        with _OPENER.open(request, timeout=timeout_s) as reply:
-            return Reply(reply.headers.get_content_type(), reply.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            refused = 400 <= error.code < 500 and error.code not in _NOT_ABOUT_THE_ALERTS
-            raise DeliveryError(f"{url}: {error}", retriable=not refused) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise DeliveryError(f"{url}: {error}", retriable=True) from error
+        pem = ca_file.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
+    except (OSError, ValueError) as error:  # of the file; of ssl, where it is empty or no text
+        raise ConfigError(f"certificates cannot be read from {ca_file}: {error}") from error
+    return pem
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    pem = read_certificates(ca_file).decode() if ca_file else None
+    return ssl.create_default_context(cadata=pem)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -62,6 +125,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: object) -> None:
         return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)

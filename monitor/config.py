@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import (
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet, load_rules
 from saeguard.rules.errors import RuleError, RuleErrors
-from saeguard.rules.loading.document import Document, read_document
+from saeguard.rules.loading.document import Document, KeyPath, read_document
 from saeguard.rules.loading.sources import is_pack
 
 
@@ -33,10 +33,12 @@ class _Strict(BaseModel):
 
 
 class Destination(_Strict):
-    """Where alerts are delivered: `kind` names an entry point, the rest are its options."""
+    """Where alerts are delivered: `kind` names an entry point, what is not here are its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+    name: str | None = Field(default=None, min_length=1)
+    """In the store, metrics and commands. Where none is given it is that of the place."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,8 +56,13 @@ class Metrics(_Strict):
     """By OTLP, by scrape, or both."""
 
     endpoint: str | None = None
-    """Of OTLP."""
+    """Of OTLP, like all up to `prometheus`."""
+    protocol: Literal["http", "grpc"] = "http"
+    headers: dict[str, str] = Field(default_factory=dict)
     interval_s: float = Field(default=10.0, gt=0)
+    timeout_s: float = Field(default=5.0, gt=0)
+    ca_file: Path | None = None
+    service_name: str = "saeguard"
     prometheus: Prometheus | None = None
 
     @model_validator(mode="after")
@@ -63,6 +70,11 @@ class Metrics(_Strict):
         if self.endpoint is None and self.prometheus is None:
             raise ValueError("needs an OTLP endpoint, or prometheus with a port")
         return self
+
+    @property
+    def otlp(self) -> dict[str, Any] | None:
+        """Arguments of the exporter, where one is wanted."""
+        return self.model_dump(exclude={"prometheus"}) if self.endpoint is not None else None
 
 
 def _visible(text: str) -> str:
@@ -161,6 +173,13 @@ class Config(_Strict):
             raise ValueError(f"chat_template cannot be read: {error}") from error
         return value.model_copy(update={"chat_template": file})
 
+    @field_validator("metrics")
+    @classmethod
+    def _with_absolute_certificates(cls, value: Metrics | None, info: Any) -> Metrics | None:
+        if value is None or value.ca_file is None:
+            return value
+        return value.model_copy(update={"ca_file": info.data["path"].parent / value.ca_file})
+
     @model_validator(mode="after")
     def _complete(self) -> Config:
         if self.capture_text == "hash" and self.hash_key_file is None:
@@ -186,19 +205,29 @@ def load_config(path: Path) -> Config:
     try:
         config = Config(path=path, **data)
     except ValidationError as error:
-        faults += [str(_located(document, fault)) for fault in error.errors()]
+        for fault in error.errors():
+            keys = tuple(fault["loc"])
+            message = f"{'.'.join(map(str, keys))}: {fault['msg']}"
+            faults.append(str(_located(document, keys, message)))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
 
 
-def _located(document: Document, fault: Any) -> RuleError:
+def locate(path: Path, faults: Iterable[tuple[KeyPath, str]]) -> str:
+    """Faults that came to light only later, each as `file:line:column: message`."""
+    try:
+        document = read_document(path)
+    except RuleErrors:  # it has been changed since
+        return "\n".join(f"{path}: {message}" for _, message in faults)
+    return "\n".join(str(_located(document, keys, message)) for keys, message in faults)
+
+
+def _located(document: Document, place: KeyPath, message: str) -> RuleError:
     """The fault at its key, or at the nearest place above it that the file has."""
-    keys = tuple(fault["loc"])
-    place = keys
     while place and place not in document.values:
         place = place[:-1]
-    return document.key_at(place).error(f"{'.'.join(map(str, keys))}: {fault['msg']}")
+    return document.key_at(place).error(message)
 
 
 def read_rules(items: Sequence[Path | str]) -> RuleSet:

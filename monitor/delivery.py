@@ -7,17 +7,15 @@ batch, quarantined, and passed over, so that it cannot block the ones behind it.
 
 from __future__ import annotations
 
-import inspect
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol
 
 from saeguard.monitor.alerts import Alert
-from saeguard.monitor.errors import ConfigError, SaeguardError
+from saeguard.monitor.errors import SaeguardError
 from saeguard.monitor.logging import logger
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
@@ -54,12 +52,17 @@ class Destination(Protocol):
 
 
 class Sender:
-    """Sends what the store holds to one destination, on a thread of its own."""
+    """Sends what the store holds to one destination, on a thread of its own.
+
+    Args:
+        name: under which the store knows the destination, where it is not the destination's own.
+    """
 
     def __init__(
         self,
         store: Store,
         destination: Destination,
+        name: str = "",
         first_delay_s: float = 0.5,
         max_delay_s: float = 30.0,
     ) -> None:
@@ -68,26 +71,27 @@ class Sender:
         self.delivered = 0
         self._store = store
         self._destination = destination
+        self._name = name or destination.name
         self._first_delay_s = first_delay_s
         self._max_delay_s = max_delay_s
         self._delay_s = first_delay_s
         self._batch_size = BATCH_SIZE
         self._wake, self._draining, self._stopped = (threading.Event() for _ in range(3))
-        store.add_destination(destination.name)
+        store.add_destination(self._name)
         store.on_commit(self._wake.set)
         self._thread = threading.Thread(
-            target=self._run, name=f"saeguard-to-{destination.name}", daemon=True
+            target=self._run, name=f"saeguard-to-{self._name}", daemon=True
         )
         self._thread.start()
 
     @property
     def pending(self) -> int:
         """Alerts in the store that the destination has not taken yet."""
-        return self._store.num_pending(self._destination.name)
+        return self._store.num_pending(self._name)
 
     def totals(self) -> dict[str, int]:
         """What waits and what was tried, for metrics."""
-        name = self._destination.name
+        name = self._name
         oldest_ns = self._store.oldest_pending_ns(name)
         age_s = 0 if oldest_ns is None else max(0, time.time_ns() - oldest_ns) // 1_000_000_000
         tried = {f"delivery/attempts/{o}/{name}": self.attempts[o] for o in OUTCOMES}
@@ -129,7 +133,7 @@ class Sender:
 
     def _send_some(self) -> bool:
         """Tries the next batch; False when nothing waits."""
-        rows = self._store.pending(self._destination.name, self._batch_size)
+        rows = self._store.pending(self._name, self._batch_size)
         if rows:
             self._send(rows)
         return bool(rows)
@@ -140,6 +144,7 @@ class Sender:
         except DeliveryError as error:
             if error.retriable:
                 self.attempts["deferred"] += 1
+                self._halve(rows)  # it may be too slow for as many, or take no message as large
                 self._back_off(error)
             else:
                 self._refused(rows, error)
@@ -151,50 +156,36 @@ class Sender:
     def _taken(self, rows: Sequence[tuple[int, Alert]]) -> None:
         self.attempts["taken"] += 1
         self._delay_s = self._first_delay_s
-        self._store.acknowledge(self._destination.name, rows[-1][0])
+        self._store.acknowledge(self._name, rows[-1][0])
         self.delivered += len(rows)
         self._batch_size = min(2 * self._batch_size, BATCH_SIZE)
 
     def _refused(self, rows: Sequence[tuple[int, Alert]], error: Exception) -> None:
         """Halves the next batch, down to the one alert that is refused."""
         self.attempts["refused"] += 1
-        self._batch_size = max(1, len(rows) // 2)
+        self._halve(rows)
         if len(rows) > 1:
             return
         row, alert = rows[0]
-        self._store.quarantine(self._destination.name, row, str(error))
+        self._store.quarantine(self._name, row, str(error))
         log.error(
             "alert_quarantined",
-            destination=self._destination.name,
+            destination=self._name,
             alert_id=alert.id,
             error=str(error),
         )
+
+    def _halve(self, rows: Sequence[tuple[int, Alert]]) -> None:
+        self._batch_size = max(1, len(rows) // 2)
 
     def _back_off(self, error: Exception) -> None:
         """Waits, each time twice as long; while draining, only as long as the first time."""
         log.warning(
             "delivery_deferred",
-            destination=self._destination.name,
+            destination=self._name,
             delay_s=self._delay_s,
             error=str(error),
         )
         if self._draining.wait(self._delay_s * random.uniform(0.5, 1)):
             self._stopped.wait(self._first_delay_s)
         self._delay_s = min(2 * self._delay_s, self._max_delay_s)
-
-
-def load_destination(kind: str, options: Mapping[str, Any]) -> Destination:
-    """The installed destination of this kind.
-
-    Raises:
-        ConfigError: there is none, it does not import, or it does not take these options.
-    """
-    known = {entry.name: entry for entry in entry_points(group="saeguard.destinations")}
-    if kind not in known:
-        raise ConfigError(f"no destination {kind!r}", f"known: {', '.join(sorted(known))}")
-    try:
-        factory = known[kind].load()
-        inspect.signature(factory).bind(**options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"destination {kind!r}: {error}") from error
-    return cast(Destination, factory(**options))

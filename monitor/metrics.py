@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from saeguard.monitor.config import Metrics
+from saeguard.monitor.config import Config, Metrics, locate
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.metric_names import Totals
 
@@ -17,16 +17,23 @@ class MetricsExporter(Protocol):
     def close(self) -> None: ...
 
 
-def start_metrics(wanted: Metrics | None, totals: Totals) -> list[MetricsExporter]:
+def start_metrics(config: Config, totals: Totals) -> list[MetricsExporter]:
     """
     Raises:
         ConfigError: one is not installed, or cannot work as configured.
     """
-    if wanted is None:
+    if config.metrics is None:
         return []
+    try:
+        return _started(config.metrics, totals)
+    except ConfigError as error:
+        raise ConfigError(locate(config.path, [(("metrics",), str(error))])) from error
+
+
+def _started(wanted: Metrics, totals: Totals) -> list[MetricsExporter]:
     started = []
-    if wanted.endpoint is not None:
-        started.append(_load("otlp")(wanted.endpoint, totals, interval_s=wanted.interval_s))
+    if wanted.otlp is not None:
+        started.append(_load("otlp")(totals=totals, **wanted.otlp))
     if wanted.prometheus is not None:
         started.append(_load("prometheus")(totals, **wanted.prometheus.model_dump()))
     return started

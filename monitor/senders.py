@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from saeguard.monitor.config import Destination
-from saeguard.monitor.delivery import Sender, load_destination
+from saeguard.monitor.delivery import Destination, Sender
 from saeguard.monitor.store import Store
 
 
 class Senders:
     """Each sends on a thread of its own."""
 
-    def __init__(self, store: Store, wanted: Sequence[Destination]) -> None:
-        """
-        Raises:
-            ConfigError: there is no such destination, or it does not take its options.
-        """
-        loaded = [load_destination(each.kind, each.options) for each in wanted]
-        self._senders = [Sender(store, destination) for destination in loaded]
+    def __init__(self, store: Store, destinations: Mapping[str, Destination]) -> None:
+        self._senders = [Sender(store, each, name) for name, each in destinations.items()]
 
     def totals(self) -> dict[str, int]:
         """What waits and what was tried, for metrics."""

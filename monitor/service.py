@@ -16,6 +16,7 @@ from saeguard.monitor.carry_over import lookback
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.config import Config
 from saeguard.monitor.control import ControlChannel
+from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.inbox import BATCH, Inbox
 from saeguard.monitor.logging import logger
@@ -98,9 +99,9 @@ class Service:
         self._reporter = Reporter(self._store, config.record_share)
         self._reporter.introduce(self._book)
         self._stops = Stops(self._control.send)
-        self._senders = Senders(self._store, config.destinations)
+        self._senders = Senders(self._store, load_destinations(config))
         self._inbox = Inbox(f"ipc://{run_dir / 'inbox'}")
-        self._metrics = start_metrics(config.metrics, self.totals)
+        self._metrics = start_metrics(config, self.totals)
         log.info(
             "watching",
             rules=len(self._book.ruleset.rules),

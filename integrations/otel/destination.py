@@ -1,6 +1,6 @@
-"""The OTLP destination: each alert as a log event and as a span, posted over HTTP.
+"""The OTLP destination: each alert as a log event and as a span.
 
-The bytes are the exporters' own encoding, but we post them ourselves: the exporters read neither
+The bytes are the exporters' own encoding, but we send them ourselves: the exporters read neither
 `partial_success` nor tell a refusal from an outage, and a sender that acknowledges needs both.
 There is no tracer provider here, so no sampler can drop an alert and nothing global is touched.
 """
@@ -8,38 +8,40 @@ There is no tracer provider here, so no sampler can drop an alert and nothing gl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry import trace
 from opentelemetry._logs import LogRecord
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from saeguard.integrations.http import Seconds
 from saeguard.integrations.otel import mapping
-from saeguard.integrations.otel.transport import check_endpoint, post
+from saeguard.integrations.otel.transport import OtlpProtocol, connect
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import ConfigError
 
 SCOPE = InstrumentationScope("saeguard")
-SIGNALS = ("logs", "traces")
-PARENTINGS = ("root", "child", "auto")
+Signal = Literal["logs", "traces"]
+Parenting = Literal["root", "child", "auto"]
 SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 
 
 class OtlpDestination:
-    """Delivers to one collector or backend that speaks OTLP/HTTP.
+    """Delivers to one collector or backend that speaks OTLP.
 
     Args:
-        endpoint: its base, such as `http://localhost:4318`; `/v1/logs` and `/v1/traces` are added.
+        endpoint: with `protocol: http` the base, such as `http://localhost:4318`, to which
+            `/v1/logs` and `/v1/traces` are added; with `grpc` host and port, as in
+            `http://localhost:4317`. `https://` is for TLS with either.
+        ca_file: with the certificates to trust, in place of the system's.
         signals: which of logs and traces it takes; Phoenix, for one, takes no logs.
         parenting: `root`: the alert's span is one of its own, linked to the client's; `child`: it
             is in the client's trace, where there is one; `auto`: where the client's is sampled. A
@@ -49,19 +51,18 @@ class OtlpDestination:
     def __init__(
         self,
         endpoint: str,
+        protocol: OtlpProtocol = "http",
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = 5.0,
-        signals: Sequence[str] = SIGNALS,
+        timeout_s: Seconds = 5.0,
+        ca_file: Path | None = None,
+        signals: Sequence[Signal] = ("logs", "traces"),
         service_name: str = "saeguard",
-        parenting: str = "root",
+        parenting: Parenting = "root",
     ) -> None:
-        if parenting not in PARENTINGS:
-            raise ConfigError(f"unknown parenting {parenting!r}", f"use {', '.join(PARENTINGS)}")
-        if not signals or not set(signals) <= set(SIGNALS):
-            raise ConfigError(f"unknown OTLP signals {list(signals)}", "use logs, traces or both")
-        self._endpoint = check_endpoint(endpoint)
-        self._headers = dict(headers or {})
-        self._timeout_s = timeout_s
+        if not signals:
+            raise ConfigError("the OTLP destination has no signals", "use logs, traces or both")
+        self._transport = connect(protocol, endpoint, headers, timeout_s, ca_file)
+        self._endpoint = endpoint.rstrip("/")
         self._signals = signals
         self._parenting = parenting
         self._resource = Resource({"service.name": service_name})
@@ -75,17 +76,17 @@ class OtlpDestination:
             logs = encode_logs(
                 [log_record(alert, self._resource, self._parent(alert)) for alert in alerts]
             )
-            answer = self._post("/v1/logs", logs, ExportLogsServiceResponse)
+            answer = self._transport.send(logs).partial_success
             _require_all(answer.rejected_log_records, answer.error_message)
         if "traces" in self._signals:
             spans = encode_spans(
                 [span(alert, self._resource, self._parent(alert)) for alert in alerts]
             )
-            answer = self._post("/v1/traces", spans, ExportTraceServiceResponse)
+            answer = self._transport.send(spans).partial_success
             _require_all(answer.rejected_spans, answer.error_message)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        self._transport.close()
 
     def _parent(self, alert: Alert) -> trace.SpanContext | None:
         """The client's span, where the alert's is to be a child of it."""
@@ -93,15 +94,6 @@ class OtlpDestination:
         if client is None or self._parenting == "root":
             return None
         return client if self._parenting == "child" or client.trace_flags.sampled else None
-
-    def _post(self, path: str, request: Any, reply_type: Any) -> Any:
-        """The `partial_success` of the reply."""
-        url = self._endpoint + path
-        reply = post(url, request.SerializeToString(), self._headers, self._timeout_s)
-        try:
-            return reply_type.FromString(reply).partial_success
-        except DecodeError as error:
-            raise DeliveryError(f"{url}: the reply is not OTLP", retriable=True) from error
 
 
 def log_record(

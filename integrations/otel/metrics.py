@@ -1,21 +1,35 @@
-"""Counters and gauges over OTLP, read from the monitor's totals by a private meter provider."""
+"""Counters and gauges over OTLP, read from the monitor's totals by a private meter provider.
+
+They are not queued: what counts since the start is in the next request as well.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 
-from saeguard.integrations.otel.transport import check_endpoint
+from saeguard.integrations.otel.transport import OtlpProtocol, Transport, connect
+from saeguard.monitor.delivery import DeliveryError
+from saeguard.monitor.logging import logger
 from saeguard.monitor.metric_names import COUNTERS, GAUGES, Labels, Totals, series
 
 _COLLECTION_S = 0.05
 """A collection asks for every metric by itself, all within this time."""
+
+log = logger(__name__)
 
 
 class OtlpMetrics:
@@ -29,14 +43,14 @@ class OtlpMetrics:
         self,
         endpoint: str,
         totals: Totals,
+        protocol: OtlpProtocol = "http",
         headers: Mapping[str, str] | None = None,
         interval_s: float = 10.0,
         timeout_s: float = 5.0,
+        ca_file: Path | None = None,
         service_name: str = "saeguard",
     ) -> None:
-        exporter = OTLPMetricExporter(
-            f"{check_endpoint(endpoint)}/v1/metrics", headers=headers, timeout=timeout_s
-        )
+        exporter = _Exporter(connect(protocol, endpoint, headers, timeout_s, ca_file), endpoint)
         reader = PeriodicExportingMetricReader(exporter, interval_s * 1000, timeout_s * 1000)
         self._provider = MeterProvider(
             [reader], Resource({"service.name": service_name}), shutdown_on_exit=False
@@ -54,6 +68,41 @@ class OtlpMetrics:
     def close(self) -> None:
         """Sends the last values."""
         self._provider.shutdown()
+
+
+class _Exporter(MetricExporter):
+    """Sends what is collected, and says in the log when that begins and ceases to fail."""
+
+    def __init__(self, transport: Transport, endpoint: str) -> None:
+        super().__init__()
+        self._transport = transport
+        self._endpoint = endpoint
+        self._is_failing = False
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any
+    ) -> MetricExportResult:
+        try:
+            refusal = self._transport.send(encode_metrics(metrics_data)).partial_success
+        except DeliveryError as error:
+            self._note(str(error))
+            return MetricExportResult.FAILURE
+        num_rejected = refusal.rejected_data_points
+        self._note(f"{num_rejected} rejected: {refusal.error_message}" if num_rejected else "")
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        self._transport.close()
+
+    def _note(self, error: str) -> None:
+        if error and not self._is_failing:
+            log.warning("metrics_not_taken", endpoint=self._endpoint, error=error)
+        elif self._is_failing and not error:
+            log.info("metrics_taken_again", endpoint=self._endpoint)
+        self._is_failing = bool(error)
 
 
 def _name(key: str) -> str:

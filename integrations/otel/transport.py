@@ -1,42 +1,49 @@
-"""One OTLP/HTTP request."""
+"""The way to an OTLP server: `http` or `grpc`."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from saeguard.integrations import http
-from saeguard.monitor.delivery import DeliveryError
+from saeguard.integrations.http import check_url
+from saeguard.integrations.otel.http_transport import HttpTransport
+from saeguard.monitor.errors import ConfigError
 
-CONTENT_TYPE = "application/x-protobuf"
+OtlpProtocol = Literal["http", "grpc"]
 
 
-def check_endpoint(endpoint: str) -> str:
-    """The endpoint without its last slash.
+class Transport(Protocol):
+    """Sends the requests of all signals to one server."""
+
+    def send(self, request: Any) -> Any:
+        """The reply to an `Export…ServiceRequest` once the server has taken it; what its
+        `partial_success` rejects is not looked at.
+
+        Raises:
+            DeliveryError: it did not take it; not retriable where the fault is in what was sent.
+        """
+
+    def close(self) -> None: ...
+
+
+def connect(
+    protocol: OtlpProtocol,
+    endpoint: str,
+    headers: Mapping[str, str] | None,
+    timeout_s: float,
+    ca_file: Path | None,
+) -> Transport:
+    """A transport to this endpoint; nothing is sent yet.
 
     Raises:
-        ConfigError: it is no URL, or holds a password.
+        ConfigError: it cannot be used, or the package for gRPC is missing.
     """
-    return http.check_url(endpoint, "OTLP endpoint")
-
-
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
-    """The reply's protobuf; empty where the server answers in JSON or with nothing.
-
-    Raises:
-        DeliveryError: it did not take the request.
-    """
-    own = {"Content-Type": CONTENT_TYPE, "Content-Encoding": "gzip"}
-    reply = http.post(url, gzip.compress(body, compresslevel=1), own | dict(headers), timeout_s)
-    return _accepted(url, reply.content_type, reply.body)
-
-
-def _accepted(url: str, content_type: str, reply: bytes) -> bytes:
-    if content_type == CONTENT_TYPE:
-        return reply
-    if reply and content_type != "application/json":
-        # A login page or a wrong port may answer 200 too.
-        raise DeliveryError(
-            f"{url}: answers {content_type}, so it is no OTLP server", retriable=True
-        )
-    return b""
+    endpoint = check_url(endpoint, "OTLP endpoint")
+    if protocol == "http":
+        return HttpTransport(endpoint, headers, timeout_s, ca_file)
+    try:
+        from saeguard.integrations.otel.grpc_transport import GrpcTransport
+    except ImportError as error:
+        raise ConfigError(f"OTLP over gRPC: {error}", "pip install 'saeguard[grpc]'") from error
+    return GrpcTransport(endpoint, headers, timeout_s, ca_file)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from saeguard.integrations.http import check_url, post
+from saeguard.integrations.http import HttpClient, Seconds, check_url
 from saeguard.monitor.alerts import Alert
 
 MAX_CHARS = 1024
@@ -22,6 +23,7 @@ class AlertmanagerDestination:
     Args:
         url: Alertmanager's base, such as `http://localhost:9093`.
         labels: more labels for each alert, such as the cluster.
+        ca_file: with the certificates to trust, in place of the system's.
 
     Raises:
         ConfigError: the URL is none.
@@ -32,12 +34,12 @@ class AlertmanagerDestination:
         url: str,
         labels: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: Seconds = 5.0,
+        ca_file: Path | None = None,
     ) -> None:
         self._url = check_url(url, "Alertmanager's URL")
         self._labels = dict(labels or {})
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
-        self._timeout_s = timeout_s
+        self._client = HttpClient(headers, timeout_s, ca_file)
 
     @property
     def name(self) -> str:
@@ -45,7 +47,8 @@ class AlertmanagerDestination:
 
     def deliver(self, alerts: Sequence[Alert]) -> None:
         body = json.dumps([self._entry(alert) for alert in alerts]).encode()
-        post(f"{self._url}/api/v2/alerts", body, self._headers, self._timeout_s)
+        json_body = {"Content-Type": "application/json"}
+        self._client.post(f"{self._url}/api/v2/alerts", body, json_body)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -22,11 +22,12 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from saeguard.integrations.http import check_url, post
+from saeguard.integrations.http import HttpClient, Seconds, check_url
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.secrets import read_secret
 
@@ -42,6 +43,7 @@ class WebhookDestination:
         secret_env: name of the environment variable with the secret to sign with.
         secret_file: or a file with it; white space around it does not count.
         headers: more of them, such as `Authorization`.
+        ca_file: with the certificates to trust, in place of the system's.
 
     Raises:
         ConfigError: the URL is none, or the secret cannot be had.
@@ -51,14 +53,14 @@ class WebhookDestination:
         self,
         url: str,
         secret_env: str | None = None,
-        secret_file: str | None = None,
+        secret_file: Path | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: Seconds = 5.0,
+        ca_file: Path | None = None,
     ) -> None:
         self._url = check_url(url, "webhook's URL")
         self._secret = read_secret(secret_env, secret_file)
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
-        self._timeout_s = timeout_s
+        self._client = HttpClient(headers, timeout_s, ca_file)
 
     @property
     def name(self) -> str:
@@ -66,8 +68,9 @@ class WebhookDestination:
 
     def deliver(self, alerts: Sequence[Alert]) -> None:
         body = json.dumps({"version": VERSION, "alerts": [plain(alert) for alert in alerts]})
-        signed = self._signed(body.encode(), int(time.time()))
-        post(self._url, body.encode(), self._headers | signed, self._timeout_s)
+        headers = {"Content-Type": "application/json"}
+        headers |= self._signed(body.encode(), int(time.time()))
+        self._client.post(self._url, body.encode(), headers)
 
     def close(self) -> None:
         """Nothing is held open."""

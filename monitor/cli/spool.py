@@ -19,7 +19,8 @@ from saeguard.monitor import spool
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption, moment_ns
 from saeguard.monitor.config import load_config
-from saeguard.monitor.delivery import BATCH_SIZE, DeliveryError, Destination, load_destination
+from saeguard.monitor.delivery import BATCH_SIZE, DeliveryError, Destination
+from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import printable
 
@@ -81,10 +82,7 @@ def replay(
     Pending alerts are sent by the monitor itself, which goes on with them.
     """
     config = load_config(config_path)
-    known = {}
-    for wanted in config.destinations:
-        target = load_destination(wanted.kind, wanted.options)
-        known[target.name] = target
+    known = load_destinations(config)
     _require(destination, list(known))
     num_taken = num_refused = 0
     alerts = spool.select(config.store, which, destination, since or 0)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from saeguard.monitor.config import load_config
-from saeguard.monitor.delivery import load_destination
+from saeguard.monitor.destinations import load_destination
 
 STACK = Path(__file__).parents[2] / "examples" / "stack"
 FILES = {file.name: yaml.safe_load(file.read_text()) for file in STACK.glob("*.yaml")}

@@ -63,6 +63,15 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, text: str, message: str
         load_config(tmp_path / "saeguard.yaml")
 
 
+def test_certificates_for_metrics_are_found_beside_the_configuration(tmp_path: Path):
+    file = tmp_path / "saeguard.yaml"
+    file.write_text(TOP + "metrics: {endpoint: 'https://h:4317', protocol: grpc, ca_file: ca}\n")
+    metrics = load_config(file).metrics
+    assert metrics is not None
+    assert metrics.otlp is not None
+    assert (metrics.otlp["protocol"], metrics.otlp["ca_file"]) == ("grpc", tmp_path / "ca")
+
+
 def test_a_chat_template_is_found_beside_the_configuration(tmp_path: Path):
     (tmp_path / "mine.jinja").write_text("{{ messages }}")
     file = tmp_path / "saeguard.yaml"

@@ -9,7 +9,8 @@ import pytest
 from records import make_alert
 
 from saeguard.monitor import delivery
-from saeguard.monitor.delivery import DeliveryError, Sender, load_destination
+from saeguard.monitor.delivery import DeliveryError, Sender
+from saeguard.monitor.destinations import load_destination
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import reading
@@ -126,6 +127,20 @@ def test_a_fault_of_the_destination_does_not_end_its_thread(store):
     assert destination.taken == [alert]
 
 
+def test_a_destination_that_is_too_slow_for_a_batch_gets_smaller_ones(store):
+    class Slow(CapturingDestination):
+        def deliver(self, alerts):
+            if len(alerts) > 5:
+                raise DeliveryError("timed out", retriable=True)
+            super().deliver(alerts)
+
+    alerts = fill(store, 30)
+    destination = Slow()
+    assert Sender(store, destination, first_delay_s=0.001).drain(30)
+    assert destination.taken == alerts
+    assert quarantined(store) == []
+
+
 def test_draining_ends_in_time_and_leaves_the_rest_in_the_store(store):
     fill(store, 3)
     down = CapturingDestination(error=DeliveryError("down", retriable=True))
@@ -145,11 +160,18 @@ def test_destinations_are_found_by_their_kind():
     ("kind", "options", "reason"),
     [
         ("pigeon", {}, "no destination 'pigeon'.*otlp"),
-        ("otlp", {}, "missing a required argument: 'endpoint'"),
-        ("otlp", {"endpoint": "http://h", "colour": 1}, "colour"),
+        ("otlp", {}, "endpoint: Field required"),
+        ("otlp", {"endpoint": "http://h", "colour": 1}, "colour: Extra inputs"),
+        ("otlp", {"endpoint": "http://h", "timeout_s": 0}, "timeout_s: .* greater than 0"),
+        ("otlp", {"endpoint": "http://h", "headers": {"X-Org": 1}}, "headers.X-Org: .* string"),
+        ("otlp", {"endpoint": "http://h", "headers": {"a": "b\n"}}, "header 'a' cannot be sent"),
+        ("otlp", {"endpoint": "https://h", "ca_file": "/dev/null"}, "read from /dev/null"),
+        ("otlp", {"endpoint": "http://h:x"}, "not an http"),
+        ("otlp", {"endpoint": "http://h", "signals": []}, "no signals"),
+        ("otlp", {"endpoint": "http://h", "parenting": "uncle"}, "parenting: .*'root'"),
         ("otlp", {"endpoint": "file:///etc/passwd"}, "not an http"),
         ("otlp", {"endpoint": "http://user:secret@h"}, "must not hold a password"),
-        ("otlp", {"endpoint": "http://h", "signals": ["smoke"]}, "smoke"),
+        ("otlp", {"endpoint": "http://h", "signals": ["smoke"]}, "signals.0: .*'logs'"),
     ],
 )
 def test_a_wrong_destination_is_a_configuration_error(kind, options, reason):

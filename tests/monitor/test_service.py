@@ -209,7 +209,8 @@ def _is_running(pid: int) -> bool:
     [
         ({"rules": ["absent.yaml"]}, "absent.yaml"),
         ({"watchlist": "absent.safetensors"}, "saeguard compile"),
-        ({"destinations": [{"kind": "pigeon"}]}, "pigeon"),
+        ({"destinations": [{"kind": "pigeon"}]}, "saeguard.yaml:2:3: no destination 'pigeon'"),
+        ({"metrics": {"endpoint": "host:4317"}}, "saeguard.yaml:2:1: OTLP endpoint 'host:4317'"),
         ({"fail": "sometimes"}, "saeguard.yaml:1:1: fail"),
         ({"colour": "red"}, "colour"),
     ],

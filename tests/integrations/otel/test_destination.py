@@ -10,8 +10,9 @@ from opentelemetry import trace
 from opentelemetry._logs import get_logger_provider
 from records import make_alert
 
+from saeguard.integrations.http import Reply
 from saeguard.integrations.otel import OtlpDestination, OtlpReceiver
-from saeguard.integrations.otel.transport import _accepted
+from saeguard.integrations.otel.http_transport import _protobuf
 from saeguard.monitor.delivery import DeliveryError, Sender
 from saeguard.monitor.logging import log_alert
 from saeguard.monitor.store import Store
@@ -159,8 +160,8 @@ def test_a_slow_server_is_given_up_on_in_time(receiver):
 
 def test_a_login_page_that_answers_200_is_not_success():
     with pytest.raises(DeliveryError, match="text/html"):
-        _accepted("http://h", "text/html", b"<form>")
-    assert _accepted("http://h", "application/json", b"{}") == b""
+        _protobuf("http://h", Reply("text/html", b"<form>"))
+    assert _protobuf("http://h", Reply("application/json", b"{}")) == b""
 
 
 def test_the_global_providers_stay_as_they_were(receiver):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import ssl
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 from json_receiver import JsonReceiver, Post
 from records import make_alert
 
 from saeguard.integrations.webhook import WebhookDestination
 from saeguard.monitor.alerts import SignalReading
-from saeguard.monitor.delivery import DeliveryError, Sender, load_destination
+from saeguard.monitor.delivery import DeliveryError, Sender
+from saeguard.monitor.destinations import load_destination
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import reading
@@ -117,6 +120,21 @@ def test_only_what_speaks_of_the_alerts_refuses_them(
     assert error.value.retriable is is_retriable
 
 
+def test_tls_with_a_private_authority(tmp_path: Path):
+    own, pem = self_signed(), tmp_path / "key.pem"
+    pem.write_bytes(own.key + own.certificate)
+    (tmp_path / "ca.pem").write_bytes(own.certificate)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pem)
+    with JsonReceiver(tls) as receiver:
+        alert = make_alert()
+        WebhookDestination(receiver.url, ca_file=tmp_path / "ca.pem").deliver([alert])
+        assert ids_of(receiver.posts) == [alert.id]
+        with pytest.raises(DeliveryError, match="CERTIFICATE_VERIFY_FAILED") as error:
+            WebhookDestination(receiver.url).deliver([alert])
+    assert error.value.retriable
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -125,8 +143,8 @@ def test_only_what_speaks_of_the_alerts_refuses_them(
         ({"url": "http://host", "secret_env": "NOT_SET"}, "secret in NOT_SET is empty"),
         ({"url": "http://host", "secret_file": "/nowhere"}, "No such file"),
         ({"url": "http://host", "secret_env": "A", "secret_file": "b"}, "two secrets"),
-        ({"url": "http://host", "secret": "hush"}, "unexpected keyword argument 'secret'"),
-        ({}, "missing a required argument: 'url'"),
+        ({"url": "http://host", "secret": "hush"}, "secret: Extra inputs"),
+        ({}, "url: Field required"),
     ],
 )
 def test_a_wrong_setting_is_named(options: dict[str, str], message: str):
