@@ -65,7 +65,10 @@ class OtlpDestination:
         self._endpoint = endpoint.rstrip("/")
         self._signals = signals
         self._parenting = parenting
-        self._resource = Resource({"service.name": service_name})
+        # The second is Phoenix's: alerts are in a project of their own.
+        self._resource = Resource(
+            {"service.name": service_name, "openinference.project.name": service_name}
+        )
 
     @property
     def name(self) -> str:
@@ -120,11 +123,11 @@ def span(alert: Alert, resource: Resource, parent: trace.SpanContext | None) -> 
     """
     client = _client_span(alert)
     return ReadableSpan(
-        name=f"saeguard.alert {alert.rule_name}",
+        name=alert.rule_name,
         context=_span_context(alert, parent),
         parent=parent,
         resource=resource,
-        attributes=mapping.attributes(alert),
+        attributes=mapping.span_attributes(alert),
         links=[trace.Link(client)] if client and not parent else [],
         status=trace.Status(trace.StatusCode.ERROR, alert.rule_title),
         start_time=min(alert.forward_time_ns, alert.time_ns),

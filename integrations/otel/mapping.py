@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 
 import msgspec
 from opentelemetry._logs import SeverityNumber
 
-from saeguard.monitor.alerts import Alert
+from saeguard.monitor.alerts import Alert, SignalReading
 
 MAX_CHARS = 4096
 """Of one attribute: backends drop or refuse longer ones."""
@@ -34,6 +35,24 @@ def attributes(alert: Alert) -> dict[str, Value]:
     values = _alert(alert) | _rule(alert)
     if alert.kind != "health":
         values |= _request(alert) | _evidence(alert) | _correlation(alert) | _coverage(alert)
+    return _capped(values)
+
+
+def span_attributes(alert: Alert) -> dict[str, Value]:
+    """The same, and what tools for OpenInference such as Phoenix show in their columns: where the
+    alert is, why it was raised, and what a reviewer filters by.
+    """
+    values: dict[str, Value | None] = {
+        "output.value": "\n".join([alert.message, *map(_signal, alert.signals)]),
+        "metadata": json.dumps(_metadata(alert)),
+        "tag.tags": tuple(alert.tags),
+    }
+    if alert.kind != "health":
+        values["input.value"] = _place(alert)
+    return attributes(alert) | _capped(values)
+
+
+def _capped(values: dict[str, Value | None]) -> dict[str, Value]:
     return {
         key: value[:MAX_CHARS] if isinstance(value, str) else value
         for key, value in values.items()
@@ -126,3 +145,30 @@ def _coverage(alert: Alert) -> dict[str, Value | None]:
         "saeguard.coverage.unseen": coverage.num_unseen,
         "saeguard.coverage.unseen_reasons": json.dumps(coverage.unseen),
     }
+
+
+def _place(alert: Alert) -> str:
+    place = f"{alert.phase}, token {alert.position} of {alert.request_id}"
+    return place if alert.token is None else f"{alert.token!r} ({place})"
+
+
+def _signal(signal: SignalReading) -> str:
+    value = "not observed" if math.isnan(signal.value) else f"{signal.value:g}"
+    holds = "holds" if signal.holds else "does not hold"
+    return f"{signal.name}: {signal.agg} of {signal.feature} is {value}, {signal.wanted} {holds}"
+
+
+def _metadata(alert: Alert) -> dict[str, str]:
+    """Short texts only: cut JSON could not be read."""
+    values = {
+        "severity": alert.severity,
+        "kind": alert.kind,
+        "request": alert.request_id,
+        "model": alert.model,
+        "lora": alert.lora,
+        "tenant": alert.tenant,
+        "client": alert.client,
+        "policy": alert.policy,
+        "action": alert.action_outcome and f"{alert.action}: {alert.action_outcome}",
+    }
+    return {key: value[:200] for key, value in values.items() if value}

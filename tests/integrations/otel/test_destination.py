@@ -87,7 +87,7 @@ def test_the_span_is_a_root_that_links_to_the_client_even_if_that_is_not_sampled
     (span,) = receiver.spans
     assert (span.parent_id, span.links) == ("", [CLIENT_TRACE])
     assert (span.start_ns, span.end_ns) == (alert.forward_time_ns, alert.time_ns)
-    assert span.name == "saeguard.alert deceit_in_reasoning"
+    assert span.name == "deceit_in_reasoning"
     assert span.status == "Deceit in the chain of thought"
 
 

@@ -72,9 +72,32 @@ def test_the_documentation_names_every_attribute():
     page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
     request = {"lora": "a", "client": "c", "policy": "p"}
     full = make_alert(**request, action="stop", action_outcome="requested")
-    names = mapping.attributes(full).keys() | mapping.attributes(make_correlation()).keys()
+    names = mapping.span_attributes(full).keys() | mapping.attributes(make_correlation()).keys()
     assert len(names) > 35
     for name in names:
         parts = name.split(".")
         shown = {f"`{name}`", *(f"`.{'.'.join(parts[i:])}`" for i in (1, 2, 3))}
         assert any(each in page for each in shown), name
+
+
+def test_a_span_says_where_and_why_in_words():
+    unseen = SignalReading("fiction", "roleplay", "mean", float("nan"), "lt", 1.5, False, 2)
+    alert = make_alert()
+    attributes = mapping.span_attributes(
+        make_alert(signals=[*alert.signals, unseen], lora=None, severity="critical")
+    )
+    assert attributes["input.value"] == "' pass' (reasoning, token 2 of chatcmpl-1)"
+    assert attributes["output.value"].splitlines() == [
+        "max 7.21",
+        "peak: max of deceit is 7.21, ≥ 4 holds",
+        "fiction: mean of roleplay is not observed, < 1.5 does not hold",
+    ]
+    metadata = json.loads(attributes["metadata"])
+    assert (metadata["severity"], metadata["tenant"]) == ("critical", "acme")
+    assert "lora" not in metadata
+
+
+def test_a_span_about_the_monitor_itself_is_at_no_token():
+    attributes = mapping.span_attributes(make_health_alert(message="blind"))
+    assert "input.value" not in attributes
+    assert attributes["output.value"] == "blind"
