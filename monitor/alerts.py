@@ -28,6 +28,20 @@ and its positions are -1.
 """
 
 
+UnseenReason = Literal[
+    "blind",
+    "dead_tap",
+    "dropped_frame",
+    "evicted",
+    "failed",
+    "monitor_down",
+    "other_watchlist",
+    "rules_full",
+]
+"""Why rules did not see a row: see "How rows are counted" in docs/configuration.md."""
+UNSEEN_REASONS: tuple[UnseenReason, ...] = get_args(UnseenReason)
+
+
 class Coverage(msgspec.Struct, frozen=True):
     """How many rows of a request were seen: scheduled = observed + cached + num_unseen."""
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.histograms import TO_DESTINATION_S, Distribution, Histogram
 from saeguard.monitor.logging import logger
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
@@ -69,6 +70,8 @@ class Sender:
         self.attempts: Counter[str] = Counter()
         """By outcome."""
         self.delivered = 0
+        self.latency = Histogram(TO_DESTINATION_S)
+        """From the time of an alert until it is taken."""
         self._store = store
         self._destination = destination
         self._name = name or destination.name
@@ -100,6 +103,10 @@ class Sender:
             f"delivery/oldest_age_s/{name}": age_s,
             **tried,
         }
+
+    def distributions(self) -> dict[str, Distribution]:
+        """How long it takes, for metrics."""
+        return {f"delivery/latency_s/{self._name}": self.latency.read()}
 
     def hurry(self) -> None:
         """Nothing more is to come: go on until everything is delivered, without long pauses."""
@@ -157,6 +164,9 @@ class Sender:
         self.attempts["taken"] += 1
         self._delay_s = self._first_delay_s
         self._store.acknowledge(self._name, rows[-1][0])
+        now_ns = time.time_ns()
+        for _, alert in rows:
+            self.latency.add((now_ns - alert.time_ns) / 1e9)
         self.delivered += len(rows)
         self._batch_size = min(2 * self._batch_size, BATCH_SIZE)
 

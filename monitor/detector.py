@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saeguard.monitor.activations import Activations
+from saeguard.monitor.alerts import UnseenReason
 from saeguard.monitor.carry_over import carry_over
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.drafts import confirmed, settle
@@ -57,12 +59,14 @@ class Detector:
         num_features: int,
         record_tokens: int,
         prefix_bytes: int = 256 << 20,
+        activations: Activations | None = None,
     ) -> None:
         """
         Args:
             watchlist: digest of the one whose columns the engine reads.
             record_tokens: how many of a request's last rows are kept.
             prefix_bytes: of scores that are kept for what is in vLLM's prefix cache.
+            activations: told of the scores of each row that the rules see.
         """
         self._engine = engine
         self._watchlist = watchlist
@@ -71,6 +75,7 @@ class Detector:
         self._prefixes = Prefixes(num_features, prefix_bytes, record_tokens)
         self._requests: dict[str, LiveRequest] = {}
         self._ended: dict[str, None] = {}  # live requests whose end was announced, oldest first
+        self._activations = activations
         self._early = EarlyRows(GRACE_S)
         self._unannounced: list[RequestEnd] = []
         self._num_unevaluated = 0  # by engines before this one
@@ -145,7 +150,7 @@ class Detector:
 
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
-        fault = None if self.workers.do_taps_run(frame) else "dead_tap"
+        fault: UnseenReason | None = None if self.workers.do_taps_run(frame) else "dead_tap"
         starts = np.array(frame.row_starts)
         found = [self._requests.get(req_id) for req_id in frame.req_ids]
         requests = [request for request in found if request is not None]
@@ -221,7 +226,7 @@ class Detector:
         requests: list[LiveRequest],
         starts: Starts,
         rows: FrameArrays,
-        fault: str | None,
+        fault: UnseenReason | None,
     ) -> list[Detection]:
         """Account for rows, and evaluate them unless their frame has a fault."""
         if frame.watchlist not in self._orders:
@@ -304,6 +309,8 @@ class Detector:
             request.next_position = last + 1
         slots = np.array([request.slot for request in requests])
         self._table.put(np.repeat(slots, counts), rows, phases)
+        if self._activations is not None:
+            self._activations.add(rows.scores)
         keys = [request.start.req_id for request in requests]
         matches = self._engine.observe(keys, starts, rows.scores, rows.positions, phases)
         return [Detection(match, self._requests[match.key], frame) for match in matches]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from saeguard.monitor.alerts import UnseenReason
 from saeguard.monitor.messages import Frame, FrameArrays, RequestEnd
 
 
@@ -15,7 +16,7 @@ class Early(NamedTuple):
 
     frame: Frame
     rows: FrameArrays
-    fault: str | None
+    fault: UnseenReason | None
     """Why the frame must not be believed."""
 
 

@@ -1,15 +1,20 @@
-"""The metrics that the monitor's totals make, whatever way they leave it.
+"""The metrics that the monitor's totals and distributions make, whatever way they leave it.
 
-A total is named `metric/value/value...`, such as `tokens/unseen/dropped_frame`; the values are
+Each is named `metric/value/value...`, such as `tokens/unseen/dropped_frame`; the values are
 those of the metric's labels, in order. `docs/telemetry.md` says what each one means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from saeguard.monitor.histograms import Distribution
 
 Totals = Callable[[], Mapping[str, int]]
+Distributions = Callable[[], Mapping[str, Distribution]]
 Labels = tuple[str, ...]
+T = TypeVar("T", int, Distribution)
 
 COUNTERS: dict[str, Labels] = {
     "tokens": ("coverage", "reason"),
@@ -35,6 +40,7 @@ COUNTERS: dict[str, Labels] = {
     "requests/unattended": (),
     "delivery/attempts": ("outcome", "destination"),
     "store/evicted": ("kind",),
+    "store/failed": (),
 }
 GAUGES: dict[str, Labels] = {
     "requests/live": (),
@@ -43,12 +49,19 @@ GAUGES: dict[str, Labels] = {
     "delivery/pending": ("destination",),
     "delivery/oldest_age_s": ("destination",),
     "store/used_bytes": (),
+    "queue/depth": ("queue",),
+}
+HISTOGRAMS: dict[str, Labels] = {
+    "evaluation/duration_s": (),
+    "alert/latency_s": (),
+    "delivery/latency_s": ("destination",),
+    "feature/score": ("feature",),
 }
 
 
 def series(
-    totals: Mapping[str, int], metric: str, labels: Labels
-) -> Iterator[tuple[dict[str, str], int]]:
+    totals: Mapping[str, T], metric: str, labels: Labels
+) -> Iterator[tuple[dict[str, str], T]]:
     """The values of a metric with the labels of each. The last label may hold slashes."""
     for name, value in totals.items():
         if name == metric or name.startswith(f"{metric}/"):

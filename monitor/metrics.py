@@ -8,16 +8,18 @@ from typing import Protocol
 
 from saeguard.monitor.config import Config, Metrics, locate
 from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.metric_names import Totals
+from saeguard.monitor.metric_names import Distributions, Totals
 
 
 class MetricsExporter(Protocol):
-    """Reads the totals whenever it needs them, on a thread of its own."""
+    """Reads totals and distributions whenever it needs them, on a thread of its own."""
 
     def close(self) -> None: ...
 
 
-def start_metrics(config: Config, totals: Totals) -> list[MetricsExporter]:
+def start_metrics(
+    config: Config, totals: Totals, distributions: Distributions
+) -> list[MetricsExporter]:
     """
     Raises:
         ConfigError: one is not installed, or cannot work as configured.
@@ -25,17 +27,19 @@ def start_metrics(config: Config, totals: Totals) -> list[MetricsExporter]:
     if config.metrics is None:
         return []
     try:
-        return _started(config.metrics, totals)
+        return _started(config.metrics, totals, distributions)
     except ConfigError as error:
         raise ConfigError(locate(config.path, [(("metrics",), str(error))])) from error
 
 
-def _started(wanted: Metrics, totals: Totals) -> list[MetricsExporter]:
+def _started(
+    wanted: Metrics, totals: Totals, distributions: Distributions
+) -> list[MetricsExporter]:
     started = []
     if wanted.otlp is not None:
-        started.append(_load("otlp")(totals=totals, **wanted.otlp))
+        started.append(_load("otlp")(totals=totals, distributions=distributions, **wanted.otlp))
     if wanted.prometheus is not None:
-        started.append(_load("prometheus")(totals, **wanted.prometheus.model_dump()))
+        started.append(_load("prometheus")(totals, distributions, **wanted.prometheus.model_dump()))
     return started
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from saeguard.monitor.alerting import is_worth_recording
-from saeguard.monitor.alerts import Alert
+from saeguard.monitor.alerts import UNSEEN_REASONS, Alert
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.logging import log_alert, logger
 from saeguard.monitor.messages import RequestEnd, RequestStart
@@ -34,6 +34,13 @@ _METRICS: dict[Outcome, str] = {
     "building_block": "building_blocks",
 }
 
+_AT_ZERO = (
+    "rules/reload/ok", "rules/reload/refused", "requests/unattended", "requests/finished",
+    "tokens/scheduled", "tokens/observed", "tokens/cached",
+    "messages/unreadable", "messages/failed", "store/failed",
+)  # fmt: skip
+"""Totals that any rules have."""
+
 log = logger("saeguard.monitor")
 
 
@@ -45,8 +52,8 @@ class Reporter:
         Args:
             record_share: of the requests that nobody has a reason to look at, to be recorded too.
         """
-        began = ["rules/reload/ok", "rules/reload/refused", "requests/unattended"]
-        began += [f"opt_outs/{outcome}" for outcome in OUTCOMES]
+        began = [*_AT_ZERO, *(f"opt_outs/{outcome}" for outcome in OUTCOMES)]
+        began += [f"tokens/unseen/{reason}" for reason in UNSEEN_REASONS]
         self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
         self._store = store
@@ -97,7 +104,7 @@ class Reporter:
         try:
             self._store.add_alert(alert)
         except StoreError as error:  # the disk and the queue are full: the log line is left
-            self.count({"alerts_not_stored": 1})
+            self.count({"store/failed": 1})
             log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
         log_alert(alert)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from saeguard.monitor.alerts import Coverage, RequestRecord
+from saeguard.monitor.alerts import Coverage, RequestRecord, UnseenReason
 from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.decision_counts import DecisionCounts
 from saeguard.monitor.messages import (
@@ -33,7 +33,7 @@ StopOutcome = Literal["stopped", "too_late"]
 MONITOR_SHUTDOWN = "monitor_shutdown"
 """Why a request's record ends, where the monitor ended before the request."""
 
-MONITOR_DOWN = "monitor_down"
+MONITOR_DOWN: UnseenReason = "monitor_down"
 """Why rows are missing that were computed before the monitor was there, or there again."""
 
 
@@ -69,7 +69,7 @@ class LiveRequest:
     held: Held | None = None
     is_evaluated: bool = True
     """False: the rule engine had no room for it, so its rows count as unseen."""
-    unseen: Counter[str] = field(default_factory=Counter)
+    unseen: Counter[UnseenReason] = field(default_factory=Counter)
     decisions: DecisionCounts = field(default_factory=DecisionCounts)
     """About matches in this request, under whatever rule set."""
     uncovered: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ class LiveRequest:
     stopping: list[Rule] = field(default_factory=list)
     """Rules that have asked to end it."""
     end: RequestEnd | None = None
-    missing_reason: str = "dropped_frame"
+    missing_reason: UnseenReason = "dropped_frame"
     """Why rows that never came are missing."""
     deadline_s: float = 0.0
 
@@ -227,8 +227,8 @@ class LiveRequest:
         )
         return self._coverage(scheduled, self.unseen + missing)
 
-    def _coverage(self, scheduled: int, unseen: Counter[str]) -> Coverage:
-        reasons = {reason: count for reason, count in unseen.items() if count}
+    def _coverage(self, scheduled: int, unseen: Counter[UnseenReason]) -> Coverage:
+        reasons: dict[str, int] = {reason: count for reason, count in unseen.items() if count}
         return Coverage(scheduled, self.num_observed, self.num_cached, reasons)
 
     @property

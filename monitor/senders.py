@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 from saeguard.monitor.delivery import Destination, Sender
+from saeguard.monitor.histograms import Distribution
 from saeguard.monitor.store import Store
 
 
@@ -18,6 +19,10 @@ class Senders:
     def totals(self) -> dict[str, int]:
         """What waits and what was tried, for metrics."""
         return {key: n for sender in self._senders for key, n in sender.totals().items()}
+
+    def distributions(self) -> dict[str, Distribution]:
+        """How long delivery takes, for metrics."""
+        return {key: d for sender in self._senders for key, d in sender.distributions().items()}
 
     def drain(self, timeout_s: float) -> None:
         """Deliver what is committed, within a time that they share: each may be away."""

@@ -12,12 +12,14 @@ from typing import TypeVar
 
 import msgspec
 
+from saeguard.monitor.activations import Activations
 from saeguard.monitor.carry_over import lookback
 from saeguard.monitor.columns import order_of
 from saeguard.monitor.config import Config
 from saeguard.monitor.control import ControlChannel
 from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.detector import Detection, Detector
+from saeguard.monitor.histograms import WITHIN_S, Distribution, Histogram
 from saeguard.monitor.inbox import BATCH, Inbox
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
@@ -78,12 +80,15 @@ class Service:
         self._reloader = Reloader(config, self._control.send, self._expect)
         self._book = self._reloader.book
         watchlist = self._book.watchlist
+        self._activations = Activations(watchlist.columns) if config.metrics else None
+        self._evaluation = Histogram(WITHIN_S)
         self._detector = Detector(
             self._book.engine,
             watchlist.digest,
             len(watchlist.columns),
             config.record_tokens,
             config.prefix_scores_mib << 20,
+            self._activations,
         )
         captured, hash_key = config.capture_text != "off", None
         if config.capture_text == "hash":
@@ -91,6 +96,7 @@ class Service:
         self._texts = lru_cache(lambda file: TokenTexts(file, captured, config.phases, hash_key))
         self._joiner = PartJoiner()
         self._num_unsent = 0  # by EngineCore
+        self._num_taken = 0  # messages, in the last turn
         self._allows_opt_out = config.allow_opt_out
         is_needed = config.fail == "closed"
         self._signs_of_life = SignsOfLife(self._control.send) if is_needed else None
@@ -101,7 +107,7 @@ class Service:
         self._stops = Stops(self._control.send)
         self._senders = Senders(self._store, load_destinations(config))
         self._inbox = Inbox(f"ipc://{run_dir / 'inbox'}")
-        self._metrics = start_metrics(config, self.totals)
+        self._metrics = start_metrics(config, self.totals, self.distributions)
         log.info(
             "watching",
             rules=len(self._book.ruleset.rules),
@@ -153,11 +159,23 @@ class Service:
             "rows/orphaned": self._detector.num_orphans,
             "rows/phase_unsure": self._detector.num_phase_unsure,
             "rows/unevaluated": self._detector.num_unevaluated,
+            "queue/depth/inbox": self._num_taken,
+            "queue/depth/store": self._store.num_waiting,
             "taps/alive": int(self._workers.are_all_alive and not self._reloader.is_blind),
             **self._store.totals(),
             **self._senders.totals(),
         }
         return {**self._reporter.totals, **live}
+
+    def distributions(self) -> Mapping[str, Distribution]:
+        """Histograms by name, for metrics."""
+        features = self._activations.read() if self._activations else {}
+        return {
+            "evaluation/duration_s": self._evaluation.read(),
+            "alert/latency_s": self._store.latency.read(),
+            **self._senders.distributions(),
+            **{f"feature/score/{name}": scores for name, scores in features.items()},
+        }
 
     def _turn(self) -> bool:
         """Take in one batch of messages; False when there was none."""
@@ -166,11 +184,12 @@ class Service:
         self._guarded(self._stops.poll, now_s)
         if self._signs_of_life is not None:
             self._signs_of_life.poll(now_s, self._blindness)
-        busy = self._inbox.wait(_POLL_S)
+        busy, self._num_taken = self._inbox.wait(_POLL_S), 0
         if busy:
             if not self.can_stop:
                 time.sleep(_GATHER_S)
             messages = self._inbox.take()
+            self._num_taken = len(messages)
             # While messages are queued up, nobody can be said to have waited too long.
             now_s = time.monotonic() if len(messages) < BATCH else float("-inf")
             steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
@@ -189,8 +208,11 @@ class Service:
             return None
 
     def _observe_all(self, steps: list[Step]) -> None:
+        started_s = time.perf_counter()
         for step in steps:
             self._guarded(self._observe, step)
+        if steps:
+            self._evaluation.add(time.perf_counter() - started_s)
 
     def _observe(self, step: Step) -> None:
         self._decide(self._detector.observe(*step, time.monotonic()))
@@ -276,6 +298,8 @@ class Service:
         is_same = book.watchlist.digest == before.digest
         order = None if is_same else order_of(book.watchlist.identities, before.identities)
         self._detector.adopt(book.engine, lookback(book.ruleset), book.watchlist.digest, order)
+        if self._activations is not None and order is not None:
+            self._activations.adopt(book.watchlist.columns, order)
         book.decider.carry_over(self._book.decider)
         self._book = book
         self._reporter.introduce(book)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from saeguard.monitor import retention
 from saeguard.monitor.alerts import (
@@ -29,6 +29,7 @@ from saeguard.monitor.alerts import (
     decode_request,
     encode,
 )
+from saeguard.monitor.histograms import TO_RECORD_S, Histogram
 from saeguard.monitor.logging import logger
 from saeguard.monitor.store_file import StoreError, claim, fail, open_for_writing, reading
 
@@ -59,6 +60,15 @@ _CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
 
 Statement = tuple[str, tuple[Any, ...]]
 
+
+class _Record(NamedTuple):
+    """What is handed over together, and committed together."""
+
+    statements: list[Statement]
+    forward_time_ns: int | None = None
+    """Of an alert about a request: when its forward pass was."""
+
+
 log = logger(__name__)
 
 
@@ -78,13 +88,15 @@ class Store:
         self.path = Path(path)
         self.evicted: Counter[str] = Counter()
         """What had to make room: requests, taken and undelivered alerts."""
+        self.latency = Histogram(TO_RECORD_S)
+        """From a forward pass to the alert's commit."""
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._claim = claim(self.path)
         self._db = open_for_writing(self.path)
         self._db.executescript(retention.OPEN)
         self._db_lock = threading.Lock()
-        self._queue: queue.Queue[list[Statement] | threading.Event] = queue.Queue(QUEUE_SIZE)
+        self._queue: queue.Queue[_Record | threading.Event] = queue.Queue(QUEUE_SIZE)
         self._closing = threading.Event()
         self._listeners: list[Callable[[], None]] = []
         self._num_lost = 0
@@ -94,16 +106,18 @@ class Store:
 
     def add_alert(self, alert: Alert) -> None:
         columns = (alert.id, alert.time_ns, alert.rule_name, alert.severity, alert.req_id)
-        self._hand_over([(_ADD_ALERT, (*columns, encode(alert)))])
+        forward_time_ns = None if alert.kind == "health" else alert.forward_time_ns
+        add = (_ADD_ALERT, (*columns, encode(alert)))
+        self._hand_over(_Record([add], forward_time_ns))
 
     def add_request(self, record: RequestRecord) -> None:
         """Keeps a request, in place of the oldest one where there are `max_requests`."""
         add = (_ADD_REQUEST, (record.req_id, encode(record)))
-        self._hand_over([add, (_TRIM_REQUESTS, (self._max_requests,))])
+        self._hand_over(_Record([add, (_TRIM_REQUESTS, (self._max_requests,))]))
 
     def add_totals(self, totals: Mapping[str, int]) -> None:
         """Adds to the counters."""
-        self._hand_over([(_ADD_TOTAL, item) for item in totals.items()])
+        self._hand_over(_Record([(_ADD_TOTAL, item) for item in totals.items()]))
 
     def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
         """The oldest alerts that the destination has not acknowledged, with their rows."""
@@ -121,6 +135,11 @@ class Store:
         with reading(self.path) as db:
             last, taken = db.execute(query, (destination,)).fetchone()
         return int(last - taken) if last is not None else 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Records that are handed over and not yet taken up by the writer."""
+        return self._queue.qsize()
 
     def oldest_pending_ns(self, destination: str) -> int | None:
         """When the next alert for the destination was raised; None if there is none."""
@@ -192,24 +211,24 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, statements: list[Statement]) -> None:
+    def _hand_over(self, record: _Record) -> None:
         if self._closing.is_set():
             raise StoreError(f"alert store {self.path}: it is closed")
         try:
-            self._queue.put_nowait(statements)
+            self._queue.put_nowait(record)
         except queue.Full:
-            self._commit(statements)
+            self._keep([record])
 
     def _write(self) -> None:
         while not (self._closing.is_set() and self._queue.empty()):
             group = self._next_group()
-            if records := [item for item in group if isinstance(item, list)]:
+            if records := [item for item in group if isinstance(item, _Record)]:
                 self._insist(records)
             for done in group:
                 if isinstance(done, threading.Event):
                     done.set()
 
-    def _next_group(self) -> list[list[Statement] | threading.Event]:
+    def _next_group(self) -> list[_Record | threading.Event]:
         group = [self._queue.get()]
         deadline = time.monotonic() + GROUP_WAIT_S
         while len(group) < GROUP_SIZE and (left_s := deadline - time.monotonic()) > 0:
@@ -219,13 +238,13 @@ class Store:
                 break
         return group
 
-    def _insist(self, records: list[list[Statement]]) -> None:
+    def _insist(self, records: list[_Record]) -> None:
         """Tries until the group is written: a full disk may be emptied. Only closing ends it: once
         a group is given up, those behind it are, too.
         """
         while not self._num_lost:
             try:
-                return self._commit([statement for record in records for statement in record])
+                return self._keep(records)
             except StoreError as error:
                 log.error("store_write_failed", error=str(error))
             if time.monotonic() >= self._give_up_s:
@@ -233,6 +252,13 @@ class Store:
             time.sleep(RETRY_S)
         self._num_lost += len(records)
         return None
+
+    def _keep(self, records: list[_Record]) -> None:
+        self._commit([statement for record in records for statement in record.statements])
+        now_ns = time.time_ns()
+        for record in records:
+            if record.forward_time_ns is not None:
+                self.latency.add((now_ns - record.forward_time_ns) / 1e9)
 
     def _commit(self, statements: list[Statement]) -> None:
         try:

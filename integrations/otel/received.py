@@ -45,6 +45,15 @@ class ReceivedMetric:
     value: float
 
 
+@dataclass(frozen=True)
+class ReceivedHistogram:
+    name: str
+    attributes: dict[str, Any]
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
 class Received:
     """Logs, spans and metrics in order of arrival."""
 
@@ -52,6 +61,7 @@ class Received:
         self.logs: list[ReceivedLog] = []
         self.spans: list[ReceivedSpan] = []
         self.metrics: list[ReceivedMetric] = []
+        self.histograms: list[ReceivedHistogram] = []
         self._lock = threading.Lock()
         self._rejected: frozenset[str] = frozenset()
 
@@ -117,15 +127,31 @@ class Received:
     def take_metrics(
         self, request: metrics_pb.ExportMetricsServiceRequest
     ) -> metrics_pb.ExportMetricsServiceResponse:
-        received = [
-            ReceivedMetric(metric.name, _plain(point.attributes), point.as_int or point.as_double)
+        metrics = [
+            metric
             for resource in request.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
+        ]
+        numbers = [
+            ReceivedMetric(metric.name, _plain(point.attributes), point.as_int or point.as_double)
+            for metric in metrics
             for point in (metric.sum if metric.HasField("sum") else metric.gauge).data_points
         ]
+        histograms = [
+            ReceivedHistogram(
+                metric.name,
+                _plain(point.attributes),
+                list(point.explicit_bounds),
+                list(point.bucket_counts),
+                point.sum,
+            )
+            for metric in metrics
+            for point in metric.histogram.data_points
+        ]
         with self._lock:
-            self.metrics += received
+            self.metrics += numbers
+            self.histograms += histograms
         return metrics_pb.ExportMetricsServiceResponse()
 
     def _wants(self, attributes: dict[str, Any]) -> bool:

@@ -1,15 +1,30 @@
-"""The monitor's totals at `http://<host>:<port>/metrics`."""
+"""The monitor's metrics at `http://<host>:<port>/metrics`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from prometheus_client import start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.utils import floatToGoString
 
 from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.metric_names import COUNTERS, GAUGES, Totals, series
+from saeguard.monitor.metric_names import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Distributions,
+    Totals,
+    series,
+)
+
+_HELP = "See docs/telemetry.md"
 
 
 class PrometheusEndpoint:
@@ -22,9 +37,11 @@ class PrometheusEndpoint:
         ConfigError: nothing can listen there.
     """
 
-    def __init__(self, totals: Totals, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, totals: Totals, distributions: Distributions, port: int, host: str = "127.0.0.1"
+    ) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Totals(totals))
+        registry.register(_Monitor(totals, distributions))
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -39,20 +56,31 @@ class PrometheusEndpoint:
         self._thread.join()
 
 
-class _Totals(Collector):
-    """Reads them when somebody asks."""
+class _Monitor(Collector):
+    """Is read when somebody asks."""
 
-    def __init__(self, totals: Totals) -> None:
-        self._totals = totals
+    def __init__(self, totals: Totals, distributions: Distributions) -> None:
+        self._totals, self._distributions = totals, distributions
 
     def collect(self) -> Iterator[Metric]:
-        totals = self._totals()
+        totals, distributions = self._totals(), self._distributions()
         for kind, table in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
             for key, labels in table.items():
-                family = kind(f"saeguard_{key.replace('/', '_')}", "See docs/telemetry.md")
+                family = kind(_name(key), _HELP)
                 for values, value in series(totals, key, labels):
                     family.add_sample(_sample_name(family), values, value)
                 yield family
+        for key, labels in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(_name(key), _HELP, labels=labels)
+            for values, shape in series(distributions, key, labels):
+                bounds = [*map(floatToGoString, shape.bounds), "+Inf"]
+                buckets = list(zip(bounds, shape.cumulative, strict=True))
+                histogram.add_metric([values[label] for label in labels], buckets, shape.sum)
+            yield histogram
+
+
+def _name(key: str) -> str:
+    return f"saeguard_{key.replace('/', '_')}"
 
 
 def _sample_name(family: Metric) -> str:

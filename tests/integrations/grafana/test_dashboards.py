@@ -13,7 +13,8 @@ from prometheus_server import Prometheus, free_port, needs_prometheus, prometheu
 from running_monitor import wait_for
 
 from saeguard.integrations.prometheus import PrometheusEndpoint
-from saeguard.monitor.metric_names import COUNTERS, GAUGES
+from saeguard.monitor.histograms import Distribution
+from saeguard.monitor.metric_names import COUNTERS, GAUGES, HISTOGRAMS
 
 FOLDER = Path(__file__).parents[3] / "integrations" / "grafana"
 DASHBOARDS = {
@@ -35,10 +36,17 @@ def totals() -> dict[str, int]:
     }  # fmt: skip
 
 
+def distributions() -> dict[str, Distribution]:
+    return {
+        "/".join([key, *("a" for _ in labels)]): Distribution((0.0, 1.0), (1, 1, 1), 3.0)
+        for key, labels in HISTOGRAMS.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     port = free_port()
-    endpoint = PrometheusEndpoint(totals, port)
+    endpoint = PrometheusEndpoint(totals, distributions, port)
     with prometheus(tmp_path_factory.mktemp("prometheus"), port) as server:
         wait_for(lambda: bool(server.query("rate(saeguard_tokens_total[5s])")), 30)
         yield server

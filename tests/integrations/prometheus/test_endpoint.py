@@ -13,7 +13,8 @@ from running_monitor import wait_for
 
 from saeguard.integrations.prometheus import PrometheusEndpoint
 from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.metric_names import COUNTERS, GAUGES
+from saeguard.monitor.histograms import Distribution
+from saeguard.monitor.metric_names import COUNTERS, GAUGES, HISTOGRAMS
 
 TOTALS = {
     "alerts/deceit/high": 0,
@@ -22,12 +23,13 @@ TOTALS = {
     "taps/alive": 1,
     "delivery/pending/otlp:http://h:1/path": 4,
 }
+SCORES = {"feature/score/deceit": Distribution((0.0, 1e-05), (5, 0, 2), 8.5)}
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     port = free_port()
-    endpoint = PrometheusEndpoint(lambda: TOTALS, port)
+    endpoint = PrometheusEndpoint(lambda: TOTALS, lambda: SCORES, port)
     yield port
     endpoint.close()
 
@@ -46,12 +48,17 @@ def test_every_total_is_there_with_its_labels(port: int):
         ("saeguard_tokens_total", ("coverage", "unseen"), ("reason", "dropped_frame")): 2,
         ("saeguard_taps_alive",): 1,
         ("saeguard_delivery_pending", ("destination", "otlp:http://h:1/path")): 4,
+        ("saeguard_feature_score_bucket", ("feature", "deceit"), ("le", "0.0")): 5,
+        ("saeguard_feature_score_bucket", ("feature", "deceit"), ("le", "1e-05")): 5,
+        ("saeguard_feature_score_bucket", ("feature", "deceit"), ("le", "+Inf")): 7,
+        ("saeguard_feature_score_count", ("feature", "deceit")): 7,
+        ("saeguard_feature_score_sum", ("feature", "deceit")): 8.5,
     }
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(port: int):
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: Address already in use"):
-        PrometheusEndpoint(lambda: TOTALS, port)
+        PrometheusEndpoint(lambda: TOTALS, lambda: SCORES, port)
 
 
 @needs_prometheus
@@ -60,13 +67,18 @@ def test_prometheus_scrapes_it(port: int, tmp_path: Path):
         query = 'saeguard_tokens_total{coverage="unseen"}'
         wait_for(lambda: bool(server.query(query)), 30)
         (result,) = server.query(query)
+        (active,) = server.query(
+            "1 - saeguard_feature_score_bucket{le='0.0'}"
+            " / ignoring (le) saeguard_feature_score_count"
+        )
     assert result["metric"]["reason"] == "dropped_frame"
     assert result["value"][1] == "2"
+    assert float(active["value"][1]) == pytest.approx(2 / 7)
 
 
 def test_the_documentation_names_every_metric():
     page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
-    for key in COUNTERS | GAUGES:
+    for key in COUNTERS | GAUGES | HISTOGRAMS:
         head, _, last = key.rpartition("/")
         names = f"`saeguard.{key.replace('/', '.')}`", f"`.{last}`"
         assert any(name in page for name in names), key

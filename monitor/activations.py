@@ -1,0 +1,80 @@
+"""How often each watched feature has which score: what shows that it drifts.
+
+Only a sample is looked at, or this would cost a good part of what the rules do: every 31st row that
+rules see, and of the features the first 64, for each makes 15 series. A row without a number does
+not count, and a score below 0 counts as 0: of a feature that can be negative, a probe's or a
+router's, the histogram is of how far it is above.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from saeguard.monitor.columns import Order
+from saeguard.monitor.histograms import Distribution
+from saeguard.monitor.logging import logger
+from saeguard.monitor.messages import Floats
+
+EVERY = 31
+"""A prime, or in a batch of a fixed size it were always the same requests' turn."""
+MAX_FEATURES = 64
+BOUNDS = (0.0, *(2.0**i for i in range(-3, 9)))
+_BOUNDS = np.array(BOUNDS, np.float32)
+_NUM_BUCKETS = len(BOUNDS) + 1
+
+log = logger("saeguard.monitor")
+
+
+class Activations:
+    """A histogram for each feature. One thread adds, any may read."""
+
+    def __init__(self, features: Sequence[str]) -> None:
+        """
+        Args:
+            features: names of all score columns.
+        """
+        self._features = _first(features)
+        self._counts = np.zeros((len(self._features), _NUM_BUCKETS), np.int64)
+        self._sums = np.zeros(len(self._features))
+        self._num_to_skip = 0
+        self._lock = threading.Lock()
+
+    def add(self, scores: Floats) -> None:
+        """Look at those rows of [tokens, features] whose turn it is."""
+        rows = scores[self._num_to_skip :: EVERY, :MAX_FEATURES]
+        self._num_to_skip = (self._num_to_skip - len(scores)) % EVERY
+        if not len(rows):
+            return
+        row, column = np.nonzero(rows > 0)
+        above = rows[row, column]
+        shape = rows.shape[1], _NUM_BUCKETS
+        places = column * _NUM_BUCKETS + np.searchsorted(_BOUNDS, above)
+        counts = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+        counts[:, 0] = np.count_nonzero(rows <= 0, axis=0)
+        sums = np.bincount(column, above, minlength=shape[0])
+        with self._lock:
+            self._counts += counts
+            self._sums += sums
+
+    def adopt(self, features: Sequence[str], order: Order) -> None:
+        """Go on with other columns, each of which begins anew unless `order` knows it."""
+        with self._lock:
+            order = np.where(order < len(self._features), order, -1)[:MAX_FEATURES]
+            self._features = _first(features)
+            self._counts = np.where(order[:, None] < 0, 0, self._counts[order])
+            self._sums = np.where(order < 0, 0, self._sums[order])
+
+    def read(self) -> dict[str, Distribution]:
+        """By the names of the features."""
+        with self._lock:
+            kept = zip(self._features, self._counts.tolist(), self._sums.tolist(), strict=True)
+            return {name: Distribution(BOUNDS, counts, total) for name, counts, total in kept}
+
+
+def _first(features: Sequence[str]) -> tuple[str, ...]:
+    if left_out := features[MAX_FEATURES:]:
+        log.warning("features_without_histogram", features=list(left_out))
+    return tuple(features[:MAX_FEATURES])
