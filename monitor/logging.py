@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from saeguard.monitor.alerts import Alert
@@ -68,6 +71,26 @@ def logger(name: str) -> structlog.typing.FilteringBoundLogger:
         cache_logger_on_first_use=True,
     ).bind(logger=name)
     return log
+
+
+def json_line(alert: Alert) -> str:
+    """All that is known of the alert as one line of JSON, in ASCII without control characters."""
+    moment = datetime.fromtimestamp(alert.time_ns / 1e9, UTC)
+    values = {
+        "event": "saeguard.alert",
+        "timestamp": moment.isoformat(timespec="microseconds"),
+        **{name: getattr(alert, name) for name in alert.__struct_fields__},
+    }
+    return _NOT_PLAIN.sub(_escaped, msgspec.json.encode(values).decode())
+
+
+_NOT_PLAIN = re.compile("[^ -~]")
+
+
+def _escaped(char: re.Match[str]) -> str:
+    """As JSON has it: in units of UTF-16."""
+    units = char[0].encode("utf-16-be")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(*[iter(units)] * 2, strict=True))
 
 
 _alerts = logger("saeguard.alerts")
