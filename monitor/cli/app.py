@@ -38,6 +38,14 @@ class Commands(LazyGroup):
         ),
         "replay": ("saeguard.monitor.cli.replay:replay", "Run rules over recorded requests."),
         "diff": ("saeguard.monitor.cli.diff:diff", "Compare the alerts of two rule sets."),
+        "backtest": (
+            "saeguard.monitor.cli.backtest:run",
+            "Say how often rules are right on labelled recordings.",
+        ),
+        "calibrate": (
+            "saeguard.monitor.cli.calibrate:run",
+            "Set thresholds by a budget of false alarms.",
+        ),
         "monitor": ("saeguard.monitor.cli.monitor:monitor", "Run the monitor by hand."),
         "alerts": ("saeguard.monitor.cli.alerts:app", "Look at alerts."),
         "spool": ("saeguard.monitor.cli.spool:app", "The durable queue of alerts."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from saeguard.rules.conditions import Name, Not, names_in
+from saeguard.rules.conditions import Condition, Name, Not, names_in, operands_of
 from saeguard.rules.model import Correlation, Limit, Rule, RuleSet, Signal, StepSequence
 from saeguard.rules.phases import Phase
 
@@ -27,6 +27,34 @@ def signal_phases(rule: Rule, signal: Signal) -> frozenset[Phase]:
             if signal.name in {name.name for name in names_in(step.when)}
         )
     )
+
+
+def wanted_truths(rule: Rule) -> dict[str, set[bool]]:
+    """For each signal whether the rule wants it true, or false, or both at different places.
+
+    What a sequence has under `unless` is left out.
+    """
+    conditions: list[Condition]
+    match rule.detection:
+        case StepSequence(steps):
+            conditions = [step.when for step in steps]
+        case Correlation():
+            conditions = []
+        case condition:
+            conditions = [condition]
+    wanted: dict[str, set[bool]] = {}
+
+    def visit(condition: Condition, truth: bool) -> None:
+        inner = operands_of(condition)
+        for operand in inner:
+            visit(operand, truth != isinstance(condition, Not))
+        if not inner:
+            for name in names_in(condition):
+                wanted.setdefault(name.name, set()).add(truth)
+
+    for condition in conditions:
+        visit(condition, True)
+    return wanted
 
 
 def watching(rule: Rule, signal: Signal, truth: bool, name: str) -> Rule:

@@ -8,12 +8,11 @@ from math import inf, isinf
 
 import numpy as np
 
-from saeguard.rules.conditions import Condition, Not, names_in, operands_of
 from saeguard.rules.matches import Match, Reading
 from saeguard.rules.model import Comparison, Correlation, Rule, RuleSet, Signal, StepSequence
 from saeguard.rules.recordings.offline import RecordedRequest, play
 from saeguard.rules.testing.cases import Case
-from saeguard.rules.testing.derive import signal_phases, watching, with_rules
+from saeguard.rules.testing.derive import signal_phases, wanted_truths, watching, with_rules
 from saeguard.rules.testing.judge import Failure, Happening
 
 SYMBOLS: dict[Comparison, str] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -78,7 +77,7 @@ def _explain_signals(
         yield f"no token is in its phases: {', '.join(map(str, sorted(rule.phases)))}"
         return
     watch = _Watch(ruleset, rule, requests)
-    wanted = _wanted(rule)
+    wanted = wanted_truths(rule)
     blamed = False
     for signal in rule.signals:
         truths = wanted.get(signal.name, set())
@@ -100,31 +99,6 @@ def _blame_together(watch: _Watch) -> str:
     if longest == 0:
         return "each signal was as it should be, but never together"
     return f"it held for {longest} tokens in a row at most, it needs {rule.for_tokens}"
-
-
-def _wanted(rule: Rule) -> dict[str, set[bool]]:
-    """For each signal whether the rule wants it true, or false, or both at different places."""
-    conditions: list[Condition]
-    match rule.detection:
-        case StepSequence(steps):
-            conditions = [step.when for step in steps]
-        case Correlation():
-            conditions = []
-        case condition:
-            conditions = [condition]
-    wanted: dict[str, set[bool]] = {}
-
-    def visit(condition: Condition, truth: bool) -> None:
-        inner = operands_of(condition)
-        for operand in inner:
-            visit(operand, truth != isinstance(condition, Not))
-        if not inner:
-            for name in names_in(condition):
-                wanted.setdefault(name.name, set()).add(truth)
-
-    for condition in conditions:
-        visit(condition, True)
-    return wanted
 
 
 @dataclass(frozen=True, slots=True)

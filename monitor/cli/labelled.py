@@ -1,0 +1,101 @@
+"""Recordings whose answers are known, as the commands about thresholds take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saeguard.monitor.cli.recordings import read_requests
+from saeguard.monitor.errors import ConfigError
+from saeguard.rules.calibration.labels import (
+    Example,
+    LabelError,
+    Matched,
+    match_labels,
+    read_labels,
+)
+from saeguard.rules.recordings.recording import SUFFIXES
+
+ItemsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RULES... RECORDING...",
+        help="Rule files, directories and pack:NAME, together one rule set; and recordings: files "
+        f"that end in {' or '.join(SUFFIXES)}, or directories of them.",
+    ),
+]
+DataOption = Annotated[
+    Path,
+    typer.Option(help="What is known of the requests: JSON lines with id and label."),
+]
+PositiveOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Where labels are words: one that means that rules should alert."),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Use the labels of this split only.")]
+
+
+def split_items(items: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The rules and the recordings among the arguments.
+
+    Raises:
+        typer.BadParameter: one of the two is missing.
+    """
+    recordings: list[Path] = []
+    rules = []
+    for item in items:
+        found = _recordings_in(item)
+        recordings += found
+        if not found:
+            rules.append(item)
+    if not recordings:
+        raise typer.BadParameter(f"give a recording too: a file *{' or *'.join(SUFFIXES)}")
+    if not rules:
+        raise typer.BadParameter("give rules too: a file, a directory or pack:NAME")
+    return rules, recordings
+
+
+def _recordings_in(item: str) -> list[Path]:
+    path = Path(item)
+    if item.endswith(SUFFIXES):
+        return [path]
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else []
+
+
+def read_examples(
+    recordings: Sequence[Path], data: Path, positive: Sequence[str] | None, split: str | None
+) -> Matched:
+    """The recorded requests with their labels.
+
+    Raises:
+        ConfigError: a file cannot be used, or nothing belongs together.
+    """
+    try:
+        labels = read_labels(data)
+        return match_labels(read_requests(recordings), labels, positive or (), split)
+    except LabelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _is_positive(example: Example) -> bool:
+    """For any rule."""
+    answers = example.answers
+    return answers if isinstance(answers, bool) else any(answers.values())
+
+
+def describe(matched: Matched) -> str:
+    """One line: how much there is, and what was left over."""
+    positives = sum(_is_positive(example) for example in matched.examples)
+    negatives = len(matched.examples) - positives
+    parts = [f"{positives} positives and {negatives} negatives"]
+    groups = len({example.group for example in matched.examples})
+    if groups < len(matched.examples):
+        parts.append(f"in {groups} groups")
+    if matched.num_unlabelled:
+        parts.append(f"{matched.num_unlabelled} recorded requests have no label")
+    if matched.num_unrecorded:
+        parts.append(f"{matched.num_unrecorded} labels have no recorded request")
+    return ", ".join(parts)

@@ -1,0 +1,143 @@
+"""How often each rule matches where it should, and where it should not.
+
+A request counts once for a rule, however often it matches there. Matches that a limit holds back
+count, since a limit hides alerts of other requests; those of an exception do not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from saeguard.rules.calibration.intervals import Rate, poisson_upper_bound, wilson
+from saeguard.rules.calibration.labels import Example
+from saeguard.rules.matches import Match
+from saeguard.rules.model import RuleSet
+from saeguard.rules.recordings.offline import play, request_keys
+
+NO_SOURCE = "-"
+_COUNTED = ("alert", "limited")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResult:
+    """Requests of one source."""
+
+    source: str
+    positives: Rate
+    """That raised an alert, of those that should."""
+    negatives: Rate
+    """That raised one, of those that should not."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """One rule on all requests whose labels concern it. Counted are requests, not alerts."""
+
+    rule: str
+    recall: Rate
+    false_alarm_rate: Rate
+    precision: Rate
+    """As it is among these requests; with other shares of positives it is another."""
+    num_groups: int
+    false_alarms_per_million: float | None
+    """False alarms for a million tokens of negatives; None of no tokens."""
+    false_alarms_per_million_high: float | None
+    """Above which it is with 2.5 % probability at most."""
+    latencies: tuple[int, ...]
+    """Tokens from the first of the span to the first alert; negative before it."""
+    to_end: tuple[int, ...]
+    """Tokens from the first alert to the last of the span; negative after it."""
+    sources: tuple[SourceResult, ...]
+    missed: tuple[str, ...]
+    """Ids of the positives without an alert."""
+    false_alarms: tuple[str, ...]
+    """Ids of the negatives with one."""
+
+    @property
+    def median_latency(self) -> float | None:
+        return median(self.latencies) if self.latencies else None
+
+    @property
+    def median_to_end(self) -> float | None:
+        return median(self.to_end) if self.to_end else None
+
+
+def backtest(ruleset: RuleSet, examples: Sequence[Example]) -> list[RuleResult]:
+    """The result of every rule that raises alerts in a request of its own.
+
+    Raises:
+        RecordingError: a request has no scores of a feature that the rules read.
+    """
+    alerted = first_alerts(ruleset, examples)
+    return [
+        _result(rule.name, examples, alerted[rule.name])
+        for rule in ruleset.rules
+        if rule.emit and rule.name in alerted
+    ]
+
+
+def first_alerts(ruleset: RuleSet, examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """Rule -> id of the request -> position of its first match; correlations have none."""
+    requests = [example.request for example in examples]
+    ids = dict(zip(request_keys(requests), (e.label.id for e in examples), strict=True))
+    found: dict[str, dict[str, int]] = {rule.name: {} for rule in ruleset.rules if rule.signals}
+    for decision in play(ruleset, requests):
+        match = decision.match
+        if decision.outcome in _COUNTED and isinstance(match, Match):
+            found[match.rule.name].setdefault(ids[match.key], match.position)
+    return found
+
+
+def _result(rule: str, examples: Sequence[Example], alerted: dict[str, int]) -> RuleResult:
+    positives = [example for example in examples if example.answer(rule) is True]
+    negatives = [example for example in examples if example.answer(rule) is False]
+    hits = [example for example in positives if example.label.id in alerted]
+    false_alarms = [example for example in negatives if example.label.id in alerted]
+    spans = [(alerted[e.label.id], e.label.span) for e in hits if e.label.span is not None]
+    num_tokens = sum(_num_observed(example) for example in negatives)
+    return RuleResult(
+        rule=rule,
+        recall=wilson(len(hits), len(positives)),
+        false_alarm_rate=wilson(len(false_alarms), len(negatives)),
+        precision=wilson(len(hits), len(hits) + len(false_alarms)),
+        num_groups=len({example.group for example in (*positives, *negatives)}),
+        false_alarms_per_million=_per_million(len(false_alarms), num_tokens),
+        false_alarms_per_million_high=_per_million(
+            poisson_upper_bound(len(false_alarms), 0.975), num_tokens
+        ),
+        latencies=tuple(position - first for position, (first, _) in spans),
+        to_end=tuple(end - 1 - position for position, (_, end) in spans),
+        sources=tuple(_by_source(rule, (*positives, *negatives), alerted)),
+        missed=tuple(e.label.id for e in positives if e.label.id not in alerted),
+        false_alarms=tuple(e.label.id for e in false_alarms),
+    )
+
+
+def _by_source(
+    rule: str, examples: Sequence[Example], alerted: dict[str, int]
+) -> Iterable[SourceResult]:
+    counts = Counter(
+        (example.label.source or NO_SOURCE, example.answer(rule), example.label.id in alerted)
+        for example in examples
+    )
+    for source in sorted({source for source, _, _ in counts}):
+        positives, negatives = (
+            wilson(
+                counts[source, side, True], counts[source, side, True] + counts[source, side, False]
+            )
+            for side in (True, False)
+        )
+        yield SourceResult(source, positives, negatives)
+
+
+def _num_observed(example: Example) -> int:
+    return int((~np.isnan(example.request.scores)).any(axis=1).sum())
+
+
+def _per_million(count: float, num_tokens: int) -> float | None:
+    return 1e6 * count / num_tokens if num_tokens else None

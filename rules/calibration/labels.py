@@ -1,0 +1,178 @@
+"""What is known of requests: a file of one JSON object a line, beside the recordings of them.
+
+    {"id": "r1", "label": true, "group": "motive-7", "source": "arena", "span": [12, 19]}
+    {"id": "r2", "label": {"latent_deception": false}, "source": "reviewer"}
+
+Other keys (`prompt`, `messages`, `response`, …) are left to those who made the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from saeguard.rules.recordings.offline import RecordedRequest
+
+
+class LabelError(ValueError):
+    """A file of labels cannot be used, or does not fit the recordings; the message says where."""
+
+
+class Label(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of one request.
+
+    Attributes:
+        id: of the request, as the recording has it.
+        label: whether rules should alert, or which of some rules should; a word is judged by
+            `positive`.
+        group: requests that are alike for a reason (one template, one author, one conversation).
+            A group is in one split only, and is one thing, not many, when samples are counted.
+        source: where it is from; results are told apart by it.
+        split: `fit` or `test`, say.
+        span: first and one past the last position of the tokens that are the harm.
+    """
+
+    id: str
+    label: bool | str | dict[str, bool]
+    group: str | None = None
+    source: str | None = None
+    split: str | None = None
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A request whose answer is known."""
+
+    request: RecordedRequest
+    label: Label
+    answers: bool | Mapping[str, bool]
+
+    @property
+    def group(self) -> str:
+        """What counts as one thing; a request without a group is one by itself."""
+        return self.label.id if self.label.group is None else f"group {self.label.group}"
+
+    def answer(self, rule: str) -> bool | None:
+        """Whether the rule should alert; None where that is not known."""
+        return self.answers if isinstance(self.answers, bool) else self.answers.get(rule)
+
+
+_DECODER = msgspec.json.Decoder(Label)
+
+
+def read_labels(path: Path) -> list[Label]:
+    """The labels of a file.
+
+    Raises:
+        LabelError: it cannot be read, a line is wrong, an id stands twice, or a group is in more
+            than one split: then what is measured on one would be known from the other.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    labels: dict[str, Label] = {}
+    splits: dict[str, tuple[str | None, int]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        label = _decode(line, f"{path}:{number}")
+        if label.id in labels:
+            raise LabelError(f"{path}:{number}: the id {label.id!r} stands twice")
+        if label.group is not None:
+            split, first = splits.setdefault(label.group, (label.split, number))
+            if split != label.split:
+                raise LabelError(
+                    f"{path}:{number}: the group {label.group!r} is in the split {label.split!r} "
+                    f"here and in {split!r} on line {first}; a group must be in one split only"
+                )
+        labels[label.id] = label
+    if not labels:
+        raise LabelError(f"{path}: holds no labels")
+    return list(labels.values())
+
+
+def write_labels(path: Path, labels: Sequence[Label]) -> None:
+    """One line each.
+
+    Raises:
+        LabelError: the file cannot be written.
+    """
+    try:
+        path.write_bytes(b"".join(msgspec.json.encode(label) + b"\n" for label in labels))
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _decode(line: bytes, where: str) -> Label:
+    try:
+        label = _DECODER.decode(line)
+    except msgspec.MsgspecError as error:
+        raise LabelError(f"{where}: {error}") from error
+    if label.span is not None and not 0 <= label.span[0] < label.span[1]:
+        raise LabelError(f"{where}: the span {list(label.span)} is not [first, one past the last]")
+    return label
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Recordings and labels that belong together, and what was left over."""
+
+    examples: tuple[Example, ...]
+    num_unlabelled: int
+    """Recorded requests of which nothing is known."""
+    num_unrecorded: int
+    """Labels whose request was not recorded."""
+
+
+def match_labels(
+    requests: Iterable[RecordedRequest],
+    labels: Sequence[Label],
+    positive: Collection[str] = (),
+    split: str | None = None,
+) -> Matched:
+    """Join by the id of the request.
+
+    Args:
+        requests: what was recorded.
+        labels: what is known.
+        positive: the words that mean that rules should alert, where labels are words.
+        split: only labels of this split are used.
+
+    Raises:
+        LabelError: two recorded requests have one id, a word was given no meaning, or nothing
+            belongs together.
+    """
+    known = {label.id: label for label in labels if split is None or label.split == split}
+    if not known:
+        named = sorted({str(label.split) for label in labels})
+        raise LabelError(f"no label is of the split {split!r}; there are {', '.join(named)}")
+    examples, num_unlabelled, seen = [], 0, set[str]()
+    for request in requests:
+        label = known.get(request.context.id)
+        if label is None:
+            num_unlabelled += 1
+            continue
+        if label.id in seen:
+            raise LabelError(f"{request.source}: the id {label.id!r} was recorded twice")
+        seen.add(label.id)
+        answers = label.label in positive if isinstance(label.label, str) else label.label
+        examples.append(Example(request, label, answers))
+    if not examples:
+        raise LabelError("no recorded request has a label: their ids are compared")
+    _check_words(labels, positive)
+    return Matched(tuple(examples), num_unlabelled, len(known) - len(seen))
+
+
+def _check_words(labels: Sequence[Label], positive: Collection[str]) -> None:
+    words = {label.label for label in labels if isinstance(label.label, str)}
+    if unknown := sorted(set(positive) - words):
+        raise LabelError(f"no label is {', '.join(unknown)}; there are {', '.join(sorted(words))}")
+    if words and not positive:
+        raise LabelError(
+            f"the labels are words ({', '.join(sorted(words))}): say which of them are positive"
+        )

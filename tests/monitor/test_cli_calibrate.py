@@ -1,0 +1,112 @@
+"""`saeguard backtest` and `saeguard calibrate`, from files of recordings and labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from calibration_data import RULES, examples
+from typer.testing import CliRunner
+
+from saeguard.monitor.cli.app import app
+from saeguard.monitor.errors import ConfigError
+from saeguard.rules import load_rules
+from saeguard.rules.calibration.labels import write_labels
+from saeguard.rules.recordings.recording import write_recordings
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    known = examples(600, source="arena")
+    (tmp_path / "rules.yaml").write_text(RULES)
+    (tmp_path / "recorded").mkdir()
+    requests = [example.request for example in known]
+    write_recordings(tmp_path / "recorded" / "1.safetensors", requests[:300])
+    write_recordings(tmp_path / "recorded" / "2.safetensors", requests[300:])
+    write_labels(tmp_path / "labels.jsonl", [example.label for example in known])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+BACKTEST = ("backtest", "rules.yaml", "recorded", "--data", "labels.jsonl")
+CALIBRATE = ("calibrate", "rules.yaml", "recorded", "--data", "labels.jsonl")
+
+
+def test_a_backtest_of_a_directory_of_recordings_says_how_often_the_rule_is_right(folder: Path):
+    text = run(*BACKTEST)
+    assert "300 positives and 300 negatives" in text
+    assert "lying" in text
+    assert "arena" in text
+    (result,) = json.loads(run(*BACKTEST, "--format", "json"))
+    assert result["recall"]["total"] == result["false_alarm_rate"]["total"] == 300
+    assert f"{result['recall']['count']} of 300" in text
+    assert f"{result['false_alarm_rate']['count']} of 300" in text
+
+
+def test_without_write_the_change_is_shown_and_nothing_is_changed(folder: Path):
+    text = run(*CALIBRATE, "--max-false-alarms", "5/100req")
+    assert "-      lie: {feature: lie, agg: max, window: 4 tokens, gte: 3.0}   # by eye" in text
+    assert "nothing was written; --write does" in text
+    assert (folder / "rules.yaml").read_text() == RULES
+    assert not list(folder.glob("*.calibration.json"))
+
+
+def test_with_write_the_rules_hold_the_budget_and_a_record_says_how(folder: Path):
+    run(*CALIBRATE, "--max-false-alarms", "5/100req", "--write")
+    (rule,) = load_rules([folder / "rules.yaml"]).rules
+    assert rule.signals[0].threshold != 3.0
+    assert "# by eye" in (folder / "rules.yaml").read_text()
+    record = json.loads((folder / "rules.calibration.json").read_text())
+    chosen = record["rules"]["lying"]["chosen"]
+    assert chosen["threshold"] == rule.signals[0].threshold
+    assert chosen["bound"] <= 0.05
+    assert record["labels"]["file"] == "labels.jsonl"
+    (result,) = json.loads(run(*BACKTEST, "--format", "json"))
+    assert result["false_alarm_rate"]["count"] == chosen["false_alarms"]
+
+
+def test_too_little_data_changes_nothing_says_how_much_it_takes_and_ends_with_1(folder: Path):
+    text = run(*CALIBRATE, "--max-false-alarms", "1/1000req", "--write", exit_code=1)
+    assert "300 negative requests are not enough" in text
+    assert "2995 without a single false alarm" in text
+    assert (folder / "rules.yaml").read_text() == RULES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rule", "lyin"), "no rule 'lyin' with signals, did you mean 'lying'"),
+        (("--rule", "lying:calm"), "no signal 'calm'; it has lie"),
+        (("--split", "test"), "no label is of the split 'test'"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said(folder: Path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(
+            app,
+            [*CALIBRATE, "--max-false-alarms", "5/100req", *arguments],
+            catch_exceptions=False,
+        )
+
+
+def test_a_budget_that_is_none_is_wrong_usage(folder: Path):
+    text = run(*CALIBRATE, "--max-false-alarms", "often", exit_code=2)
+    assert "written like 1/1000req" in text
+
+
+def test_a_rule_file_that_cannot_be_written_is_named_and_stays(folder: Path):
+    (folder / "rules.yaml.partial").mkdir()
+    with pytest.raises(ConfigError, match=r"rules\.yaml: cannot be written"):
+        CliRunner().invoke(
+            app,
+            [*CALIBRATE, "--max-false-alarms", "5/100req", "--write"],
+            catch_exceptions=False,
+        )
+    assert (folder / "rules.yaml").read_text() == RULES
