@@ -12,6 +12,8 @@ from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import printable
 from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
+from saeguard.monitor.verdict_labels import verdict_labels
+from saeguard.rules.calibration.labels import LabelError, write_labels
 from saeguard.rules.recordings.offline import RecordingError
 from saeguard.rules.recordings.recording import write_recordings
 
@@ -25,6 +27,10 @@ def export(
     rule: Annotated[
         str | None, typer.Option(help="Only requests on which the rule of this name alerted.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Write reviewers' verdicts on them there, for backtest and calibrate."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 1000,
 ) -> None:
     """Write the recorded scores of stored requests, for replay, diff and tests of rules."""
@@ -37,6 +43,13 @@ def export(
     except RecordingError as error:
         raise ConfigError(str(error)) from error
     print(f"wrote {len(records)} request{'s' * (len(records) != 1)} to {output}")
+    if labels is not None:
+        known = verdict_labels(store_path, records)
+        try:
+            write_labels(labels, known)
+        except LabelError as error:
+            raise ConfigError(str(error)) from error
+        print(f"wrote verdicts on {len(known)} of them to {labels}")
     for record in records:
         recorded, evaluated = num_recorded(record), num_evaluated(record)
         if recorded < evaluated:
