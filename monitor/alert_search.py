@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from saeguard.monitor.alerts import SEVERITIES, Alert, decode_alert
 from saeguard.monitor.store_file import reading
+from saeguard.monitor.verdicts import JUDGEMENTS, STANDING, has_verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Wanted:
     severity: str = ""
     """At least this severe."""
     verdict: str = ""
-    """The last word on it; `open` where there is none."""
+    """The last word on it; `open` where there is none, `disputed` where reviewers disagree."""
     text: str = ""
     """Anywhere in it: its message, its request, its tenant, ..."""
 
@@ -29,8 +31,10 @@ class Page:
     """On all pages."""
 
 
-_LAST_WORD = """(SELECT verdict FROM verdicts
-    WHERE verdicts.alert_id = alerts.id ORDER BY row DESC LIMIT 1)"""
+_LAST_WORD = f"""(SELECT verdict FROM {STANDING}
+    WHERE alert_id = alerts.id ORDER BY row DESC LIMIT 1)"""
+_NUM_OPINIONS = f"""(SELECT count(DISTINCT verdict) FROM {STANDING}
+    WHERE alert_id = alerts.id AND verdict IN ({", ".join(map(repr, JUDGEMENTS))}))"""
 
 
 def find(path: Path, wanted: Wanted, page: int, page_size: int) -> Page:
@@ -43,15 +47,20 @@ def find(path: Path, wanted: Wanted, page: int, page_size: int) -> Page:
         StoreError: the store cannot be read.
     """
     with reading(path) as db:
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
-        last_word = _LAST_WORD if "verdicts" in tables else "NULL"
-        where, values = _conditions(wanted, last_word)
-        (num_found,) = db.execute(f"SELECT count(*) FROM alerts {where}", values).fetchone()
+        where, values = _where(db, wanted)
+        (num_found,) = db.execute(f"SELECT count(*) FROM alerts WHERE {where}", values).fetchone()
         rows = db.execute(
-            f"SELECT body FROM alerts {where} ORDER BY row DESC LIMIT ? OFFSET ?",
+            f"SELECT body FROM alerts WHERE {where} ORDER BY row DESC LIMIT ? OFFSET ?",
             (*values, page_size, page * page_size),
         )
         return Page([decode_alert(body) for (body,) in rows], num_found)
+
+
+def find_one(path: Path, alert_id: str) -> Alert | None:
+    """By its whole id."""
+    with reading(path) as db:
+        row = db.execute("SELECT body FROM alerts WHERE id = ?", (alert_id,)).fetchone()
+    return decode_alert(row[0]) if row else None
 
 
 def rules_of(path: Path) -> list[str]:
@@ -60,25 +69,27 @@ def rules_of(path: Path) -> list[str]:
         return [name for (name,) in db.execute("SELECT DISTINCT rule FROM alerts ORDER BY rule")]
 
 
-def num_of_rule(path: Path, rule: str, since_ns: int) -> int:
-    """How many alerts it has raised since then."""
-    query = "SELECT count(*) FROM alerts WHERE rule = ? AND time_ns >= ?"
+def neighbours(path: Path, alert_id: str, wanted: Wanted) -> tuple[str | None, str | None]:
+    """Ids of the next newer and the next older alert among those that are wanted."""
+    own_row = "(SELECT row FROM alerts WHERE id = ?)"
     with reading(path) as db:
-        return int(db.execute(query, (rule, since_ns)).fetchone()[0])
+        where, values = _where(db, wanted)
+        found = [
+            db.execute(
+                f"SELECT id FROM alerts WHERE row {beyond} {own_row} AND {where} "
+                f"ORDER BY row {order} LIMIT 1",
+                (alert_id, *values),
+            ).fetchone()
+            for beyond, order in ((">", "ASC"), ("<", "DESC"))
+        ]
+    newer, older = (row and row[0] for row in found)
+    return newer, older
 
 
-def neighbours(path: Path, alert_id: str) -> tuple[str | None, str | None]:
-    """Ids of the next newer and the next older alert."""
-    newer = "SELECT id FROM alerts WHERE row > (SELECT row FROM alerts WHERE id = ?) ORDER BY row"
-    older = "SELECT id FROM alerts WHERE row < (SELECT row FROM alerts WHERE id = ?) ORDER BY row"
-    with reading(path) as db:
-        above = db.execute(f"{newer} LIMIT 1", (alert_id,)).fetchone()
-        below = db.execute(f"{older} DESC LIMIT 1", (alert_id,)).fetchone()
-    return above and above[0], below and below[0]
-
-
-def _conditions(wanted: Wanted, last_word: str) -> tuple[str, list[str]]:
-    conditions, values = [], []
+def _where(db: sqlite3.Connection, wanted: Wanted) -> tuple[str, list[str]]:
+    """A condition on `alerts`, and the values of its marks."""
+    has_any = has_verdicts(db)
+    conditions, values = ["TRUE"], []
     if wanted.rule:
         conditions.append("rule = ?")
         values.append(wanted.rule)
@@ -87,11 +98,15 @@ def _conditions(wanted: Wanted, last_word: str) -> tuple[str, list[str]]:
         conditions.append(f"severity IN ({', '.join('?' * len(severe))})")
         values += severe
     if wanted.verdict == "open":
-        conditions.append(f"coalesce({last_word}, 'none') = 'none'")
+        conditions += [f"{_LAST_WORD} IS NULL"] * has_any
+    elif wanted.verdict and not has_any:
+        conditions.append("FALSE")
+    elif wanted.verdict == "disputed":
+        conditions.append(f"{_NUM_OPINIONS} > 1")
     elif wanted.verdict:
-        conditions.append(f"{last_word} = ?")
+        conditions.append(f"{_LAST_WORD} = ?")
         values.append(wanted.verdict)
     if wanted.text:  # texts are in the record as they are
         conditions.append("instr(body, CAST(? AS BLOB))")
         values.append(wanted.text)
-    return f"WHERE {' AND '.join(conditions)}" if conditions else "", values
+    return " AND ".join(conditions), values

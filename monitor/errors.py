@@ -6,6 +6,7 @@ SaeguardError
 ├── WatchlistError     a compiled watchlist cannot be used (monitor/watchlist.py)
 ├── UnsupportedError   this model or engine setting cannot be monitored
 ├── StoreError         the alert store cannot be opened or written (monitor/store.py)
+├── NoRuleTest         an alert cannot be made a rule test (monitor/verdict_tests.py)
 └── DeliveryError      a destination did not take a batch (monitor/delivery.py)
 """
 

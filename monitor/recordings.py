@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.monitor.alerts import RequestRecord
 from saeguard.rules import RequestContext
@@ -25,10 +26,17 @@ def recorded_request(record: RequestRecord) -> RecordedRequest:
         positions=np.arange(
             record.first_recorded, record.first_recorded + num_rows, dtype=np.int32
         ),
-        phases=np.frombuffer(record.phases, np.uint8),
+        phases=phase_codes(record),
         token_ids=None if record.token_ids is None else np.array(record.token_ids, np.int32),
         time_ns=record.start_time_ns,
     )
+
+
+def phase_codes(record: RequestRecord) -> npt.NDArray[np.uint8]:
+    """The phase of each row; a row that was not observed is in that of the row before it."""
+    is_known = ~np.isnan(record.score_array()).all(axis=1)
+    rows = np.where(is_known, np.arange(len(is_known)), 0)
+    return np.frombuffer(record.phases, np.uint8)[np.maximum.accumulate(rows)]
 
 
 def num_evaluated(record: RequestRecord) -> int:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
 from saeguard.monitor.logging import printable
+from saeguard.monitor.recordings import phase_codes
 
 # Cividis: its order of lightness is the same to all eyes.
 SCALE = ("#00204d", "#31446b", "#666970", "#958f78", "#cab969", "#ffea46")
@@ -78,7 +79,7 @@ class TokenStrip:
         first = max(0, self.alert.position - self.context - record.first_recorded)
         last = self.alert.position + self.context + 1 - record.first_recorded
         values = record.score_array()[:, record.features.index(self.feature)]
-        phases = _phases(record)
+        phases = [PHASES[code] for code in phase_codes(record)]
         return [
             self._cell(row, float(values[row]), phases[row])
             for row in range(first, min(last, len(values)))
@@ -151,15 +152,6 @@ def visible(text: str) -> str:
 def _level(value: float, peak: float) -> int:
     """Which step of the scale, from 0 to `peak`."""
     return int(np.clip(value / peak * len(SCALE), 0, len(SCALE) - 1)) if peak > 0 else 0
-
-
-def _phases(record: RequestRecord) -> list[str]:
-    """The phase of each row; a row that was not observed has none of its own."""
-    names: list[str] = []
-    for code, scores in zip(record.phases, record.score_array(), strict=True):
-        is_unseen = bool(np.isnan(scores).all())
-        names.append(names[-1] if is_unseen and names else PHASES[code])
-    return names
 
 
 def _lines(cells: Sequence[Cell], width: int) -> Iterator[list[Cell]]:

@@ -1,6 +1,7 @@
 """What people have said of alerts: never changed, only followed by something newer.
 
-Whoever reviews writes here while the monitor writes alerts: another process, the same file.
+The last word of each reviewer *stands* until it is taken back; a reviewer without a name is one of
+them. Whoever reviews writes here while the monitor writes alerts: another process, the same file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Verdict = Literal["true_positive", "false_positive", "benign", "unsure", "acknow
 it. `none` takes back what was said before.
 """
 VERDICTS: tuple[str, ...] = get_args(Verdict)
+JUDGEMENTS = ("true_positive", "false_positive", "benign", "unsure")
+"""Verdicts that say what an alert was; on these reviewers agree or not."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -31,6 +34,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
 );
 CREATE INDEX IF NOT EXISTS verdicts_by_alert ON verdicts (alert_id, row)"""
 _COLUMNS = "alert_id, verdict, comment, reviewer, time_ns"
+STANDING = """(SELECT * FROM verdicts AS said WHERE verdict != 'none' AND NOT EXISTS (
+    SELECT 1 FROM verdicts AS later WHERE later.alert_id = said.alert_id
+    AND later.reviewer = said.reviewer AND later.row > said.row))"""
+"""For queries: the rows of `verdicts` that stand."""
 _AT_ONCE = 500  # names in one statement
 
 
@@ -63,30 +70,72 @@ def history(path: Path, alert_id: str) -> list[Said]:
     """All that was said of an alert, the newest first."""
     query = f"SELECT {_COLUMNS} FROM verdicts WHERE alert_id = ? ORDER BY row DESC"
     with reading(path) as db:
-        if not _has_any(db):
+        if not has_verdicts(db):
             return []
         return [Said(*row) for row in db.execute(query, (alert_id,))]
 
 
-def newest(path: Path, alert_ids: Iterable[str]) -> dict[str, Said]:
-    """The last word on each of these alerts; `none` is as if nothing had been said."""
-    found: dict[str, Said] = {}
+def standing(path: Path, alert_ids: Iterable[str]) -> dict[str, list[Said]]:
+    """What stands of each of these alerts of which anything does, the newest first."""
+    found: dict[str, list[Said]] = {}
     ids = list(alert_ids)
     with reading(path) as db:
-        if not _has_any(db):
+        if not has_verdicts(db):
             return {}
         for start in range(0, len(ids), _AT_ONCE):
-            for said in _newest(db, ids[start : start + _AT_ONCE]):
-                found[said.alert_id] = said
-    return {name: said for name, said in found.items() if said.verdict != "none"}
+            for said in _standing(db, ids[start : start + _AT_ONCE]):
+                found.setdefault(said.alert_id, []).append(said)
+    return found
 
 
-def _newest(db: sqlite3.Connection, ids: Sequence[str]) -> list[Said]:
+def _standing(db: sqlite3.Connection, ids: Sequence[str]) -> list[Said]:
     marks = ", ".join("?" * len(ids))
-    query = f"SELECT {_COLUMNS} FROM verdicts WHERE alert_id IN ({marks}) ORDER BY row"
+    query = f"SELECT {_COLUMNS} FROM {STANDING} WHERE alert_id IN ({marks}) ORDER BY row DESC"
     return [Said(*row) for row in db.execute(query, ids)]
 
 
-def _has_any(db: sqlite3.Connection) -> bool:
+def newest(path: Path, alert_ids: Iterable[str]) -> dict[str, Said]:
+    """The last word that stands on each of these alerts."""
+    return {name: said[0] for name, said in standing(path, alert_ids).items()}
+
+
+def judgements(said: Iterable[Said]) -> list[Said]:
+    """Those that say what the alert was."""
+    return [each for each in said if each.verdict in JUDGEMENTS]
+
+
+def opinions(said: Iterable[Said]) -> set[bool]:
+    """Whether the alert was right: one answer, two where reviewers disagree, or none."""
+    decided = [each.verdict for each in judgements(said) if each.verdict != "unsure"]
+    return {verdict == "true_positive" for verdict in decided}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of the alerts that several reviewers have judged."""
+
+    num_alerts: int
+    num_agreed: int
+    """On which all of them say the same."""
+
+
+def agreement(path: Path) -> Agreement:
+    """On all alerts of the store.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    marks = ", ".join("?" * len(JUDGEMENTS))
+    query = f"""SELECT count(*), coalesce(sum(num_kinds = 1), 0) FROM (
+        SELECT count(DISTINCT verdict) AS num_kinds FROM {STANDING}
+        WHERE verdict IN ({marks}) GROUP BY alert_id HAVING count(*) > 1)"""
+    with reading(path) as db:
+        if not has_verdicts(db):
+            return Agreement(0, 0)
+        return Agreement(*db.execute(query, JUDGEMENTS).fetchone())
+
+
+def has_verdicts(db: sqlite3.Connection) -> bool:
+    """Whether anybody has ever said anything."""
     query = "SELECT count(*) FROM sqlite_schema WHERE name = 'verdicts'"
     return bool(db.execute(query).fetchone()[0])

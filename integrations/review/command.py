@@ -10,13 +10,30 @@ from typing import Annotated
 import typer
 
 from saeguard.monitor.alert_search import rules_of
-from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption
+from saeguard.monitor.cli.options import DEFAULT_STORE
+from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.secrets import read_secret
+from saeguard.monitor.verdict_tests import RuleFiles
+from saeguard.monitor.watchlist import load
 
 
 def review(
-    store_path: StoreOption = DEFAULT_STORE,
+    store_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            envvar="SAEGUARD_STORE",
+            help="The alert store; by default the configuration's, or saeguard-alerts.sqlite.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SAEGUARD_CONFIG",
+            help="saeguard.yaml: for rule tests, and for where features come from.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
     token_file: Annotated[
@@ -32,15 +49,21 @@ def review(
     try:
         import uvicorn
 
+        from saeguard.integrations.review.alert_page import Sources
         from saeguard.integrations.review.app import review_app
         from saeguard.integrations.review.guard import LOOPBACK, Guard
     except ImportError as error:
         raise ConfigError(f"the review page: {error}", "pip install 'saeguard[review]'") from error
-    rules_of(store_path)  # it can be read
+    sources = Sources(store_path or DEFAULT_STORE)
+    if config is not None:
+        settings = load_config(config)
+        files = RuleFiles(settings.rules, settings.path.parent)
+        sources = Sources(store_path or settings.store, files, load(settings.watchlist))
+    rules_of(sources.store)  # it can be read
     asked = read_secret(None, token_file)
     is_local = host in LOOPBACK
     token = asked.decode() if asked else None if is_local else secrets.token_urlsafe(24)
-    app = review_app(store_path, Guard(token, LOOPBACK if is_local else frozenset()))
+    app = review_app(sources, Guard(token, LOOPBACK if is_local else frozenset()))
     try:
         listener = socket.create_server((host, port), family=_family(host))
     except OSError as error:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 
 from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
 from saeguard.monitor.logging import printable
+from saeguard.monitor.recordings import phase_codes
 from saeguard.monitor.strip import visible
 
 CONTEXT = 200
 """Tokens on either side of the firing one."""
 NUM_SHADES = 6
+
+_LIKE_SCORES = ("value", "max", "mean", "ema", "rolling_mean_max", "topk_mean", "min_evidence")
+"""Aggregates whose threshold can be compared with the score of a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +56,43 @@ class Strip:
     has_text: bool
     bands: list[Band]
     num_tokens: int
+    """Of the whole request."""
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [token for band in self.bands for token in band.tokens]
 
 
-def strip_of(alert: Alert, record: RequestRecord, feature: str) -> Strip:
+def strip_of(alert: Alert, record: RequestRecord, feature: str, is_blind: bool = False) -> Strip:
     """The tokens about the firing one, with the scores of one feature.
 
     Args:
         feature: one that the record has.
+        is_blind: without what the rule wants of them.
     """
     values = record.score_array()[:, record.features.index(feature)]
-    threshold = next((s.threshold for s in alert.signals if s.feature == feature), None)
+    threshold = None if is_blind else score_threshold(alert, feature)
     begin = max(0, alert.position - CONTEXT - record.first_recorded)
     end = min(len(values), alert.position + CONTEXT + 1 - record.first_recorded)
     peak = max((float(v) for v in values[begin:end] if isfinite(v)), default=0.0)
+    codes = phase_codes(record)
     bands: list[Band] = []
     for row in range(begin, end):
         token = _token(alert, record, row, float(values[row]), peak, threshold)
-        phase = PHASES[record.phases[row]]
+        phase = PHASES[codes[row]]
         if not bands or bands[-1].phase != phase:
             bands.append(Band(phase, token.position, []))
         bands[-1].tokens.append(token)
     return Strip(feature, peak, threshold, record.texts is not None, bands, record.num_tokens)
+
+
+def score_threshold(alert: Alert, feature: str) -> float | None:
+    """What a signal wants the feature to reach, where that is a score and not a count or a sum."""
+    for signal in alert.signals:
+        is_floor = signal.comparison in ("gt", "gte", "between")
+        if signal.feature == feature and signal.agg in _LIKE_SCORES and is_floor:
+            return signal.threshold
+    return None
 
 
 def _token(
@@ -145,16 +166,18 @@ def signal_rows(alert: Alert) -> list[SignalRow]:
     ]
 
 
+def read_features(alert: Alert, record: RequestRecord) -> list[str]:
+    """Those that the signals read, first those that made the rule fire. A group of features is
+    written `l2(x, y)`.
+    """
+    signals = sorted(alert.signals, key=lambda signal: not signal.holds)
+    names = [name for signal in signals for name in re.findall(r"\w+", signal.feature)]
+    return [name for name in dict.fromkeys(names) if name in record.features]
+
+
 def features_of(alert: Alert, record: RequestRecord) -> list[str]:
-    """Those of the request, the ones that the rule reads first."""
-    read = [s.feature for s in alert.signals if s.feature in record.features]
-    return list(dict.fromkeys([*read, *record.features]))
-
-
-def first_feature(alert: Alert, record: RequestRecord) -> str:
-    """The one that made the rule fire."""
-    firing = [s.feature for s in alert.signals if s.holds and s.feature in record.features]
-    return firing[0] if firing else record.features[0]
+    """All that the record has scores of, those that the signals read first."""
+    return list(dict.fromkeys([*read_features(alert, record), *record.features]))
 
 
 def number(value: float | None) -> str:

@@ -14,6 +14,7 @@ from saeguard.monitor.alerts import Alert, RequestRecord, Severity, readable
 from saeguard.monitor.cli import alert_views as views
 from saeguard.monitor.cli.export import export
 from saeguard.monitor.cli.options import DEFAULT_STORE, StoreOption, moment_ns
+from saeguard.monitor.cli.to_test import to_test
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.strip import TokenStrip
 
@@ -79,6 +80,7 @@ def show(
 
 
 app.command()(export)
+app.command()(to_test)
 
 
 def _tokens(

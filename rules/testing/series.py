@@ -12,6 +12,7 @@ What stands after `x` is always the number of tokens, so the length of a series 
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 import numpy as np
 
@@ -47,6 +48,17 @@ def parse_series(text: str) -> Scores:
     if not parts:
         raise SeriesError("an empty series", 0)
     return np.concatenate(parts)
+
+
+def format_series(scores: Scores) -> str:
+    """The shorthand of scores, [tokens], none of them infinite: `parse_series` reads the same."""
+    runs = [(word, len([*same])) for word, same in groupby(map(_shortest, scores))]
+    return " ".join(word if length == 1 else f"{word}x{length}" for word, length in runs)
+
+
+def _shortest(score: np.float32) -> str:
+    """The number of fewest digits that is read as the same float32."""
+    return "_" if np.isnan(score) else str(score).removesuffix(".0")
 
 
 def _item(word: str, offset: int) -> Scores:

@@ -11,6 +11,7 @@ from fake_engine import end_message, frame_message, start_message, write_rules
 from records import make_alert, make_request
 
 from saeguard.monitor.detector import Detector
+from saeguard.monitor.recordings import recorded_request
 from saeguard.monitor.store import Store, list_requests
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import Engine, RequestContext, load_rules
@@ -82,6 +83,11 @@ def test_a_recording_has_what_the_record_has(saeguard, tmp_path):
     assert request.phases.tolist() == list(record.phases)
     assert request.time_ns == 123
     np.testing.assert_array_equal(request.scores, record.score_array())
+
+
+def test_a_token_that_was_not_seen_is_in_the_phase_of_the_one_before():
+    record = make_request(scores=[NAN, 0.5, NAN, NAN, 1.0], phases=[1, 3, 0, 0, 3], texts=None)
+    assert recorded_request(record).phases.tolist() == [1, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(

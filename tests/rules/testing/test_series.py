@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saeguard.rules.testing.series import MAX_TOKENS, SeriesError, parse_series
+from saeguard.rules.testing.series import MAX_TOKENS, SeriesError, format_series, parse_series
 
 NAN = float("nan")
 
@@ -51,3 +51,17 @@ def test_what_is_no_series_is_refused_where_it_stands(text, offset, message):
         parse_series(text)
     assert caught.value.offset == offset
     assert message in str(caught.value)
+
+
+def test_a_written_series_is_read_as_the_same_scores():
+    rng = np.random.default_rng(0)
+    exponents = rng.integers(-40, 38, 500).astype(np.float64)
+    scores = (rng.normal(size=500) * 10.0**exponents).astype(np.float32)
+    scores[rng.integers(0, 500, 200)] = 0
+    scores[rng.integers(0, 500, 100)] = np.nan
+    np.testing.assert_array_equal(parse_series(format_series(scores)), scores)
+
+
+def test_a_written_series_is_short():
+    scores = np.array([0, 0, 0, NAN, NAN, 4.1, 7, 0], np.float32)
+    assert format_series(scores) == "0x3 _x2 4.1 7 0"

@@ -1,0 +1,136 @@
+"""What is known of the features that an alert's rule reads, and what they did in its request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from saeguard.integrations.review.views import read_features
+from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
+from saeguard.monitor.recorded_peaks import Standing, recorded_peaks
+from saeguard.monitor.recordings import phase_codes
+from saeguard.monitor.strip import visible
+from saeguard.monitor.watchlist import Floats, Site, WatchedFeature, Watchlist
+
+NUM_TOP = 5
+_NEURONPEDIA_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TopToken:
+    position: int
+    phase: str
+    text: str | None
+    """None where no text is kept."""
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    name: str
+    label: str
+    signals: list[str]
+    """Names of those that read it."""
+    facts: list[tuple[str, str]]
+    """Where its row and its label come from: what, and how."""
+    density: float | None
+    """Part of the calibration's tokens on which it is active; None: it is not calibrated."""
+    standing: Standing | None
+    """None where it was never observed in the phase of the alert."""
+    share_active: float
+    """Of the recorded tokens on which it was observed."""
+    top: list[TopToken]
+    """The recorded tokens with the largest scores, the largest first."""
+    link: str | None
+    """Its page on Neuronpedia."""
+
+
+def cards_of(
+    path: Path, alert: Alert, record: RequestRecord, watchlist: Watchlist | None
+) -> list[Card]:
+    """One for each feature that the alert's signals read.
+
+    Args:
+        path: of the alert store.
+        watchlist: that whose rows made the scores.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    sites = watchlist.sites if watchlist else ()
+    watched = {feature.name: (site, feature) for site in sites for feature in site.features}
+    standings = recorded_peaks(path, record, PHASES.index(alert.phase))
+    return [
+        _card(alert, record, name, standings, watched.get(name))
+        for name in read_features(alert, record)
+    ]
+
+
+def _card(
+    alert: Alert,
+    record: RequestRecord,
+    name: str,
+    standings: Mapping[str, Standing],
+    watched: tuple[Site, WatchedFeature] | None,
+) -> Card:
+    scores = record.score_array()[:, record.features.index(name)]
+    seen = scores[np.isfinite(scores)]
+    return Card(
+        name=name,
+        label=alert.feature_labels.get(name, ""),
+        signals=[s.name for s in alert.signals if name in re.findall(r"\w+", s.feature)],
+        facts=_facts(*watched) if watched else [],
+        density=getattr(watched[1], "density", None) if watched else None,
+        standing=standings.get(name),
+        share_active=float((seen > 0).mean()) if len(seen) else 0.0,
+        top=_top(record, scores),
+        link=_neuronpedia(watched[1]) if watched else None,
+    )
+
+
+def _top(record: RequestRecord, scores: Floats) -> list[TopToken]:
+    order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")[:NUM_TOP]
+    phases, texts = phase_codes(record), record.texts
+    return [
+        TopToken(
+            position=record.first_recorded + row,
+            phase=PHASES[phases[row]],
+            text=None if texts is None else visible(texts[row]),
+            value=float(scores[row]),
+        )
+        for row in map(int, order)
+        if scores[row] > 0
+    ]
+
+
+def _facts(site: Site, feature: WatchedFeature) -> list[tuple[str, str]]:
+    """What the watchlist says; what it may not know of is left out."""
+    kind = "SAE" if feature.kind == "sae" else feature.kind
+    row = "expert" if feature.kind == "router" else "row"
+    label = [_known(feature, f"label_{what}") for what in ("source", "method", "date")]
+    found = [
+        ("source", f"{kind} {feature.source}, {row} {feature.index}"),
+        ("read at", site.hook_point),
+        ("units", feature.units + ("" if feature.exact else ", approximated")),
+        ("label by", ", ".join(filter(None, label))),
+    ]
+    return [(what, how) for what, how in found if how]
+
+
+def _neuronpedia(feature: WatchedFeature) -> str | None:
+    """A link for the reviewer to follow: the page itself asks nobody."""
+    name = _known(feature, "neuronpedia")
+    if not _NEURONPEDIA_ID.fullmatch(name):
+        return None
+    return f"https://www.neuronpedia.org/{quote(name)}/{feature.index}"
+
+
+def _known(feature: WatchedFeature, field: str) -> str:
+    """Of a field that watchlists may have; empty where this one has none."""
+    value = getattr(feature, field, None)
+    return "" if value is None else str(value)
