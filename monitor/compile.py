@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ _NUM_GOLDEN = 16
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """One feature as a row of its site: `p = x @ weight + bias`, gated by `threshold`; in
-    float64.
+    """One feature as a row of its site: `p = s(x) * (x @ weight) + bias`, gated by
+    `threshold`; in float64.
     """
 
     hook_point: HookPoint
@@ -31,6 +32,9 @@ class FeatureRow:
     threshold: float
     source_sha256: str
     index: int
+    norm: wl.Norm = "none"
+    inexact_reason: str = ""
+    """Why the row is not exactly the feature; empty where it is."""
 
 
 Reader = Callable[[Sequence[Feature]], list[FeatureRow]]
@@ -45,7 +49,7 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
     """
     rows: list[tuple[Feature, FeatureRow]] = []
     faults: list[str] = []
-    for (kind, _), features in _by_source(ruleset).items():
+    for (kind, *_), features in _by_source(ruleset).items():
         try:
             rows += zip(features, _reader(kind)(features), strict=True)
         except SaeguardError as error:
@@ -65,13 +69,14 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
     )
 
 
-def _by_source(ruleset: RuleSet) -> Mapping[tuple[str, object], list[Feature]]:
+def _by_source(ruleset: RuleSet) -> Mapping[tuple[Any, ...], list[Feature]]:
     """Features that are read together: those of one file, or all those of routers."""
-    groups: dict[tuple[str, object], list[Feature]] = {}
+    groups: dict[tuple[Any, ...], list[Feature]] = {}
     for name in ruleset.used_features():
         feature = ruleset.features[name]
-        path = getattr(feature.source, "path", None)
-        groups.setdefault((feature.source.kind, path), []).append(feature)
+        source = feature.source
+        file = [getattr(source, key, None) for key in ("path", "layer", "norm_scaling_factor")]
+        groups.setdefault((source.kind, *file), []).append(feature)
     return groups
 
 
@@ -131,6 +136,9 @@ def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
         index=row.index,
         label=feature.label,
         units=feature.units,
+        norm=row.norm,
+        exact=not row.inexact_reason,
+        inexact_reason=row.inexact_reason,
     )
 
 
@@ -147,4 +155,5 @@ def _golden_inputs(
         floor = max(row.threshold, 0.0) - row.bias
         norm = float(direction @ direction) or 1.0
         inputs[i] += direction * (1.5 * floor + 1.0 + i) / norm
-    return inputs.astype(np.float32)
+    # To numbers that 16 bits hold: what is tested is the arithmetic, not the rounding of its input.
+    return (inputs.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)

@@ -60,6 +60,8 @@ class SaeFeature:
     layer: int | None = None
     release: str | None = None
     model: str | None = None
+    norm_scaling_factor: float | None = None
+    """What the SAE multiplies its input by, where its own files do not say."""
 
     @property
     def origin(self) -> str:

@@ -308,6 +308,11 @@ def _check_width(site: Site, num_inputs: int) -> None:
 def _rows(weight: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return weight.to(device)
+    return halves(weight, dtype).to(device)
+
+
+def halves(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of 16 bits, and below them rows of what these lack."""
     high = weight.to(dtype)
     low = (weight - high.float()).to(dtype)
-    return torch.cat([high, low]).to(device)
+    return torch.cat([high, low])

@@ -45,7 +45,14 @@ def build_feature(document: Document, name: str, entry: syntax.AnyFeature) -> Fe
     match entry:
         case syntax.SaeFeatureEntry(sae=sae):
             path = (folder / sae.path).resolve()
-            source = SaeFeature(path, entry.index, sae.layer, sae.release, sae.model)
+            source = SaeFeature(
+                path,
+                entry.index,
+                sae.layer,
+                sae.release,
+                sae.model,
+                sae.norm_scaling_factor,
+            )
         case syntax.ProbeFeatureEntry(probe=probe):
             source = ProbeFeature((folder / probe.path).resolve(), entry.name or name)
         case syntax.RouterFeatureEntry(router=router):

@@ -49,11 +49,15 @@ class RulesetEntry(Entry):
     version: Text
 
 
+_Positive = Annotated[Number, Field(gt=0)]
+
+
 class SaeEntry(Entry):
     path: Text
     layer: Index | None = None
     release: Text | None = None
     model: Text | None = None
+    norm_scaling_factor: _Positive | None = None
 
 
 class ProbeEntry(Entry):
@@ -64,22 +68,19 @@ class RouterEntry(Entry):
     layer: Index
 
 
-_Maximum = Annotated[Number, Field(gt=0)]
-
-
 class SaeFeatureEntry(Entry):
     sae: SaeEntry
     index: Index
     label: str = ""
     units: Units = "raw"
-    max: _Maximum | None = None
+    max: _Positive | None = None
 
 
 class ProbeFeatureEntry(Entry):
     probe: ProbeEntry
     name: Text | None = None
     label: str = ""
-    max: _Maximum | None = None
+    max: _Positive | None = None
 
 
 class RouterFeatureEntry(Entry):
@@ -87,7 +88,7 @@ class RouterFeatureEntry(Entry):
     expert: Index
     label: str = ""
     units: RouterUnits = "weight"
-    max: _Maximum | None = None
+    max: _Positive | None = None
 
 
 _FEATURE_KINDS = {"probe": "probe feature", "router": "router feature", "expert": "router feature"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saes import D_MODEL, make_sae, write_rules
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.compile import compile_watchlist
@@ -16,55 +17,7 @@ from saeguard.rules import load_rules
 
 sae_lens = pytest.importorskip("sae_lens")
 
-D_MODEL, D_SAE = 24, 96
 WATCHED = [0, 5, 40, 95]
-
-
-def make_sae(directory: Path, architecture: str, apply_b_dec: bool, **config: object) -> None:
-    """A random SAE, saved by sae-lens."""
-    torch.manual_seed(3)
-    kind, config_kind = {
-        "jumprelu": (sae_lens.JumpReLUSAE, sae_lens.JumpReLUSAEConfig),
-        "standard": (sae_lens.StandardSAE, sae_lens.StandardSAEConfig),
-    }[architecture]
-    settings = {
-        "d_in": D_MODEL,
-        "d_sae": D_SAE,
-        "apply_b_dec_to_input": apply_b_dec,
-        "metadata": sae_lens.saes.sae.SAEMetadata(hook_name="blocks.3.hook_resid_post"),
-        **config,
-    }
-    sae = kind(config_kind(**settings))
-    with torch.no_grad():
-        for name, parameter in sae.named_parameters():
-            parameter.normal_(0.0, 1.0)
-            if name == "threshold":
-                parameter.uniform_(-0.5, 4.0)
-    sae.save_model(directory)
-
-
-def write_rules(directory: Path, indices: list[int], **feature: object) -> Path:
-    features = {
-        f"f{i}": {"sae": {"path": "sae"}, "index": i, "label": f"feature {i}", **feature}
-        for i in indices
-    }
-    signals = {f"s{i}": {"feature": f"f{i}", "agg": "value", "gte": 1.0} for i in indices}
-    rule = {
-        "id": "7d1c0c1e-5a0a-4b7c-8a5f-1c1f6f0c9b11",
-        "name": "all_of_them",
-        "title": "All",
-        "status": "test",
-        "severity": "low",
-        "signals": signals,
-        "condition": " and ".join(signals),
-        "message": "{rule.title}",
-        "tags": ["site.test"],
-        "falsepositives": [],
-    }
-    path = directory / "rules.yaml"
-    header = {"version": 1, "ruleset": {"name": "x", "version": "1.0.0"}}
-    path.write_text(json.dumps({**header, "features": features, "rules": [rule]}))
-    return path
 
 
 @pytest.mark.parametrize("apply_b_dec", [True, False])
@@ -107,12 +60,21 @@ def test_golden_vectors_open_gates_as_well_as_closing_them(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "topk"}, "architecture 'topk' is not supported"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm'"),
+        ({"architecture": "temporal"}, "'temporal' cannot be watched row by row: it attends"),
+        ({"architecture": "matching_pursuit"}, "cannot be watched row by row: it chooses"),
+        ({"architecture": "abstopk"}, "negative ones too"),
+        ({"architecture": "batchtopk"}, "save_inference_model makes a jumprelu of it"),
+        ({"architecture": "new"}, "architecture 'new' is not known .*standard, jumprelu"),
+        ({"activation_fn_str": "tanh-relu"}, "'tanh-relu' is not known"),
+        ({"normalize_activations": "expected_average_only_in"}, "sae.norm_scaling_factor"),
+        ({"normalize_activations": "covariance_whitening"}, "not folded into the weights"),
+        ({"normalize_activations": "new"}, "normalize_activations 'new' is not known"),
+        ({"hook_head_index": 3}, "single heads cannot be watched"),
         ({"metadata": {"hook_name": "blocks.3.attn.hook_q"}}, "hook_q.*cannot be watched"),
+        ({"metadata": {}}, "do not say where the sae-lens SAE is read .*sae.layer"),
     ],
 )
-def test_an_sae_that_cannot_be_read_exactly_is_refused(
+def test_an_sae_that_cannot_be_read_row_by_row_is_refused_and_says_why(
     tmp_path: Path, change: dict[str, object], message: str
 ):
     make_sae(tmp_path / "sae", "jumprelu", True)
@@ -120,6 +82,19 @@ def test_an_sae_that_cannot_be_read_exactly_is_refused(
     (tmp_path / "sae" / "cfg.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CompileError, match=message):
         compile_watchlist(load_rules([write_rules(tmp_path, [5])]))
+
+
+def test_of_one_file_rows_of_several_layers_are_read_each_from_its_own(tmp_path: Path):
+    """As Qwen-Scope has them: a file per layer in one folder."""
+    (tmp_path / "sae").mkdir()
+    for layer in (2, 5):
+        weights = {"W_enc": torch.full((8, 4), float(layer)), "b_enc": torch.zeros(8)}
+        torch.save(weights, tmp_path / "sae" / f"layer{layer}.sae.pt")
+    rules = json.loads(write_rules(tmp_path, [1, 3]).read_text())
+    rules["features"]["f1"]["sae"]["layer"], rules["features"]["f3"]["sae"]["layer"] = 2, 5
+    (tmp_path / "rules.yaml").write_text(json.dumps(rules))
+    sites = compile_watchlist(load_rules([tmp_path / "rules.yaml"])).sites
+    assert [(site.hook_point.layer, site.weight[0, 0]) for site in sites] == [(2, 2.0), (5, 5.0)]
 
 
 def test_every_fault_is_reported_with_its_place(tmp_path: Path):
