@@ -115,8 +115,9 @@ def _facts(site: Site, feature: WatchedFeature) -> list[tuple[str, str]]:
     label = [_known(feature, f"label_{what}") for what in ("source", "method", "date")]
     found = [
         ("source", f"{kind} {feature.source}, {row} {feature.index}"),
-        ("read at", site.hook_point),
-        ("units", feature.units + ("" if feature.exact else ", approximated")),
+        ("read at", str(site.hook_point)),
+        ("units", feature.units),
+        ("inexact", "" if feature.exact else feature.inexact_reason or "an approximation"),
         ("label by", ", ".join(filter(None, label))),
     ]
     return [(what, how) for what, how in found if how]

@@ -16,6 +16,7 @@ from saeguard.integrations.review.cards import cards_of
 from saeguard.integrations.review.charts import score_chart
 from saeguard.integrations.review.views import strip_of
 from saeguard.monitor.alerts import Coverage, SignalReading
+from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.store import Store
 from saeguard.monitor.verdict_tests import RuleFiles
 from saeguard.monitor.watchlist import Site, WatchedFeature, build
@@ -36,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 def watchlist_of(*features: WatchedFeature):
     n = len(features)
     site = Site(
-        layer=7, features=features, weight=np.eye(n, 4, dtype=np.float32),
+        hook_point=HookPoint(7), features=features, weight=np.eye(n, 4, dtype=np.float32),
         bias=np.zeros(n, np.float32), threshold=np.zeros(n, np.float32),
         golden_inputs=np.zeros((1, 4), np.float32), golden_scores=np.zeros((1, n), np.float32),
     )  # fmt: skip
