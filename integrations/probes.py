@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, ProbeFeature
 
 
-def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
+def read_features(features: Sequence[Feature], sample: Path | None = None) -> list[FeatureRow]:
     """The rows of the given features, all of one probe file, in the order given.
 
     Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,16 @@ class FeatureRow:
     """Why the row is not exactly the feature; empty where it is."""
 
 
-Reader = Callable[[Sequence[Feature]], list[FeatureRow]]
+Reader = Callable[[Sequence[Feature], Path | None], list[FeatureRow]]
+"""Of features of one file, and a file of activations to measure on what they are only near to."""
 
 
-def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
+def compile_watchlist(ruleset: RuleSet, sample: Path | None = None) -> wl.Watchlist:
     """The watchlist of every feature that some rule uses.
+
+    Args:
+        sample: activations of the model, [tokens, inputs] by hook point: what stands in for an
+            activation that no row can tell (TopK) is measured on them.
 
     Raises:
         CompileError: a source cannot be read, or sources disagree about `d_model`; all faults at
@@ -51,7 +57,7 @@ def compile_watchlist(ruleset: RuleSet) -> wl.Watchlist:
     faults: list[str] = []
     for (kind, *_), features in _by_source(ruleset).items():
         try:
-            rows += zip(features, _reader(kind)(features), strict=True)
+            rows += zip(features, _reader(kind)(features, sample), strict=True)
         except SaeguardError as error:
             faults.append(f"{features[0].location}: {error}")
     if faults:
@@ -80,7 +86,7 @@ def _by_source(ruleset: RuleSet) -> Mapping[tuple[Any, ...], list[Feature]]:
     return groups
 
 
-def _router_rows(features: Sequence[Feature]) -> list[FeatureRow]:
+def _router_rows(features: Sequence[Feature], sample: Path | None = None) -> list[FeatureRow]:
     """Each picks one number that the router says; nothing has to be read for that."""
     rows = []
     for feature in features:

@@ -142,11 +142,11 @@ def projections(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
     if all(norm == "none" for norm in site.norms):
         return products
     with np.errstate(divide="ignore", invalid="ignore"):  # zeros give NaN, as they do in sae-lens
-        return products * _input_scales(x)[:, [NORMS.index(norm) for norm in site.norms]]
+        return products * input_scales(x)[:, [NORMS.index(norm) for norm in site.norms]]
 
 
-def _input_scales(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """s(x) of each norm, [tokens, norms]."""
+def input_scales(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """s(x) of each of `NORMS`, [tokens, norms]."""
     rescale = np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1)
     layer_norm = 1.0 / (x.std(axis=1, ddof=1) + LAYER_NORM_EPS)
     return np.stack([np.ones(len(x)), rescale, layer_norm], axis=1)

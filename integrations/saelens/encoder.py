@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from saeguard.integrations.saelens.tensors import Doubles, TensorFile
 from saeguard.monitor.errors import CompileError
@@ -47,8 +48,8 @@ class Matrix:
         read = self.file.rows if self.features_first else self.file.columns
         return read(self.name, features)
 
-    def products(self, x: Doubles) -> Doubles:
-        """x @ all rows, [tokens, all features] in fp32; reads the matrix once."""
+    def products(self, x: Doubles) -> npt.NDArray[np.float32]:
+        """x @ all rows in fp32, [tokens, all features]; reads the matrix once."""
         out = np.zeros((len(x), self.shape[0]), np.float32)
         for start, block in self.file.blocks(self.name):
             part = slice(start, start + len(block))
@@ -57,7 +58,7 @@ class Matrix:
                 out[:, part] = x.astype(np.float32) @ block.T
             else:
                 out += x[:, part].astype(np.float32) @ block
-        return out.astype(np.float64)
+        return out
 
     def norms(self) -> Doubles:
         """Of every feature."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from saeguard.integrations.saelens.calibrate import Agreement, Sample, calibrate, read_sample
 from saeguard.integrations.saelens.encoder import Encoder
 from saeguard.integrations.saelens.layouts import open_encoder
 from saeguard.integrations.saelens.tensors import Doubles
@@ -16,11 +18,14 @@ from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, SaeFeature
 
 
-def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
+def read_features(features: Sequence[Feature], sample: Path | None = None) -> list[FeatureRow]:
     """The rows of the given features, all of one SAE, in the order given; folded in float64.
 
+    Args:
+        sample: activations to find the threshold of a TopK SAE on, and measure it.
+
     Raises:
-        CompileError: the SAE or a feature's index cannot be used.
+        CompileError: the SAE, a feature's index or the sample cannot be used.
     """
     source = features[0].source
     assert isinstance(source, SaeFeature)
@@ -29,22 +34,34 @@ def read_features(features: Sequence[Feature]) -> list[FeatureRow]:
     indices = [_index(feature, encoder) for feature in features]
     with encoder.file.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    weights = _folded(encoder, indices, _input_factor(source, encoder))
+    factor = _input_factor(source, encoder)
+    weights = _folded(encoder, indices, factor)
     scales = _scales(encoder, features, indices)
     gate = encoder.gate
+    thresholds, reasons = gate.threshold[indices] * scales, [""] * len(indices)
+    if gate.top_k is not None:
+        reasons = [_inexact_reason(gate.top_k)] * len(indices)
+        if sample is not None:
+            measured_on = read_sample(sample, hook_point)
+            threshold, agreements = calibrate(encoder, factor, indices, measured_on)
+            thresholds = np.full(len(indices), threshold)
+            reasons = [
+                f"{reasons[0]}; {_measured(agreement, threshold, measured_on)}"
+                for agreement in agreements
+            ]
     rows = []
-    for feature, index, (weight, shift), scale in zip(
-        features, indices, weights, scales, strict=True
+    for feature, index, (weight, shift), scale, threshold, reason in zip(
+        features, indices, weights, scales, thresholds, reasons, strict=True
     ):
         row = FeatureRow(
             hook_point=hook_point,
             weight=weight * scale,
             bias=(gate.bias[index] + shift) * scale,
-            threshold=gate.threshold[index] * scale,
+            threshold=float(threshold),
             source_sha256=digest,
             index=index,
             norm=encoder.norm,
-            inexact_reason=_inexact_reason(encoder),
+            inexact_reason=reason,
         )
         if not (np.isfinite(row.weight).all() and np.isfinite([row.bias, row.threshold]).all()):
             raise CompileError(
@@ -88,12 +105,21 @@ def _scales(encoder: Encoder, features: Sequence[Feature], indices: Sequence[int
     return np.where(by_decoder, norms, 1.0)
 
 
-def _inexact_reason(encoder: Encoder) -> str:
-    k = encoder.gate.top_k
-    if k is None:
-        return ""
+def _inexact_reason(k: int) -> str:
     kept = f"the {k} largest of all features" if k else "the largest of all features"
     return f"TopK keeps {kept} of a token, which a row alone cannot tell"
+
+
+def _measured(agreement: Agreement, threshold: float, sample: Sample) -> str:
+    on = f"on {len(sample.x):,} tokens of {sample.name}"
+    if agreement.num_fired == 0:
+        return f"it was not kept {on}, so that a threshold of {threshold:.4g} is untried"
+    found = agreement.num_found / agreement.num_fired
+    right = agreement.num_found / max(agreement.num_claimed, 1)
+    return (
+        f"{on} a threshold of {threshold:.4g} finds {found:.0%} of the {agreement.num_fired:,} "
+        f"times that it was kept, and is right {right:.0%} of the time"
+    )
 
 
 def _input_factor(source: SaeFeature, encoder: Encoder) -> float:
