@@ -72,6 +72,17 @@ def test_certificates_for_metrics_are_found_beside_the_configuration(tmp_path: P
     assert (metrics.otlp["protocol"], metrics.otlp["ca_file"]) == ("grpc", tmp_path / "ca")
 
 
+def test_the_example_of_metrics_loads(tmp_path: Path):
+    page = (ROOT / "docs" / "telemetry.md").read_text()
+    block = re.search(r"```yaml\n(metrics:.*?)```", page, re.DOTALL)
+    assert block
+    (tmp_path / "saeguard.yaml").write_text(TOP + block[1])
+    metrics = load_config(tmp_path / "saeguard.yaml").metrics
+    assert metrics is not None
+    assert metrics.otlp is not None
+    assert (metrics.otlp["protocol"], metrics.interval_s) == ("grpc", 10)
+
+
 def test_a_chat_template_is_found_beside_the_configuration(tmp_path: Path):
     (tmp_path / "mine.jinja").write_text("{{ messages }}")
     file = tmp_path / "saeguard.yaml"

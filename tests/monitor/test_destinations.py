@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from saeguard.monitor.senders import Senders
 from saeguard.monitor.spool import status
 from saeguard.monitor.store import Store
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "telemetry.md"
 TOP = "version: 1\nrules: [a]\nwatchlist: w\ndestinations:\n"
 
 
@@ -68,3 +71,25 @@ def test_two_destinations_at_one_place_get_everything_under_names_of_their_own(t
     for name in ("red", "blue"):
         posts = [json.loads(post.body) for post in receiver.posts if post.path == f"/{name}"]
         assert [alert["id"] for post in posts for alert in post["alerts"]] == ids
+
+
+def examples() -> list[str]:
+    return re.findall(r"```yaml\n(destinations:.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_examples_of_the_documentation_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
+):
+    monkeypatch.setenv("HOOK_SECRET", "hush")
+    assert load(tmp_path, example.removeprefix("destinations:\n"))
+
+
+def test_every_kind_is_documented_with_an_example_and_every_option_named():
+    page, shown = PAGE.read_text(), "".join(examples())
+    kinds = {entry.name: entry.load() for entry in entry_points(group="saeguard.destinations")}
+    assert {"otlp", "webhook", "alertmanager", "log"} <= set(kinds)
+    for kind, factory in kinds.items():
+        assert f"kind: {kind}" in shown
+        for option in inspect.signature(factory).parameters:
+            assert re.search(rf"\b{option}\b", page), f"{kind}: {option}"
