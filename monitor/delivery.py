@@ -7,6 +7,7 @@ batch, quarantined, and passed over, so that it cannot block the ones behind it.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -79,6 +80,8 @@ class Sender:
         self._max_delay_s = max_delay_s
         self._delay_s = first_delay_s
         self._batch_size = BATCH_SIZE
+        self._taken_row = 0
+        """Up to where the destination has everything, and the store does not know it yet."""
         self._wake, self._draining, self._stopped = (threading.Event() for _ in range(3))
         store.add_destination(self._name)
         store.on_commit(self._wake.set)
@@ -95,14 +98,13 @@ class Sender:
     def totals(self) -> dict[str, int]:
         """What waits and what was tried, for metrics."""
         name = self._name
-        oldest_ns = self._store.oldest_pending_ns(name)
-        age_s = 0 if oldest_ns is None else max(0, time.time_ns() - oldest_ns) // 1_000_000_000
-        tried = {f"delivery/attempts/{o}/{name}": self.attempts[o] for o in OUTCOMES}
-        return {
-            f"delivery/pending/{name}": self.pending,
-            f"delivery/oldest_age_s/{name}": age_s,
-            **tried,
-        }
+        found = {f"delivery/attempts/{o}/{name}": self.attempts[o] for o in OUTCOMES}
+        with contextlib.suppress(StoreError):  # which the store says itself
+            oldest_ns = self._store.oldest_pending_ns(name)
+            age_s = 0 if oldest_ns is None else max(0, time.time_ns() - oldest_ns) // 1_000_000_000
+            found[f"delivery/oldest_age_s/{name}"] = age_s
+            found[f"delivery/pending/{name}"] = self.pending
+        return found
 
     def distributions(self) -> dict[str, Distribution]:
         """How long it takes, for metrics."""
@@ -123,7 +125,9 @@ class Sender:
         self._thread.join(timeout_s)
         self._stopped.set()
         self._destination.close()
-        return self.pending == 0
+        with contextlib.suppress(StoreError):
+            return self.pending == 0
+        return False
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -140,6 +144,7 @@ class Sender:
 
     def _send_some(self) -> bool:
         """Tries the next batch; False when nothing waits."""
+        self._acknowledge()
         rows = self._store.pending(self._name, self._batch_size)
         if rows:
             self._send(rows)
@@ -163,12 +168,19 @@ class Sender:
     def _taken(self, rows: Sequence[tuple[int, Alert]]) -> None:
         self.attempts["taken"] += 1
         self._delay_s = self._first_delay_s
-        self._store.acknowledge(self._name, rows[-1][0])
         now_ns = time.time_ns()
         for _, alert in rows:
             self.latency.add((now_ns - alert.time_ns) / 1e9)
         self.delivered += len(rows)
         self._batch_size = min(2 * self._batch_size, BATCH_SIZE)
+        self._taken_row = rows[-1][0]
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Where the disk is full that may be later: until then nothing is sent a second time."""
+        if self._taken_row:
+            self._store.acknowledge(self._name, self._taken_row)
+            self._taken_row = 0
 
     def _refused(self, rows: Sequence[tuple[int, Alert]], error: Exception) -> None:
         """Halves the next batch, down to the one alert that is refused."""

@@ -40,7 +40,7 @@ COUNTERS: dict[str, Labels] = {
     "requests/unattended": (),
     "delivery/attempts": ("outcome", "destination"),
     "store/evicted": ("kind",),
-    "store/failed": (),
+    "store/refused": ("kind",),
 }
 GAUGES: dict[str, Labels] = {
     "requests/live": (),
@@ -49,6 +49,7 @@ GAUGES: dict[str, Labels] = {
     "delivery/pending": ("destination",),
     "delivery/oldest_age_s": ("destination",),
     "store/used_bytes": (),
+    "store/stalled_s": (),
     "queue/depth": ("queue",),
 }
 HISTOGRAMS: dict[str, Labels] = {

@@ -37,7 +37,7 @@ _METRICS: dict[Outcome, str] = {
 _AT_ZERO = (
     "rules/reload/ok", "rules/reload/refused", "requests/unattended", "requests/finished",
     "tokens/scheduled", "tokens/observed", "tokens/cached",
-    "messages/unreadable", "messages/failed", "store/failed",
+    "messages/unreadable", "messages/failed",
 )  # fmt: skip
 """Totals that any rules have."""
 
@@ -104,7 +104,6 @@ class Reporter:
         try:
             self._store.add_alert(alert)
         except StoreError as error:  # the disk and the queue are full: the log line is left
-            self.count({"store/failed": 1})
             log.critical("alert_not_stored", alert_id=alert.id, error=str(error))
         log_alert(alert)
 
@@ -129,8 +128,12 @@ class Reporter:
         title = "The monitor sees nothing"
         self.raise_alert(book.maker.health("saeguard.blind", title, reason))
 
-    def tell_losses(self, book: Rulebook, now_s: float) -> None:
-        """Alerts had to make room in the store before they were delivered: say so aloud."""
+    def tell_of_store(self, book: Rulebook, now_s: float) -> None:
+        """What has happened to the store, and of alerts that had to make room in it before they
+        were delivered: say so aloud.
+        """
+        for news in self._store.take_news():
+            self.raise_alert(book.maker.health(news.name, news.title, news.message, news.severity))
         num_lost = self._store.evicted["num_undelivered"] - self._num_losses_told
         if not num_lost or now_s < self._tell_losses_s:
             return
@@ -177,7 +180,7 @@ class Reporter:
 
     def save_totals(self) -> None:
         """Hand the store what was counted since the last time."""
-        if self._unsaved:
+        if self._unsaved and not self._store.is_stalled:  # it can wait here, where it adds up
             self._store.add_totals(dict(self._unsaved))
             self._unsaved.clear()
 

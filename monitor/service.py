@@ -277,7 +277,7 @@ class Service:
             self._reporter.finished(request, self._book)
         for end in self._detector.take_unannounced():
             self._reporter.unannounced(end)
-        self._reporter.tell_losses(self._book, time.monotonic())
+        self._reporter.tell_of_store(self._book, time.monotonic())
         self._reporter.save_totals()
 
     def _reload(self, now_s: float) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from saeguard.monitor.alerts import Alert, decode_alert
+from saeguard.monitor.logging import logger
 from saeguard.monitor.retention import used_bytes
+from saeguard.monitor.salvage import readable_rows
 from saeguard.monitor.store_file import reading, writing
 
 
@@ -43,14 +47,11 @@ SELECT destination,
         ORDER BY row DESC LIMIT 1)
 FROM cursors ORDER BY destination"""
 
-_PENDING = """
-SELECT row, body FROM alerts
-WHERE row > coalesce((SELECT row FROM cursors WHERE destination = :destination), 0)"""
-_QUARANTINED = """
-SELECT row, body FROM alerts
-WHERE row IN (SELECT row FROM quarantine WHERE destination = :destination)"""
-_ALL = "SELECT row, body FROM alerts WHERE TRUE"
-QUERIES = {"all": _ALL, "pending": _PENDING, "quarantined": _QUARANTINED}
+_PENDING = "row > coalesce((SELECT row FROM cursors WHERE destination = :destination), 0)"
+_QUARANTINED = "row IN (SELECT row FROM quarantine WHERE destination = :destination)"
+_WHICH = {"all": "TRUE", "pending": _PENDING, "quarantined": _QUARANTINED}
+
+log = logger(__name__)
 
 
 def status(path: Path | str) -> SpoolStatus:
@@ -69,19 +70,24 @@ def status(path: Path | str) -> SpoolStatus:
 def select(
     path: Path | str, which: str = "all", destination: str = "", since_ns: int = 0
 ) -> Iterator[tuple[int, Alert]]:
-    """Alerts of the store with their rows, the oldest first.
+    """Alerts of the store with their rows, the oldest first; of a damaged one, those that can be
+    read.
 
     Args:
         which: `all`, or those which are `pending` or `quarantined` at the destination.
         since_ns: only those raised since then.
 
     Raises:
-        StoreError: the store cannot be read.
+        StoreError: nothing of the store can be read.
     """
-    query = f"{QUERIES[which]} AND time_ns >= :since_ns ORDER BY row"
+    where = f"time_ns >= :since_ns AND {_WHICH[which]}"
+    values = {"destination": destination, "since_ns": since_ns}
     with reading(path) as db:
-        for row, body in db.execute(query, {"destination": destination, "since_ns": since_ns}):
-            yield row, decode_alert(body)
+        for row, body in readable_rows(db, "alerts", "body", where, values):
+            try:
+                yield row, decode_alert(body)
+            except msgspec.MsgspecError as error:
+                log.warning("alert_unreadable", row=row, error=str(error))
 
 
 def release(path: Path, destination: str, rows: list[int]) -> None:

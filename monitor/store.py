@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sqlite3
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from saeguard.monitor import retention
 from saeguard.monitor.alerts import (
@@ -29,16 +29,15 @@ from saeguard.monitor.alerts import (
     decode_request,
     encode,
 )
-from saeguard.monitor.histograms import TO_RECORD_S, Histogram
+from saeguard.monitor.group_commits import GroupCommits, Record
+from saeguard.monitor.histograms import Histogram
 from saeguard.monitor.logging import logger
-from saeguard.monitor.store_file import StoreError, claim, fail, open_for_writing, reading
+from saeguard.monitor.store_connection import ACKNOWLEDGE, News, StoreConnection
+from saeguard.monitor.store_file import DamagedStoreError, StoreError, reading
 
-GROUP_WAIT_S = 0.01
-"""How long the first record of a group waits for company: about one commit."""
-GROUP_SIZE = 512
-QUEUE_SIZE = 8192
-RETRY_S = 0.5
 DEFAULT_BYTES = 4 << 30
+HELD_BYTES = 64 << 20
+"""Of records of requests, while the disk takes nothing: the memory is for the alerts."""
 
 _ADD_ALERT = """
 INSERT INTO alerts (id, time_ns, rule, severity, req_id, body) VALUES (?, ?, ?, ?, ?, ?)
@@ -52,22 +51,8 @@ WHERE row <= (SELECT max(row) FROM requests) - ? AND NOT {retention.IS_AWAITED}"
 _ADD_TOTAL = """
 INSERT INTO totals (key, value) VALUES (?, ?)
 ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"""
-_ACKNOWLEDGE = """
-INSERT INTO cursors (destination, row) VALUES (?, ?)
-ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
 _CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
-
-Statement = tuple[str, tuple[Any, ...]]
-
-
-class _Record(NamedTuple):
-    """What is handed over together, and committed together."""
-
-    statements: list[Statement]
-    forward_time_ns: int | None = None
-    """Of an alert about a request: when its forward pass was."""
-
 
 log = logger(__name__)
 
@@ -85,46 +70,93 @@ class Store:
         Raises:
             StoreError: it cannot be written, or another monitor writes to it.
         """
-        self.path = Path(path)
-        self.evicted: Counter[str] = Counter()
-        """What had to make room: requests, taken and undelivered alerts."""
-        self.latency = Histogram(TO_RECORD_S)
-        """From a forward pass to the alert's commit."""
+        self.path = Path(path).resolve()  # one file must not have two writers by two names
         self._max_requests = max_requests
-        self._max_bytes = max_bytes
-        self._claim = claim(self.path)
-        self._db = open_for_writing(self.path)
-        self._db.executescript(retention.OPEN)
-        self._db_lock = threading.Lock()
-        self._queue: queue.Queue[_Record | threading.Event] = queue.Queue(QUEUE_SIZE)
-        self._closing = threading.Event()
-        self._listeners: list[Callable[[], None]] = []
-        self._num_lost = 0
-        self._give_up_s = float("inf")
-        self._writer = threading.Thread(target=self._write, name="saeguard-store", daemon=True)
-        self._writer.start()
+        self._connection = StoreConnection(self.path, max_bytes)
+        self._commits = GroupCommits(self._connection)
+        self._held_bytes = 0
+
+    @property
+    def evicted(self) -> Counter[str]:
+        """What had to make room: requests, taken and undelivered alerts."""
+        return self._commits.evicted
+
+    @property
+    def latency(self) -> Histogram:
+        """From a forward pass to the alert's commit."""
+        return self._commits.latency
+
+    @property
+    def num_waiting(self) -> int:
+        """Records that are handed over and not yet taken up by the writer."""
+        return self._commits.num_waiting
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether nothing can be written at present."""
+        return self._commits.stalled_s > 0
 
     def add_alert(self, alert: Alert) -> None:
+        """
+        Raises:
+            StoreError: it can neither be written nor wait.
+        """
         columns = (alert.id, alert.time_ns, alert.rule_name, alert.severity, alert.req_id)
-        forward_time_ns = None if alert.kind == "health" else alert.forward_time_ns
         add = (_ADD_ALERT, (*columns, encode(alert)))
-        self._hand_over(_Record([add], forward_time_ns))
+        forward_time_ns = None if alert.kind == "health" else alert.forward_time_ns
+        try:
+            self._commits.hand_over(Record([add], forward_time_ns))
+        except StoreError:
+            self._commits.refused["alerts"] += 1
+            raise
 
     def add_request(self, record: RequestRecord) -> None:
-        """Keeps a request, in place of the oldest one where there are `max_requests`."""
-        add = (_ADD_REQUEST, (record.req_id, encode(record)))
-        self._hand_over(_Record([add, (_TRIM_REQUESTS, (self._max_requests,))]))
+        """Keeps a request, in place of the oldest one where there are `max_requests`.
+
+        Raises:
+            StoreError: it can neither be written nor wait.
+        """
+        body = encode(record)
+        self._held_bytes = self._held_bytes + len(body) if self.is_stalled else 0
+        add = (_ADD_REQUEST, (record.req_id, body))
+        try:
+            if self._held_bytes > HELD_BYTES:
+                raise StoreError(f"alert store {self.path}: too much waits to be written")
+            self._commits.hand_over(Record([add, (_TRIM_REQUESTS, (self._max_requests,))]))
+        except StoreError:
+            self._commits.refused["requests"] += 1
+            raise
 
     def add_totals(self, totals: Mapping[str, int]) -> None:
         """Adds to the counters."""
-        self._hand_over(_Record([(_ADD_TOTAL, item) for item in totals.items()]))
+        self._commits.hand_over(Record([(_ADD_TOTAL, item) for item in totals.items()]))
 
     def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
-        """The oldest alerts that the destination has not acknowledged, with their rows."""
+        """The oldest alerts that the destination has not acknowledged, with their rows.
+
+        Raises:
+            StoreError: it cannot be read at present.
+        """
         query = f"SELECT row, body FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT ?"
-        with reading(self.path) as db:
-            rows = db.execute(query, (destination, limit)).fetchall()
-        return [(row, decode_alert(body)) for row, body in rows]
+        epoch = self._connection.epoch
+        try:
+            with reading(self.path) as db:
+                rows = db.execute(query, (destination, limit)).fetchall()
+        except DamagedStoreError as error:
+            self._connection.replace(error, epoch)
+            return self.pending(destination, limit)
+        alerts = []
+        for row, body in rows:
+            try:
+                alerts.append((row, decode_alert(body)))
+            except msgspec.MsgspecError as error:
+                if not alerts:  # else those before it are acknowledged first
+                    self._pass_over(destination, row, error)
+                    return self.pending(destination, limit)
+                break
+        if alerts:
+            self._connection.last_row = max(self._connection.last_row, alerts[-1][0])
+        return alerts
 
     def num_pending(self, destination: str) -> int:
         """How many alerts the destination has not acknowledged, without reading them.
@@ -136,11 +168,6 @@ class Store:
             last, taken = db.execute(query, (destination,)).fetchone()
         return int(last - taken) if last is not None else 0
 
-    @property
-    def num_waiting(self) -> int:
-        """Records that are handed over and not yet taken up by the writer."""
-        return self._queue.qsize()
-
     def oldest_pending_ns(self, destination: str) -> int | None:
         """When the next alert for the destination was raised; None if there is none."""
         query = f"SELECT time_ns FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT 1"
@@ -149,39 +176,43 @@ class Store:
         return int(row[0]) if row else None
 
     def totals(self) -> dict[str, int]:
-        """What had to make room since the start, and the size, for metrics."""
-        with reading(self.path) as db:
-            size = retention.used_bytes(db)
+        """Its size, and what was lost since the start, for metrics."""
         kinds = [field.name for field in fields(retention.Evicted)]
-        evicted = {f"store/evicted/{k.removeprefix('num_')}": self.evicted[k] for k in kinds}
-        return {"store/used_bytes": size, **evicted}
+        found = {f"store/evicted/{k.removeprefix('num_')}": self.evicted[k] for k in kinds}
+        found |= {f"store/refused/{k}": self._commits.refused[k] for k in ("alerts", "requests")}
+        found["store/stalled_s"] = int(self._commits.stalled_s)
+        with contextlib.suppress(StoreError), reading(self.path) as db:
+            found["store/used_bytes"] = retention.used_bytes(db)
+        return found
 
     def add_destination(self, name: str) -> None:
         """Alerts are kept for it until it has acknowledged them."""
-        known = ("INSERT OR IGNORE INTO destinations VALUES (?)", (name,))
-        self._commit([(_ACKNOWLEDGE, (name, 0)), known])
+        self._connection.add_destination(name)
 
     def acknowledge(self, destination: str, row: int) -> None:
         """The destination has everything up to this row. Durable on return."""
-        self._commit([(_ACKNOWLEDGE, (destination, row))])
+        self._commits.commit([Record([(ACKNOWLEDGE, (destination, row))])])
 
     def quarantine(self, destination: str, row: int, reason: str) -> None:
         """Sets aside an alert that the destination will never take, and moves past it."""
         aside = (_QUARANTINE, (destination, row, time.time_ns(), reason))
-        self._commit([aside, (_ACKNOWLEDGE, (destination, row))])
+        self._commits.commit([Record([aside, (ACKNOWLEDGE, (destination, row))])])
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Calls `listener` after each commit, on the thread that made it."""
-        self._listeners.append(listener)
+        self._commits.on_commit(listener)
+
+    def take_news(self) -> list[News]:
+        """What has happened to it since this was asked the last time."""
+        news = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                news.append(self._connection.news.get_nowait())
+        return news
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until what was handed over is committed; False when time ran out first."""
-        done = threading.Event()
-        try:
-            self._queue.put(done, timeout=timeout_s)
-        except queue.Full:
-            return False
-        return done.wait(timeout_s)
+        return self._commits.flush(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Commits what was handed over, then closes the file.
@@ -192,18 +223,10 @@ class Store:
         Raises:
             StoreError: some records could not be written.
         """
-        if self._closing.is_set():
-            return
-        self._give_up_s = time.monotonic() + timeout_s
-        self._closing.set()
-        with contextlib.suppress(queue.Full):  # then the writer is awake
-            self._queue.put_nowait(threading.Event())
-        self._writer.join()
-        with self._db_lock:
-            self._db.close()
-        self._claim.close()
-        if self._num_lost:
-            fail(self.path, f"{self._num_lost} records could not be written")
+        self._commits.close(timeout_s)
+        self._connection.close()
+        if num_lost := self._commits.num_lost:
+            raise StoreError(f"alert store {self.path}: {num_lost} records could not be written")
 
     def __enter__(self) -> Self:
         return self
@@ -211,66 +234,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, record: _Record) -> None:
-        if self._closing.is_set():
-            raise StoreError(f"alert store {self.path}: it is closed")
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
-            self._keep([record])
-
-    def _write(self) -> None:
-        while not (self._closing.is_set() and self._queue.empty()):
-            group = self._next_group()
-            if records := [item for item in group if isinstance(item, _Record)]:
-                self._insist(records)
-            for done in group:
-                if isinstance(done, threading.Event):
-                    done.set()
-
-    def _next_group(self) -> list[_Record | threading.Event]:
-        group = [self._queue.get()]
-        deadline = time.monotonic() + GROUP_WAIT_S
-        while len(group) < GROUP_SIZE and (left_s := deadline - time.monotonic()) > 0:
-            try:
-                group.append(self._queue.get(timeout=left_s))
-            except queue.Empty:
-                break
-        return group
-
-    def _insist(self, records: list[_Record]) -> None:
-        """Tries until the group is written: a full disk may be emptied. Only closing ends it: once
-        a group is given up, those behind it are, too.
-        """
-        while not self._num_lost:
-            try:
-                return self._keep(records)
-            except StoreError as error:
-                log.error("store_write_failed", error=str(error))
-            if time.monotonic() >= self._give_up_s:
-                break
-            time.sleep(RETRY_S)
-        self._num_lost += len(records)
-        return None
-
-    def _keep(self, records: list[_Record]) -> None:
-        self._commit([statement for record in records for statement in record.statements])
-        now_ns = time.time_ns()
-        for record in records:
-            if record.forward_time_ns is not None:
-                self.latency.add((now_ns - record.forward_time_ns) / 1e9)
-
-    def _commit(self, statements: list[Statement]) -> None:
-        try:
-            with self._db_lock, self._db:
-                for sql, values in statements:
-                    self._db.execute(sql, values)
-                evicted = retention.make_room(self._db, self._max_bytes)
-        except sqlite3.Error as error:
-            fail(self.path, error)
-        self.evicted.update(asdict(evicted))
-        for listener in self._listeners:
-            listener()
+    def _pass_over(self, destination: str, row: int, error: Exception) -> None:
+        """An alert that cannot be read must not hold up those behind it."""
+        log.critical("alert_unreadable", destination=destination, row=row, error=str(error))
+        self.quarantine(destination, row, f"its record in the store is damaged: {error}")
 
 
 def list_alerts(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -20,9 +19,12 @@ APPLICATION_ID = 0x5AE6_0A1E
 """Marks the file as ours, in SQLite's header."""
 SCHEMA_VERSION = 1
 
+_MAGIC = b"SQLite format 3\0"
+_REMEDY = "check the path, its permissions and the space on its disk"
+_REMEDY_FOREIGN = "give another path, or move the file away"
+_REMEDY_DAMAGED = "saeguard spool export --store FILE prints the alerts that can still be read"
+
 _BUSY_S = 10.0
-_CLAIM_S = 15.0
-"""How long a monitor that is ending is waited for: it may have alerts to deliver."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS alerts (
@@ -60,8 +62,15 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
+Fill = Callable[[sqlite3.Connection], None]
+
+
 class StoreError(SaeguardError):
     """The alert store cannot be opened, read or written."""
+
+
+class DamagedStoreError(StoreError):
+    """What its file holds is not what SQLite has written there."""
 
 
 @contextmanager
@@ -89,64 +98,75 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         fail(path, error)
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The store at `path`, made where there is none."""
+def open_for_writing(path: Path, fill: Fill | None = None) -> sqlite3.Connection:
+    """The store at `path`, made where there is none.
+
+    Args:
+        fill: what a new one has from the first moment.
+
+    Raises:
+        StoreError: it cannot be had, or belongs to somebody else.
+        DamagedStoreError: it was one, and is damaged.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            _create(path)
+            if _has_log(path):  # of one that is gone, and SQLite would take it for the new one's
+                set_aside(path, "damaged")
+            _create(path, fill)
+        else:
+            _check_start(path)
         db = sqlite3.connect(path, check_same_thread=False)
-        if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            _check_owner(path, db)
-        _set_up(db)
+        try:
+            if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                _check_owner(path, db)
+            _set_up(db)
+        except BaseException:
+            db.close()
+            raise
     except (OSError, sqlite3.Error) as error:
         fail(path, error)
     return db
 
 
-def claim(path: Path, timeout_s: float = _CLAIM_S) -> IO[str]:
-    """A file that holds the right to write to the store until it is closed, or we are gone.
+def identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that is there now; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a store with its write-ahead log, and return its new name.
 
     Raises:
-        StoreError: another monitor has it, or the directory cannot be written.
+        StoreError: that is not possible.
     """
-    deadline_s = time.monotonic() + timeout_s
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (f"{path.name}.{why}-{stamp}{more}" for more in ("", *(f".{i}" for i in range(1, 100))))
+    aside = next(each for name in names if not (each := path.with_name(name)).exists())
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.name}.lock"), "a+", opener=_private)  # noqa: SIM115
+        # The log first: alone, a log is harmless, but a new store would take it for its own.
+        Path(f"{path}-shm").unlink(missing_ok=True)
+        for suffix in ("-wal", ""):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     except OSError as error:
         fail(path, error)
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() >= deadline_s:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                file.close()
-                raise StoreError(
-                    f"alert store {path}: another monitor writes to it (process {owner})",
-                    "give each monitor a store of its own",
-                ) from None
-            time.sleep(0.1)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    return aside
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)
-
-
-def _create(path: Path) -> None:
+def _create(path: Path, fill: Fill | None) -> None:
     """Whole from its first moment: nobody reads a half-made store, and being killed leaves none."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.touch(mode=0o600)
     try:
         with closing(sqlite3.connect(new)) as db:
             _set_up(db)
+            if fill is not None:
+                fill(db)
         with contextlib.suppress(FileExistsError):  # another monitor was quicker
             os.link(new, path)
     finally:
@@ -159,15 +179,46 @@ def _set_up(db: sqlite3.Connection) -> None:
     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
+def _has_log(path: Path) -> bool:
+    """Whether there is a write-ahead log of it with anything in it."""
+    log = Path(f"{path}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _check_start(path: Path) -> None:
+    """Of a file that nobody has opened yet: where it does not begin as SQLite's files do, SQLite
+    would drop what waits in its log, or could not say whose it is.
+    """
+    with path.open("rb") as file:
+        start = file.read(100)
+    if _has_log(path) and not start.startswith(_MAGIC):
+        raise DamagedStoreError(f"alert store {path}: its beginning is missing", _REMEDY_DAMAGED)
+    if start and not start.startswith(_MAGIC):
+        raise StoreError(f"alert store {path}: file is not a database", _REMEDY_FOREIGN)
+
+
 def _check_owner(path: Path, db: sqlite3.Connection) -> None:
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if owner != APPLICATION_ID:
-        fail(path, "it belongs to another program")
+        raise StoreError(f"alert store {path}: it belongs to another program", _REMEDY_FOREIGN)
     if version != SCHEMA_VERSION:
-        fail(path, f"its schema is version {version}, this saeguard reads {SCHEMA_VERSION}")
+        raise StoreError(
+            f"alert store {path}: its schema is version {version}, this saeguard reads"
+            f" {SCHEMA_VERSION}",
+            "use the saeguard that has written it, or give another path",
+        )
 
 
-def fail(path: Path, reason: object) -> NoReturn:
-    remedy = "check the path, its permissions and the space on its disk"
-    raise StoreError(f"alert store {path}: {reason}", remedy)
+def fail(path: Path, error: Exception) -> NoReturn:
+    """Say what went wrong with the file at `path`.
+
+    Raises:
+        DamagedStoreError: it is damaged.
+        StoreError: anything else.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        remedy = _REMEDY_DAMAGED if code == sqlite3.SQLITE_CORRUPT else _REMEDY_FOREIGN
+        raise DamagedStoreError(f"alert store {path}: {error}", remedy) from error
+    raise StoreError(f"alert store {path}: {error}", _REMEDY) from error

@@ -69,7 +69,7 @@ def expected(destination: str) -> set[Series]:
         "messages_unreadable_total", "messages_failed_total", "rows_nonfinite_total",
         "rows_orphaned_total", "rows_phase_unsure_total", "rows_unevaluated_total",
         "requests_finished_total", "requests_unattended_total", "requests_live", "taps_alive",
-        "store_used_bytes", "store_failed_total",
+        "store_used_bytes", "store_stalled_s", "store_refused_total",
     ]  # fmt: skip
     return {
         *(one(name) for name in plain),

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from records import make_alert, make_request
 
-from saeguard.monitor import store as store_module
+from saeguard.monitor import group_commits
 from saeguard.monitor.store import Store, StoreError, get_alert, get_request, list_alerts, totals
-from saeguard.monitor.store_file import claim
+from saeguard.monitor.store_claim import claim
 
 WRITER = """
 import time
@@ -71,7 +71,7 @@ def test_a_burst_of_alerts_shares_commits(path):
 
 
 def test_a_full_queue_drops_no_alert(path, monkeypatch):
-    monkeypatch.setattr(store_module, "QUEUE_SIZE", 1)
+    monkeypatch.setattr(group_commits, "QUEUE_SIZE", 1)
     with Store(path) as store:
         for _ in range(50):
             store.add_alert(make_alert())
@@ -79,20 +79,23 @@ def test_a_full_queue_drops_no_alert(path, monkeypatch):
 
 
 def test_a_failing_disk_delays_alerts_and_loses_none(path, monkeypatch, capsys):
-    monkeypatch.setattr(store_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(group_commits, "RETRY_S", 0.01)
     with Store(path) as store:
-        commit, failures = store._commit, iter([True, True, False])
+        execute, failures = store._connection.execute, iter([True, True, False])
 
         def flaky(statements):
             if next(failures, False):
                 raise StoreError("disk full")
-            commit(statements)
+            return execute(statements)
 
-        monkeypatch.setattr(store, "_commit", flaky)
+        monkeypatch.setattr(store._connection, "execute", flaky)
         store.add_alert(make_alert())
         assert store.flush(timeout_s=5)
+        assert not store.is_stalled
     assert len(list_alerts(path)) == 1
-    assert capsys.readouterr().err.count("disk full") == 2
+    (news,) = store.take_news()
+    assert capsys.readouterr().err.count("disk full") == 1, "said once"
+    assert (news.name, "disk full" in news.message) == ("saeguard.store_stalled", True)
 
 
 def test_closing_tells_how_many_records_could_not_be_written(path, monkeypatch):
@@ -101,7 +104,7 @@ def test_closing_tells_how_many_records_could_not_be_written(path, monkeypatch):
     def full(statements):
         raise StoreError("disk full")
 
-    monkeypatch.setattr(store, "_commit", full)
+    monkeypatch.setattr(store._connection, "execute", full)
     store.add_alert(make_alert())
     store.add_request(make_request())
     with pytest.raises(StoreError, match="2 records could not be written"):
@@ -109,16 +112,16 @@ def test_closing_tells_how_many_records_could_not_be_written(path, monkeypatch):
 
 
 def test_closing_waits_for_a_disk_that_is_being_mended(path, monkeypatch):
-    monkeypatch.setattr(store_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(group_commits, "RETRY_S", 0.01)
     store = Store(path)
-    commit, mended_s = store._commit, time.monotonic() + 0.3
+    execute, mended_s = store._connection.execute, time.monotonic() + 0.3
 
     def broken(statements):
         if time.monotonic() < mended_s:
             raise StoreError("disk full")
-        commit(statements)
+        return execute(statements)
 
-    monkeypatch.setattr(store, "_commit", broken)
+    monkeypatch.setattr(store._connection, "execute", broken)
     store.add_alert(make_alert())
     store.close(timeout_s=5)
     assert len(list_alerts(path)) == 1

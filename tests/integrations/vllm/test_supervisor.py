@@ -119,5 +119,17 @@ def test_where_the_configuration_lets_it_the_model_is_served_without_a_monitor(
     assert ensure_monitor(config, run_dir, None, patience_s=0.1) is None
 
 
+def test_where_the_store_cannot_be_written_the_model_is_served_and_the_log_says_blind(
+    tmp_path: Path, run_dir: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "in-the-way").touch()
+    config = load_config(write_config(tmp_path, store="in-the-way/alerts.sqlite", fail="open"))
+    monitor = ensure_monitor(config, run_dir, None)
+    assert monitor is not None
+    monitor.stop()
+    assert "BLIND" in caplog.text
+    assert "serving goes on without it" in caplog.text
+
+
 def by_hand(directory: Path, fail: str) -> Path:
     return write_config(directory, start_monitor=False, run_dir="run", fail=fail)

@@ -1,0 +1,182 @@
+"""The one connection that writes to a store. Where its file is damaged or gone, it goes on in a new
+one, with what could be read of the old.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saeguard.monitor import retention
+from saeguard.monitor.alerts import Severity
+from saeguard.monitor.logging import logger
+from saeguard.monitor.salvage import salvage
+from saeguard.monitor.store_claim import claim
+from saeguard.monitor.store_file import (
+    DamagedStoreError,
+    fail,
+    identity,
+    open_for_writing,
+    set_aside,
+)
+
+Statement = tuple[str, Sequence[Any]]
+
+ACKNOWLEDGE = """
+INSERT INTO cursors (destination, row) VALUES (?, ?)
+ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened to the store and that people should hear of: a health alert."""
+
+    name: str
+    title: str
+    message: str
+    severity: Severity = "critical"
+
+
+class StoreConnection:
+    """Any thread may call it."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        """
+        Raises:
+            StoreError: it cannot be written, or another monitor writes to it.
+        """
+        self.path = path
+        self._log = Path(f"{path}-wal")
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.epoch = 0
+        """Another one for each file."""
+        self.last_row = 0
+        """The highest number of an alert that a destination may be about to acknowledge."""
+        self._max_bytes = max_bytes
+        self._destinations: list[str] = []
+        self._lock = threading.Lock()
+        self._claim = claim(path)
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until there is a file
+        self._identity: tuple[int, int] | None = None
+        self._log_identity: tuple[int, int] | None = None
+        self._refill: Callable[[sqlite3.Connection], News] = self._move
+        try:
+            self._open()
+        except DamagedStoreError as error:
+            self._replace(error)
+
+    def add_destination(self, name: str) -> None:
+        """Alerts are kept for it until it has acknowledged them.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._destinations.append(name)
+        self.execute(_introduction(name))
+
+    def execute(self, statements: Sequence[Statement]) -> retention.Evicted:
+        """All of them, or none; durable on return. Says what had to make room.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        with self._lock:
+            if identity(self.path) != self._identity:
+                self._renew()
+            try:
+                return self._run(statements)
+            except DamagedStoreError as error:
+                self._replace(error)
+                return self._run(statements)
+
+    def replace(self, error: DamagedStoreError, epoch: int) -> None:
+        """To be called by who has found the file of that epoch damaged.
+
+        Raises:
+            StoreError: there cannot be a new one yet.
+        """
+        with self._lock:
+            if epoch == self.epoch:
+                self._replace(error)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+            self._claim.close()
+
+    def _open(self, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
+        """The file at the path; a new one is filled before anybody sees it."""
+        self._db = open_for_writing(self.path, fill)
+        self._identity = identity(self.path)
+        self._log_identity = identity(self._log)
+        self._refill = self._move
+        self.epoch += 1
+        self._db.executescript(retention.OPEN)
+        self._run([each for name in self._destinations for each in _introduction(name)])
+
+    def _run(self, statements: Sequence[Statement]) -> retention.Evicted:
+        try:
+            with self._db:
+                for sql, values in statements:
+                    self._db.execute(sql, values)
+                return retention.make_room(self._db, self._max_bytes)
+        except sqlite3.Error as error:
+            fail(self.path, error)
+
+    def _replace(self, error: DamagedStoreError) -> None:
+        """Go on without a damaged file, which is kept under another name."""
+        aside = set_aside(self.path, "damaged")
+        self._db.close()
+
+        def refill(new: sqlite3.Connection) -> News:
+            num_alerts = salvage(aside, new, self.last_row)
+            return News(
+                "saeguard.store_damaged",
+                "The alert store was damaged",
+                f"{error.message}. It is now {aside}, and {num_alerts} alerts that could be read"
+                f" are in a new one",
+            )
+
+        self._refill = refill
+        self._renew()
+
+    def _renew(self) -> None:
+        """Make a new file, with what can be had of the one before."""
+        self._claim.close()
+        self._claim = claim(self.path, timeout_s=0)
+        if identity(self._log) == self._log_identity:  # which is read by who has it open
+            try:
+                self._log.unlink(missing_ok=True)
+            except OSError as error:
+                fail(self.path, error)
+        if self.path.exists():
+            set_aside(self.path, "foreign")
+        news: list[News] = []
+        old, refill = self._db, self._refill
+        self._open(lambda new: news.append(refill(new)))
+        old.close()
+        for each in news:
+            log.critical("store_renewed", why=each.name, message=each.message)
+            self.news.put(each)
+
+    def _move(self, new: sqlite3.Connection) -> News:
+        """What an open file held can be read for as long as it is not closed."""
+        self._db.backup(new)
+        return News(
+            "saeguard.store_gone",
+            "The alert store was deleted",
+            f"{self.path} was deleted or moved while the monitor wrote to it."
+            " All that it held was written there anew",
+        )
+
+
+def _introduction(destination: str) -> list[Statement]:
+    known = "INSERT OR IGNORE INTO destinations VALUES (?)"
+    return [(ACKNOWLEDGE, (destination, 0)), (known, (destination,))]
