@@ -69,7 +69,7 @@ def expected(destination: str) -> set[Series]:
         "messages_unreadable_total", "messages_failed_total", "rows_nonfinite_total",
         "rows_orphaned_total", "rows_phase_unsure_total", "rows_unevaluated_total",
         "requests_finished_total", "requests_unattended_total", "requests_live", "taps_alive",
-        "store_used_bytes", "store_stalled_s", "store_refused_total",
+        "store_used_bytes", "store_stalled_s",
     ]  # fmt: skip
     return {
         *(one(name) for name in plain),
@@ -91,6 +91,7 @@ def expected(destination: str) -> set[Series]:
         ),
         *(one("rules_reload_total", outcome=outcome) for outcome in ("ok", "refused")),
         *(one("store_evicted_total", kind=k) for k in ("requests", "taken", "undelivered")),
+        *(one("store_refused_total", kind=kind) for kind in ("alerts", "requests")),
         *(one("queue_depth", queue=queue) for queue in ("inbox", "store")),
         *(
             one("delivery_attempts_total", outcome=outcome, destination=destination)
