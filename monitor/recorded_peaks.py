@@ -1,7 +1,7 @@
 """How a feature's scores in one request compare with those in the others that were recorded.
 
-Recorded are requests in which a rule matched or of which something was not seen: no sample of the
-traffic, and not what a calibration looks at.
+Recorded are above all requests in which a rule matched or of which something was not seen: no
+sample of the traffic, and not what a calibration looks at.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS alerts_by_request ON alerts (req_id);
+CREATE INDEX IF NOT EXISTS alerts_by_rule ON alerts (rule, time_ns, severity);
 CREATE TABLE IF NOT EXISTS requests (
     row INTEGER PRIMARY KEY AUTOINCREMENT,
     req_id TEXT NOT NULL UNIQUE,

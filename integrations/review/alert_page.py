@@ -28,6 +28,8 @@ class Sources:
     """For rule tests; None: they are not known here."""
     watchlist: Watchlist | None = None
     """Says where features come from."""
+    no_watchlist: str = "Start with --config to see where features come from."
+    """What is said where there is none."""
 
 
 Agreement = Literal["", "agree", "disagree"]
@@ -70,15 +72,15 @@ def alert_values(sources: Sources, alert: Alert, feature: str, is_blind: bool) -
             "strip": strip,
             "chart": charts.score_chart(strip),
             "cards": cards.cards_of(sources.store, alert, record, watchlist if is_same else None),
-            "source_note": _source_note(watchlist, is_same),
+            "source_note": _source_note(sources, is_same),
         }
     return values if is_blind else values | _context(sources.store, alert)
 
 
-def _source_note(watchlist: Watchlist | None, is_same: bool) -> str:
+def _source_note(sources: Sources, is_same: bool) -> str:
     """Why the cards do not say where features come from."""
-    if watchlist is None:
-        return "Start with --config to see where features come from."
+    if sources.watchlist is None:
+        return sources.no_watchlist
     return "" if is_same else "The scores came from another watchlist than the configured one."
 
 

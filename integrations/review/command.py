@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.secrets import read_secret
 from saeguard.monitor.verdict_tests import RuleFiles
-from saeguard.monitor.watchlist import load
+from saeguard.monitor.watchlist import WatchlistError, load
 
 
 def review(
@@ -58,7 +59,11 @@ def review(
     if config is not None:
         settings = load_config(config)
         files = RuleFiles(settings.rules, settings.path.parent)
-        sources = Sources(store_path or settings.store, files, load(settings.watchlist))
+        sources = Sources(store_path or settings.store, files)
+        try:
+            sources = replace(sources, watchlist=load(settings.watchlist))
+        except WatchlistError as error:  # alerts can be reviewed all the same
+            sources = replace(sources, no_watchlist=str(error))
     rules_of(sources.store)  # it can be read
     asked = read_secret(None, token_file)
     is_local = host in LOOPBACK

@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from records import ANSWER, PROMPT, make_alert, make_correlation, make_health_alert, make_request
@@ -183,12 +184,18 @@ def test_what_is_not_there_is_said(path: Path, tmp_path: Path):
 
 
 def test_a_page_of_ten_thousand_alerts_is_quick(path: Path):
-    keep(path, *(make_alert(rule_name=f"rule_{i % 7}") for i in range(10_000)))
+    alerts = [make_alert(req_id=f"r{i}", rule_name=f"rule_{i % 7}") for i in range(10_000)]
+    scores = np.random.default_rng(0).random((1024, 10), np.float32)
+    whole = {"scores": scores, "phases": [PROMPT] * 1024, "texts": [" word"] * 1024}
+    features = ["deceit", *(f"feature_{i}" for i in range(9))]
+    records = [make_request(req_id=f"r{i}", features=features, **whole) for i in range(200)]
+    keep(path, *alerts, requests=records)
     page = browser(path)
-    for query in ("", "?text=nowhere", "?verdict=open&number=150"):
+    one = f"alerts/{alerts[100].id}"
+    for url in ("", "?text=nowhere", "?verdict=open&number=150", one, f"{one}?text=nowhere"):
         taken = []
         for _ in range(3):
             began_s = time.process_time()
-            assert page.get(f"/{query}").status_code == 200
+            assert page.get(f"/{url}").status_code == 200
             taken.append(time.process_time() - began_s)
-        assert min(taken) < 0.2, query
+        assert min(taken) < 0.2, url
