@@ -1,4 +1,4 @@
-"""HTTP POSTs to a destination, and what their outcome means for whoever sends."""
+"""HTTP requests to a server, and what the outcome of a POST means for whoever sends alerts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reply:
 
 
 class HttpClient:
-    """Posts on behalf of one destination.
+    """Speaks to one server, never to where it redirects.
 
     Args:
         headers: of every request.
@@ -58,16 +58,28 @@ class HttpClient:
         Raises:
             DeliveryError: it did not take it; not retriable where the fault is in what was sent.
         """
-        request = urllib.request.Request(url, data=body, headers={**headers, **self._headers})
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as reply:
-                return Reply(reply.headers.get_content_type(), reply.read())
+            return self.request("POST", url, body, headers)
         except urllib.error.HTTPError as error:
             with error:
                 refused = 400 <= error.code < 500 and error.code not in _NOT_ABOUT_THE_ALERTS
                 raise DeliveryError(f"{url}: {error}", retriable=not refused) from error
         except (OSError, http.client.HTTPException) as error:
             raise DeliveryError(f"{url}: {error}", retriable=True) from error
+
+    def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        """
+        Raises:
+            HTTPError: the server answers, but not with success.
+            OSError, HTTPException: it does not answer.
+        """
+        request = urllib.request.Request(
+            url, data=body, headers={**headers, **self._headers}, method=method
+        )
+        with self._opener.open(request, timeout=self._timeout_s) as reply:
+            return Reply(reply.headers.get_content_type(), reply.read())
 
 
 def check_url(url: str, what: str) -> str:
@@ -121,7 +133,9 @@ def _trusting(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET without the alerts, whose 200 would mean nothing."""
+    """A redirected POST becomes a GET without the alerts, whose 200 would mean nothing; and a key
+    in the headers is for this server alone.
+    """
 
     def redirect_request(self, *_: object) -> None:
         return None

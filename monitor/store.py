@@ -258,6 +258,12 @@ def list_alerts(
     return [decode_alert(body) for (body,) in rows]
 
 
+def alert_ids(path: Path | str) -> list[str]:
+    """Of all alerts, the oldest first."""
+    with reading(path) as db:
+        return [alert_id for (alert_id,) in db.execute("SELECT id FROM alerts ORDER BY row")]
+
+
 def get_alert(path: Path | str, part: str) -> Alert:
     """The alert whose id begins or ends with `part`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -64,6 +64,19 @@ def add_verdict(path: Path, alert_id: str, verdict: Verdict, comment: str, revie
             f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
             (alert_id, verdict, comment, reviewer, time.time_ns()),
         )
+
+
+def add_missing(path: Path, said: Iterable[Said]) -> int:
+    """Adds, in this order, those that were said elsewhere and are not here yet; how many.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    query = f"""INSERT INTO verdicts ({_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5
+        WHERE (?1, ?2, ?3, ?4, ?5) NOT IN (SELECT {_COLUMNS} FROM verdicts WHERE alert_id = ?1)"""
+    with writing(path) as db:
+        db.executescript(_SCHEMA)
+        return sum(db.execute(query, astuple(each)).rowcount for each in said)
 
 
 def history(path: Path, alert_id: str) -> list[Said]:

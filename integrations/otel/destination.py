@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from opentelemetry import trace
 from opentelemetry._logs import LogRecord
@@ -31,6 +31,7 @@ from saeguard.monitor.errors import ConfigError
 SCOPE = InstrumentationScope("saeguard")
 Signal = Literal["logs", "traces"]
 Parenting = Literal["root", "child", "auto"]
+_NO_SUCH_PATH = (404, 405)
 SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 
 
@@ -79,7 +80,7 @@ class OtlpDestination:
             logs = encode_logs(
                 [log_record(alert, self._resource, self._parent(alert)) for alert in alerts]
             )
-            answer = self._transport.send(logs).partial_success
+            answer = self._send_logs(logs).partial_success
             _require_all(answer.rejected_log_records, answer.error_message)
         if "traces" in self._signals:
             spans = encode_spans(
@@ -90,6 +91,15 @@ class OtlpDestination:
 
     def close(self) -> None:
         self._transport.close()
+
+    def _send_logs(self, request: Any) -> Any:
+        try:
+            return self._transport.send(request)
+        except DeliveryError as error:
+            if getattr(error.__cause__, "code", None) not in _NO_SUCH_PATH:
+                raise
+            remedy = "if it takes no logs, as Phoenix, give this destination signals: [traces]"
+            raise DeliveryError(f"{error}; {remedy}", retriable=error.retriable) from error
 
     def _parent(self, alert: Alert) -> trace.SpanContext | None:
         """The client's span, where the alert's is to be a child of it."""

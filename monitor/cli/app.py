@@ -51,6 +51,7 @@ class Commands(LazyGroup):
         "spool": ("saeguard.monitor.cli.spool:app", "The durable queue of alerts."),
     }
     summaries: ClassVar = {
+        "phoenix": "Verdicts from Arize Phoenix.",
         "review": "Review alerts in a browser.",
         "serve": "Serve a model with vLLM and watch it.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",

@@ -63,6 +63,15 @@ def test_only_the_alert_that_the_server_rejects_is_quarantined(receiver, store):
     assert "1 rejected" in reason
 
 
+@pytest.mark.parametrize(("status", "is_told"), [(404, True), (405, True), (503, False)])
+def test_of_a_server_that_may_take_no_logs_it_says_what_to_configure(receiver, status, is_told):
+    receiver.fail_with(status)
+    with pytest.raises(DeliveryError) as raised:
+        OtlpDestination(receiver.endpoint).deliver([make_alert()])
+    assert ("signals: [traces]" in str(raised.value)) is is_told
+    assert raised.value.retriable
+
+
 def test_log_record_span_and_log_line_carry_the_same_alert_id(receiver, capsys):
     alert = make_alert()
     OtlpDestination(receiver.endpoint, service_name="guard").deliver([alert])
