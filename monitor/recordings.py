@@ -34,9 +34,10 @@ def recorded_request(record: RequestRecord) -> RecordedRequest:
 
 def phase_codes(record: RequestRecord) -> npt.NDArray[np.uint8]:
     """The phase of each row; a row that was not observed is in that of the row before it."""
-    is_known = ~np.isnan(record.score_array()).all(axis=1)
-    rows = np.where(is_known, np.arange(len(is_known)), 0)
-    return np.frombuffer(record.phases, np.uint8)[np.maximum.accumulate(rows)]
+    phases = np.frombuffer(record.phases, np.uint8)
+    is_unseen = np.isnan(record.score_array()).all(axis=1)
+    last_seen = np.maximum.accumulate(np.where(is_unseen, 0, np.arange(len(phases))))
+    return np.asarray(phases[last_seen])
 
 
 def num_evaluated(record: RequestRecord) -> int:

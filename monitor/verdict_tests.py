@@ -104,12 +104,6 @@ class _Case:
     def has_same_rules(self) -> bool:
         return self.ruleset.sha256 == self.alert.ruleset_sha256
 
-    @property
-    def extent(self) -> str:
-        first = self.record.first_recorded
-        last = first + len(self.record.phases) - 1
-        return f"tokens {first} to {last} of {self.record.num_tokens}"
-
     def row(self, alert: Alert) -> int:
         """Of its token in the stream."""
         return alert.position - self.record.first_recorded
@@ -128,6 +122,8 @@ def rule_test(path: Path, alert: Alert, files: RuleFiles) -> RuleTest:
     """
     record = _record(path, alert)
     judged = _judge(path, alert)
+    for each in judged:
+        _check_extent(each.alert, record)
     ruleset = read_rules(files.items)
     rule = _rule(ruleset, alert)
     try:
@@ -156,13 +152,24 @@ def _record(path: Path, alert: Alert) -> RequestRecord:
         raise NoRuleTest(
             "nothing is recorded of the request: it still runs, or made room for newer ones"
         )
-    if alert.first_position < record.first_recorded:
+    return record
+
+
+def _check_extent(alert: Alert, record: RequestRecord) -> None:
+    first, end = record.first_recorded, record.first_recorded + len(record.phases)
+    if not (first <= alert.first_position and alert.position < end):
         raise NoRuleTest(
-            f"what the rule fired on begins at token {alert.first_position}, and only tokens "
-            f"from {record.first_recorded} on were recorded",
+            f"the rule fired on tokens {alert.first_position} to {alert.position}; recorded are "
+            f"{_extent(record)}",
             "raise record_tokens in saeguard.yaml for alerts to come",
         )
-    return record
+
+
+def _extent(record: RequestRecord) -> str:
+    if not record.phases:
+        return f"none of its {record.num_tokens} tokens"
+    last = record.first_recorded + len(record.phases) - 1
+    return f"tokens {record.first_recorded} to {last} of {record.num_tokens}"
 
 
 def _judge(path: Path, alert: Alert) -> list[_Judged]:
@@ -223,7 +230,7 @@ def _check_replay(case: _Case, rule: Rule) -> None:
     if lost := raised - fired:
         raise NoRuleTest(
             f"played again, the rule does not fire at token {min(lost)}: what is recorded "
-            f"({case.extent}) is less than what it fired on"
+            f"({_extent(case.record)}) is less than what it fired on"
         )
     if case.right and (more := fired - raised):
         raise NoRuleTest(
@@ -243,7 +250,7 @@ def _provenance(case: _Case) -> Iterator[str]:
     yield f"# Raised by the rule set {name}, sha256 {alert.ruleset_sha256[:12]}."
     if not case.has_same_rules:
         yield f"# The rules have changed since: this was made with {case.ruleset.sha256[:12]}."
-    yield f"# Scores of {case.extent}, in the phases in which the rule looks."
+    yield f"# Scores of {_extent(case.record)}, in the phases in which the rule looks."
     if case.record.first_recorded:
         yield "# What averages and sequences had from earlier tokens is not in it."
     if not case.right:

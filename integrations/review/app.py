@@ -9,9 +9,11 @@ from typing import Annotated, Any, cast
 from urllib.parse import quote, unquote, urlencode
 
 from fastapi import Depends, FastAPI, Form, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from saeguard.integrations.review import views
 from saeguard.integrations.review.alert_page import Sources, agreement, alert_values
@@ -82,6 +84,16 @@ def review_app(sources: Sources, guard: Guard) -> FastAPI:
     @app.exception_handler(StoreError)
     async def _(request: Request, error: StoreError) -> Response:
         return failure(request, 503, "The alerts cannot be read", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> Response:
+        faults = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()]
+        return failure(request, 422, "This address cannot be understood", "; ".join(faults))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def _(request: Request, error: StarletteHTTPException) -> Response:
+        title = "Not found" if error.status_code == 404 else "This was not done"
+        return failure(request, error.status_code, title, error.detail)
 
     def alert_of(alert_id: str) -> Alert:
         if alert := alert_search.find_one(sources.store, alert_id):

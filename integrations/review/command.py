@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from saeguard.integrations.review.alert_page import Sources
 from saeguard.monitor.alert_search import rules_of
 from saeguard.monitor.cli.options import DEFAULT_STORE
 from saeguard.monitor.config import load_config
@@ -50,20 +51,11 @@ def review(
     try:
         import uvicorn
 
-        from saeguard.integrations.review.alert_page import Sources
         from saeguard.integrations.review.app import review_app
         from saeguard.integrations.review.guard import LOOPBACK, Guard
     except ImportError as error:
         raise ConfigError(f"the review page: {error}", "pip install 'saeguard[review]'") from error
-    sources = Sources(store_path or DEFAULT_STORE)
-    if config is not None:
-        settings = load_config(config)
-        files = RuleFiles(settings.rules, settings.path.parent)
-        sources = Sources(store_path or settings.store, files)
-        try:
-            sources = replace(sources, watchlist=load(settings.watchlist))
-        except WatchlistError as error:  # alerts can be reviewed all the same
-            sources = replace(sources, no_watchlist=str(error))
+    sources = sources_of(store_path, config)
     rules_of(sources.store)  # it can be read
     asked = read_secret(None, token_file)
     is_local = host in LOOPBACK
@@ -78,8 +70,25 @@ def review(
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}/"
     print(url if asked or token is None else f"{url}?token={token}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    server.run(sockets=[listener])
+
+
+def sources_of(store_path: Path | None, config: Path | None) -> Sources:
+    """What the page shows.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
+    """
+    if config is None:
+        return Sources(store_path or DEFAULT_STORE)
+    settings = load_config(config)
+    files = RuleFiles(settings.rules, settings.path.parent)
+    sources = Sources(store_path or settings.store, files)
+    try:
+        return replace(sources, watchlist=load(settings.watchlist))
+    except WatchlistError as error:  # alerts can be reviewed all the same
+        return replace(sources, no_watchlist=str(error))
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -220,7 +220,8 @@ def test_what_nobody_has_judged_or_reviewers_disagree_on_makes_no_test(path, fil
     ("record", "reason"),
     [
         ({"req_id": "other"}, "nothing is recorded of the request"),
-        ({"first_recorded": 5}, "begins at token 4, and only tokens from 5 on were recorded"),
+        ({"first_recorded": 5}, "fired on tokens 4 to 5; recorded are tokens 5 to 14 of 10"),
+        ({"scores": [], "phases": []}, "recorded are none of its 0 tokens"),
         ({"features": ["other", "calm"]}, "the rule reads deceit, which was not watched then"),
         ({"tenant": "blue"}, "does not fire at token 5: what is recorded (tokens 0 to 9 of 10)"),
         ({}, "also fires at token 9, of which there is no alert"),

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from review_process import SAEGUARD, review
+from running_monitor import write_config
 
+from saeguard.integrations.review.command import sources_of
 from saeguard.monitor.store import Store
 
 
@@ -40,3 +42,19 @@ def test_what_is_no_store_is_an_error(tmp_path: Path):
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2
     assert "there is no alert store" in run.stderr
+
+
+def test_the_configuration_says_where_everything_is(tmp_path: Path):
+    sources = sources_of(None, write_config(tmp_path))
+    assert sources.store == tmp_path / "alerts.sqlite"
+    assert sources.rules.written == ["rules.yaml"]
+    assert sources.watchlist.columns == ("calm", "deceit")
+    assert sources_of(tmp_path / "other.sqlite", None).store == tmp_path / "other.sqlite"
+
+
+def test_a_watchlist_that_cannot_be_read_keeps_nobody_from_reviewing(tmp_path: Path):
+    config = write_config(tmp_path)
+    (tmp_path / "watch.safetensors").write_text("damaged")
+    sources = sources_of(None, config)
+    assert sources.watchlist is None
+    assert "cannot be read as a watchlist" in sources.no_watchlist

@@ -177,7 +177,14 @@ def test_an_exported_alert_is_one_file_that_needs_nothing_else(path: Path):
 
 
 def test_what_is_not_there_is_said(path: Path, tmp_path: Path):
-    assert browser(path).get("/alerts/none").status_code == 404
+    for url, status, message in (
+        ("/alerts/none", 404, "no alert &#39;none&#39;"),
+        ("/nowhere", 404, "Not found"),
+        ("/?number=first", 422, "number: "),
+    ):
+        reply = browser(path).get(url)
+        assert (reply.status_code, "<main>" in reply.text) == (status, True)
+        assert message in reply.text
     gone = browser(tmp_path / "gone.sqlite").get("/")
     assert gone.status_code == 503
     assert "there is no alert store" in gone.text
