@@ -1,41 +1,39 @@
-"""Rule tests out of verdicts: the scores of an alert's request, and whether the rule is to fire.
+"""Rule tests out of verdicts: the scores of an alert's requests, and whether the rule is to fire.
 
-The scores are those of the features that the rule reads, in the phases in which it looks. A true
-positive expects the alert; a false positive or a benign one expects none, so that the test fails
-until the rules are better.
+The scores are those of the features that the rule reads, in the phases in which it looks; of a rule
+across requests those of the rules that it counts. A true positive expects the alert; a false
+positive or a benign one expects none, so that the test fails until the rules are better.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from saeguard.monitor import store
 from saeguard.monitor.alert_context import same_request
-from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
+from saeguard.monitor.alerts import Alert, RequestRecord
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import SaeguardError
-from saeguard.monitor.logging import printable
 from saeguard.monitor.recordings import recorded_request
+from saeguard.monitor.verdict_test_text import Case, Judged, Turn, extent, written
 from saeguard.monitor.verdicts import Said, judgements, opinions, standing
 from saeguard.rules import Rule, RuleSet
 from saeguard.rules.loading.sources import is_pack
 from saeguard.rules.matches import Match
+from saeguard.rules.model import Correlation
+from saeguard.rules.phases import Phase
 from saeguard.rules.recordings.offline import RecordedRequest, RecordingError, play
-from saeguard.rules.testing.series import MAX_TOKENS, format_series
+from saeguard.rules.testing.series import MAX_TOKENS
 
-_WIDTH = 100
-_MAX_COMMENT = 200
-_DAY_S = 86_400
+_S = 10**9
+_DAY_NS = 86_400 * _S
+_MAX_SECONDS = 99_999
+"""That a test can write; what is longer it writes in minutes."""
 
 
 class NoRuleTest(SaeguardError):
@@ -70,45 +68,6 @@ class RuleTest:
     expects_alert: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """An alert, and whether it was right."""
-
-    alert: Alert
-    is_right: bool
-    said: list[Said]
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """All that the test is made of."""
-
-    judged: list[_Judged]
-    """The alert first, then the others that its rule raised in its request."""
-    record: RequestRecord
-    ruleset: RuleSet
-    stream: RecordedRequest
-    """What the rule reads of the record, its tokens counted from 0."""
-
-    @property
-    def alert(self) -> Alert:
-        return self.judged[0].alert
-
-    @property
-    def right(self) -> list[Alert]:
-        """Those that are to come again, in their order."""
-        found = [each.alert for each in self.judged if each.is_right]
-        return sorted(found, key=lambda alert: alert.position)
-
-    @property
-    def has_same_rules(self) -> bool:
-        return self.ruleset.sha256 == self.alert.ruleset_sha256
-
-    def row(self, alert: Alert) -> int:
-        """Of its token in the stream."""
-        return alert.position - self.record.first_recorded
-
-
 def rule_test(path: Path, alert: Alert, files: RuleFiles) -> RuleTest:
     """The test that the verdicts on an alert make.
 
@@ -120,212 +79,159 @@ def rule_test(path: Path, alert: Alert, files: RuleFiles) -> RuleTest:
         ConfigError: the rules cannot be read.
         StoreError: the store cannot be read.
     """
-    record = _record(path, alert)
+    if alert.kind == "health":
+        raise NoRuleTest("the alert is about the monitor itself: no rule raised it")
     judged = _judge(path, alert)
-    for each in judged:
-        _check_extent(each.alert, record)
     ruleset = read_rules(files.items)
-    rule = _rule(ruleset, alert)
+    rules = list(_with_counted(ruleset, alert.rule_name))
     try:
-        case = _Case(judged, record, ruleset, _stream(rule, record, alert))
+        case = Case(judged, ruleset, list(_turns(path, alert, rules)))
+        if alert.kind == "match":
+            _check_extent(case)
         if case.has_same_rules:
-            _check_replay(case, rule)
+            _check_replay(case, rules)
     except RecordingError as error:
-        raise NoRuleTest(f"the record of the request cannot be played: {error}") from error
+        raise NoRuleTest(f"what is recorded cannot be played: {error}") from error
     return RuleTest(
         name=f"{alert.rule_name}-{alert.id.rpartition('-')[2]}_test.yaml",
-        text="\n".join([*_provenance(case), *_test(case, files.written), ""]),
+        text=written(case, files.written),
         expects_alert=bool(case.right),
     )
 
 
-def _record(path: Path, alert: Alert) -> RequestRecord:
-    if alert.kind == "health":
-        raise NoRuleTest("the alert is about the monitor itself: no rule raised it")
-    if alert.kind == "correlation":
-        raise NoRuleTest(
-            "the rule counts matches across requests, and a test of it needs them all",
-            "write one with `requests:`, see docs/rule-tests.md",
-        )
-    record = store.get_request(path, alert.req_id)
-    if record is None:
-        raise NoRuleTest(
-            "nothing is recorded of the request: it still runs, or made room for newer ones"
-        )
-    return record
-
-
-def _check_extent(alert: Alert, record: RequestRecord) -> None:
-    first, end = record.first_recorded, record.first_recorded + len(record.phases)
-    if not (first <= alert.first_position and alert.position < end):
-        raise NoRuleTest(
-            f"the rule fired on tokens {alert.first_position} to {alert.position}; recorded are "
-            f"{_extent(record)}",
-            "raise record_tokens in saeguard.yaml for alerts to come",
-        )
-
-
-def _extent(record: RequestRecord) -> str:
-    if not record.phases:
-        return f"none of its {record.num_tokens} tokens"
-    last = record.first_recorded + len(record.phases) - 1
-    return f"tokens {record.first_recorded} to {last} of {record.num_tokens}"
-
-
-def _judge(path: Path, alert: Alert) -> list[_Judged]:
+def _judge(path: Path, alert: Alert) -> list[Judged]:
     """The alert first, then the others that the same rule raised in its request."""
-    others = [each for each in same_request(path, alert) if each.rule_name == alert.rule_name]
-    others = [each for each in others if each.kind == alert.kind]
-    said = standing(path, [each.id for each in (alert, *others)])
-    return [_judge_one(each, said.get(each.id, []), alert) for each in (alert, *others)]
+    twins = [
+        each
+        for each in same_request(path, alert)
+        if each.rule_name == alert.rule_name and each.kind == "match"
+    ]
+    said = standing(path, [each.id for each in (alert, *twins)])
+    return [_judge_one(each, said.get(each.id, []), alert) for each in (alert, *twins)]
 
 
-def _judge_one(alert: Alert, said: Sequence[Said], asked: Alert) -> _Judged:
+def _judge_one(alert: Alert, said: Sequence[Said], asked: Alert) -> Judged:
     answers = opinions(said)
     which = "it" if alert is asked else f"its request's other alert of the rule, {alert.id},"
     if not answers:
         raise NoRuleTest(f"nobody has said of {which} whether the rule was right to fire")
     if len(answers) > 1:
         raise NoRuleTest(f"the reviewers of {which} disagree")
-    return _Judged(alert, answers.pop(), judgements(said))
+    return Judged(alert, answers.pop(), judgements(said))
 
 
-def _rule(ruleset: RuleSet, alert: Alert) -> Rule:
-    for rule in ruleset.rules:
-        if rule.name == alert.rule_name:
-            return rule
-    raise NoRuleTest(f"the rules have no rule {alert.rule_name}", "give those that raised it")
+def _with_counted(ruleset: RuleSet, name: str) -> Iterator[Rule]:
+    """The rule, and those whose matches it counts."""
+    rules = {rule.name: rule for rule in ruleset.rules}
+    if name not in rules:
+        raise NoRuleTest(f"the rules have no rule {name}", "give those that raised it")
+    yield rules[name]
+    if isinstance(rules[name].detection, Correlation):
+        for counted in rules[name].detection.rules:
+            yield from _with_counted(ruleset, counted)
 
 
-def _stream(rule: Rule, record: RequestRecord, alert: Alert) -> RecordedRequest:
-    """What is recorded of the features that the rule reads; 0 in phases in which it does not look.
-    It happens on the day of the alert, for exceptions expire.
+def _turns(path: Path, alert: Alert, rules: Sequence[Rule]) -> Iterator[Turn]:
+    """The requests that made the alert, with the seconds between them. They happen on the day of
+    the alert, for exceptions expire.
     """
+    first_ns = alert.time_ns // _DAY_NS * _DAY_NS
+    times_ns = _match_times(alert)
+    begin_ns, now_s = min(times_ns.values()), 0
+    for req_id, time_ns in times_ns.items():
+        advance_s = (time_ns - begin_ns) // _S - now_s
+        if advance_s > _MAX_SECONDS:
+            advance_s -= advance_s % 60
+        now_s += advance_s
+        record = store.get_request(path, req_id)
+        if record is None:
+            raise NoRuleTest(
+                f"nothing is recorded of the request {req_id}: it still runs, or made room for "
+                "newer ones"
+            )
+        yield Turn(
+            record, replace(_stream(rules, record), time_ns=first_ns + now_s * _S), advance_s
+        )
+
+
+def _match_times(alert: Alert) -> dict[str, int]:
+    """Of each request that made the alert the time of its first match, in their order."""
+    if alert.correlation is None:
+        return {alert.req_id: alert.time_ns}
+    matches = alert.correlation.matches
+    if alert.correlation.count > len(matches):
+        raise NoRuleTest(
+            f"the rule counted {alert.correlation.count}, and the alert names only the newest "
+            f"{len(matches)} of them"
+        )
+    found: dict[str, int] = {}
+    for match in sorted(matches, key=lambda match: match.time_ns):
+        found.setdefault(match.req_id, match.time_ns)
+    return found
+
+
+def _stream(rules: Sequence[Rule], record: RequestRecord) -> RecordedRequest:
+    """What is recorded of the features that the rules read; 0 in phases in which none looks."""
     whole = recorded_request(record)
-    if missing := [name for name in rule.features if name not in whole.columns]:
+    features = tuple(dict.fromkeys(name for rule in rules for name in rule.features))
+    if missing := [name for name in features if name not in whole.columns]:
         raise NoRuleTest(f"the rule reads {', '.join(missing)}, which was not watched then")
     if len(whole.positions) > MAX_TOKENS:
         raise NoRuleTest(f"a rule test has at most {MAX_TOKENS:,} tokens, the request has more")
-    scores = whole.scores[:, [whole.columns.index(name) for name in rule.features]].copy()
-    scores[~np.isin(whole.phases, [int(phase) for phase in rule.phases])] = 0.0
-    return replace(
-        whole,
-        columns=rule.features,
-        scores=scores,
-        positions=np.arange(len(scores), dtype=np.int32),
-        token_ids=None,
-        time_ns=alert.time_ns // 10**9 // _DAY_S * _DAY_S * 10**9,
-    )
+    phases = frozenset[Phase]().union(*(rule.phases for rule in rules))
+    scores = whole.scores[:, [whole.columns.index(name) for name in features]].copy()
+    scores[~np.isin(whole.phases, [int(phase) for phase in phases])] = 0.0
+    positions = np.arange(len(scores), dtype=np.int32)
+    return replace(whole, columns=features, scores=scores, positions=positions, token_ids=None)
 
 
-def _check_replay(case: _Case, rule: Rule) -> None:
+def _check_extent(case: Case) -> None:
+    record = case.turns[0].record
+    first, end = record.first_recorded, record.first_recorded + len(record.phases)
+    for alert in (each.alert for each in case.judged):
+        if not (first <= alert.first_position and alert.position < end):
+            raise NoRuleTest(
+                f"the rule fired on tokens {alert.first_position} to {alert.position}; recorded "
+                f"are {extent(record)}",
+                "raise record_tokens in saeguard.yaml for alerts to come",
+            )
+
+
+def _check_replay(case: Case, rules: Sequence[Rule]) -> None:
     """The very rules that raised the alerts raise them again, and no others."""
-    decisions = play(replace(case.ruleset, rules=(rule,)), [case.stream])
-    fired = {
-        decision.match.position + case.record.first_recorded
-        for decision in decisions
-        if decision.outcome == "alert" and isinstance(decision.match, Match)
-    }
-    raised = {each.alert.position for each in case.judged}
-    if lost := raised - fired:
+    fired = set(_fired(case, rules))
+    raised = {_row(case, each.alert) for each in case.judged}
+    recorded = ", ".join(extent(turn.record) for turn in case.turns)
+    if raised - fired:
         raise NoRuleTest(
-            f"played again, the rule does not fire at token {min(lost)}: what is recorded "
-            f"({_extent(case.record)}) is less than what it fired on"
+            f"played again, the rule does not fire{_at(case, raised - fired)}: what is recorded "
+            f"({recorded}) is less than what it fired on"
         )
-    if case.right and (more := fired - raised):
+    if case.right and fired - raised:
         raise NoRuleTest(
-            f"played again, the rule also fires at token {min(more)}, of which there is no alert: "
-            "something outside of the request held it back"
+            f"played again, the rule also fires{_at(case, fired - raised)}, of which there is no "
+            "alert: something outside of the request held it back"
         )
 
 
-def _provenance(case: _Case) -> Iterator[str]:
-    """Comments that say where the test comes from."""
-    alert = case.alert
-    yield f"# Made by saeguard from the verdict on an alert of {alert.rule_name}."
-    for each in case.judged:
-        yield f"# Alert {each.alert.id}, {_moment(each.alert.time_ns)}, token {each.alert.position}"
-        yield from (f"#   {_words(said)}" for said in each.said)
-    name = printable(f"{alert.ruleset_name} {alert.ruleset_version}")
-    yield f"# Raised by the rule set {name}, sha256 {alert.ruleset_sha256[:12]}."
-    if not case.has_same_rules:
-        yield f"# The rules have changed since: this was made with {case.ruleset.sha256[:12]}."
-    yield f"# Scores of {_extent(case.record)}, in the phases in which the rule looks."
-    if case.record.first_recorded:
-        yield "# What averages and sequences had from earlier tokens is not in it."
-    if not case.right:
-        yield "# It fails until the rule is quiet here."
+def _fired(case: Case, rules: Sequence[Rule]) -> Iterator[int]:
+    """Rows of the stream on which the alert's rule raises an alert; for a rule across requests 0,
+    1, ... for each time it does.
+    """
+    ruleset = replace(case.ruleset, rules=tuple(dict.fromkeys(rules)))
+    times = 0
+    for decision in play(ruleset, [turn.stream for turn in case.turns]):
+        if decision.outcome != "alert" or decision.match.rule.name != case.alert.rule_name:
+            continue
+        yield decision.match.position if isinstance(decision.match, Match) else times
+        times += 1
 
 
-def _words(said: Said) -> str:
-    by = f" by {said.reviewer}" if said.reviewer else ""
-    comment = textwrap.shorten(said.comment, _MAX_COMMENT, placeholder=" …")
-    told = f": {comment}" if comment else ""
-    return printable(f"{said.verdict.replace('_', ' ')}{by} on {_moment(said.time_ns)[:10]}{told}")
+def _row(case: Case, alert: Alert) -> int:
+    return 0 if alert.kind == "correlation" else case.row(alert)
 
 
-def _moment(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _test(case: _Case, rules: Sequence[str]) -> Iterator[str]:
-    alert, context = case.alert, case.stream.context
-    names = ("model", "tenant", "lora", "client")
-    who = {name: value for name in names if (value := getattr(context, name))}
-    yield f"rules: [{', '.join(map(_quoted, rules))}]"
-    yield "tests:"
-    yield f"  - name: {_quoted(f'alert {alert.id} of {alert.rule_name}')}"
-    if who:
-        yield "    request:"
-        yield from (f"      {name}: {_quoted(value)}" for name, value in who.items())
-    yield f"    today: {_moment(case.stream.time_ns)[:10]}"
-    yield "    mode: loose # other rules have tests of their own"
-    yield "    stream:"
-    yield from _blocks(case.stream)
-    yield from _expectation(case)
-
-
-def _blocks(stream: RecordedRequest) -> Iterator[str]:
-    """One for each unbroken stretch of a phase; a feature that is 0 all along is left out."""
-    begin = 0
-    for code, run in groupby(stream.phases.tolist()):
-        end = begin + len([*run])
-        yield f"      - phase: {PHASES[code]}"
-        yield f"        tokens: {end - begin}"
-        columns = stream.scores[begin:end].T
-        features = [(n, c) for n, c in zip(stream.columns, columns, strict=True) if c.any()]
-        if features:
-            yield "        features:"
-        for name, scores in features:
-            written = f"{name}: {format_series(scores)}"
-            yield textwrap.fill(
-                written, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 12,
-                break_long_words=False, break_on_hyphens=False,
-            )  # fmt: skip
-        begin = end
-
-
-def _expectation(case: _Case) -> Iterator[str]:
-    """Tokens are named only where some alerts were right and others were not."""
-    rule, right = case.alert.rule_name, case.right
-    if not right:
-        yield f"    expect_none: [{rule}]"
-        return
-    yield "    expect:"
-    yield f"      - rule: {rule}"
-    yield f"        count: {len(right)}"
-    if len(right) < len(case.judged):
-        yield "        at:"
-        for alert in right:
-            yield f"          - {{phase: {alert.phase}, token: {_token(case, alert)}}}"
-
-
-def _token(case: _Case, alert: Alert) -> int:
-    """Counted within its phase."""
-    row = case.row(alert)
-    return int(np.count_nonzero(case.stream.phases[:row] == case.stream.phases[row]))
-
-
-def _quoted(text: str) -> str:
-    """Names come from clients: a YAML scalar on one line, of ASCII characters."""
-    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
+def _at(case: Case, rows: set[int]) -> str:
+    if case.alert.kind == "correlation":
+        return ""
+    return f" at token {min(rows) + case.turns[0].record.first_recorded}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
 from console_script import console_script
-from records import ANSWER, PROMPT, make_alert, make_correlation, make_health_alert, make_request
+from records import ANSWER, PROMPT, make_alert, make_health_alert, make_request
 
-from saeguard.monitor.alerts import Alert
-from saeguard.monitor.store import Store, get_alert
+from saeguard.monitor.alerts import Alert, CorrelationEvidence, CountedMatch, new_alert_id
+from saeguard.monitor.store import Store
 from saeguard.monitor.verdict_tests import NoRuleTest, RuleFiles, RuleTest, rule_test
 from saeguard.monitor.verdicts import add_verdict
 from saeguard.rules import load_rules
@@ -219,7 +220,7 @@ def test_what_nobody_has_judged_or_reviewers_disagree_on_makes_no_test(path, fil
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"req_id": "other"}, "nothing is recorded of the request"),
+        ({"req_id": "other"}, "nothing is recorded of the request r: it still runs"),
         ({"first_recorded": 5}, "fired on tokens 4 to 5; recorded are tokens 5 to 14 of 10"),
         ({"scores": [], "phases": []}, "recorded are none of its 0 tokens"),
         ({"features": ["other", "calm"]}, "the rule reads deceit, which was not watched then"),
@@ -241,15 +242,82 @@ def test_rules_without_the_alert_s_rule_are_refused(path, files):
     assert "the rules have no rule gone" in refusal(path, alert, files)
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [(make_correlation, "counts matches across requests"), (make_health_alert, "monitor itself")],
-)
-def test_what_no_single_request_raised_makes_no_test(path, files, make, reason):
-    alert = make()
+def test_what_the_monitor_says_of_itself_makes_no_test(path, files):
+    alert = make_health_alert()
     keep(path, alert)
     add_verdict(path, alert.id, "true_positive", "", "")
-    assert reason in refusal(path, get_alert(path, alert.id), files)
+    assert "about the monitor itself" in refusal(path, alert, files)
+
+
+CAMPAIGN = """
+  - id: 00000000-0000-4000-8000-000000000002
+    name: campaign
+    title: Again and again
+    status: test
+    severity: high
+    correlate: {type: event_count, rules: [deception], group_by: [tenant], timespan: 2h, gte: 2}
+    message: "again"
+    tags: [harm.deception]
+    falsepositives: []
+"""
+
+
+def a_campaign(path: Path, files: RuleFiles, num_named: int = 2, after_s: float = 3700.5) -> Alert:
+    """An alert of a rule across two requests, both recorded."""
+    rules = files.folder / "rules.yaml"
+    rules.write_text(RULES + CAMPAIGN)
+    matches = [
+        CountedMatch("deception", f"r{i}", f"client-{i}", DAY_NS + int(i * after_s * 10**9))
+        for i in range(2)
+    ]
+    evidence = CorrelationEvidence(
+        "event_count", 7200.0, {"tenant": "acme"}, 2, matches[:num_named]
+    )
+    alert = raised(
+        files, 5, req_id="r1", rule_name="campaign", kind="correlation", correlation=evidence
+    )
+    keep(path, alert, req_id="r0", scores=_one_lie())
+    keep(path, req_id="r1", scores=_one_lie())
+    return alert
+
+
+def test_a_rule_across_requests_is_tested_with_all_of_them(path, files):
+    alert = a_campaign(path, files)
+    add_verdict(path, alert.id, "true_positive", "", "ada")
+    test = rule_test(path, alert, files)
+    assert "advance: 3700s" in test.text
+    assert run(test, files) == ["ok"]
+    add_verdict(path, alert.id, "benign", "", "ada")
+    test = rule_test(path, alert, files)
+    assert run(test, files) == ["failed"]
+    (files.folder / "rules.yaml").write_text(
+        RULES + CAMPAIGN.replace("timespan: 2h", "timespan: 1h")
+    )
+    assert run(test, files) == ["ok"]
+
+
+def test_days_between_two_requests_can_be_written(path, files):
+    alert = a_campaign(path, files, after_s=123_456)
+    add_verdict(path, alert.id, "benign", "", "ada")
+    rules = files.folder / "rules.yaml"
+    rules.write_text(RULES + CAMPAIGN.replace("timespan: 2h", "timespan: 2d"))
+    test = rule_test(path, alert, files)
+    assert "advance: 2057m" in test.text
+    assert run(test, files) == ["failed"]
+
+
+def test_a_rule_across_requests_of_which_some_are_gone_makes_no_test(path, files):
+    alert = a_campaign(path, files, num_named=1)
+    add_verdict(path, alert.id, "true_positive", "", "ada")
+    assert "the rule counted 2, and the alert names only the newest 1" in refusal(
+        path, alert, files
+    )
+    again = a_campaign(path, files)
+    matches = [*again.correlation.matches[:1], CountedMatch("deception", "gone", "gone", DAY_NS)]
+    evidence = msgspec.structs.replace(again.correlation, matches=matches)
+    alert = msgspec.structs.replace(again, id=new_alert_id(), correlation=evidence)
+    add_verdict(path, alert.id, "true_positive", "", "ada")
+    assert "nothing is recorded of the request gone" in refusal(path, alert, files)
 
 
 def test_rules_are_named_as_seen_from_where_the_test_lies(path, tmp_path):
