@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import CompileError, SaeguardError
+from saeguard.monitor.feature_labels import LabelTable
 from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, RouterFeature, RuleSet
 
@@ -36,18 +37,23 @@ class FeatureRow:
     norm: wl.Norm = "none"
     inexact_reason: str = ""
     """Why the row is not exactly the feature; empty where it is."""
+    neuronpedia: str = ""
+    """The SAE as Neuronpedia names it; empty where that is not known."""
 
 
 Reader = Callable[[Sequence[Feature], Path | None], list[FeatureRow]]
 """Of features of one file, and a file of activations to measure on what they are only near to."""
 
 
-def compile_watchlist(ruleset: RuleSet, sample: Path | None = None) -> wl.Watchlist:
+def compile_watchlist(
+    ruleset: RuleSet, sample: Path | None = None, labels: LabelTable | None = None
+) -> wl.Watchlist:
     """The watchlist of every feature that some rule uses.
 
     Args:
         sample: activations of the model, [tokens, inputs] by hook point: what stands in for an
             activation that no row can tell (TopK) is measured on them.
+        labels: for features to which the rules give none.
 
     Raises:
         CompileError: a source cannot be read, or sources disagree about `d_model`; all faults at
@@ -71,7 +77,8 @@ def compile_watchlist(ruleset: RuleSet, sample: Path | None = None) -> wl.Watchl
     for feature, row in rows:
         by_site.setdefault(row.hook_point, []).append((feature, row))
     return wl.build(
-        widths.pop() if widths else None, [_site(at, rows) for at, rows in by_site.items()]
+        widths.pop() if widths else None,
+        [_site(at, rows, labels or {}) for at, rows in by_site.items()],
     )
 
 
@@ -115,13 +122,15 @@ def _reader(kind: str) -> Reader:
     raise CompileError(f"no reader for features of kind {kind!r} is installed")
 
 
-def _site(hook_point: HookPoint, rows: Sequence[tuple[Feature, FeatureRow]]) -> wl.Site:
+def _site(
+    hook_point: HookPoint, rows: Sequence[tuple[Feature, FeatureRow]], labels: LabelTable
+) -> wl.Site:
     weight = np.zeros((len(rows), max(len(row.weight) for _, row in rows)))
     for i, (_, row) in enumerate(rows):
         weight[i, : len(row.weight)] = row.weight
     site = wl.Site(
         hook_point=hook_point,
-        features=tuple(_watched(feature, row) for feature, row in rows),
+        features=tuple(_watched(feature, row, labels) for feature, row in rows),
         weight=weight.astype(np.float32),
         bias=np.array([row.bias for _, row in rows], dtype=np.float32),
         threshold=np.array([row.threshold for _, row in rows], dtype=np.float32),
@@ -132,7 +141,8 @@ def _site(hook_point: HookPoint, rows: Sequence[tuple[Feature, FeatureRow]]) -> 
     return replace(site, golden_scores=scores)
 
 
-def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
+def _watched(feature: Feature, row: FeatureRow, labels: LabelTable) -> wl.WatchedFeature:
+    found = None if feature.label else labels.get((row.neuronpedia, row.index))
     return wl.WatchedFeature(
         name=feature.name,
         kind=feature.source.kind,
@@ -140,7 +150,11 @@ def _watched(feature: Feature, row: FeatureRow) -> wl.WatchedFeature:
         source=feature.source.origin,
         source_sha256=row.source_sha256,
         index=row.index,
-        label=feature.label,
+        label=found.text if found else feature.label,
+        label_source=found.file if found else "",
+        label_method=found.method if found else "",
+        label_date=found.date if found else "",
+        neuronpedia=row.neuronpedia,
         units=feature.units,
         norm=row.norm,
         exact=not row.inexact_reason,

@@ -34,6 +34,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from saeguard.monitor.errors import SaeguardError, UnsupportedError
+from saeguard.monitor.feature_labels import neuronpedia_url
 from saeguard.monitor.sites import HookPoint
 
 FORMAT_VERSION = 2
@@ -69,11 +70,22 @@ class WatchedFeature:
     index: int
     """Of the row in its source; of a router's feature the expert."""
     label: str | None = None
+    label_source: str = ""
+    """The file that the label is from; empty where it is the rules' own."""
+    label_method: str = ""
+    label_date: str = ""
+    neuronpedia: str = ""
+    """The SAE as Neuronpedia names it, `model/source`; empty where it is not known there."""
     units: str = "raw"
     norm: Norm = "none"
     exact: bool = True
     """False where a per-row gate can only approximate the SAE (TopK)."""
     inexact_reason: str = ""
+
+    @property
+    def neuronpedia_url(self) -> str | None:
+        """Its page there."""
+        return neuronpedia_url(self.neuronpedia, self.index) if self.neuronpedia else None
 
 
 @dataclass(frozen=True, slots=True)

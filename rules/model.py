@@ -62,6 +62,8 @@ class SaeFeature:
     model: str | None = None
     norm_scaling_factor: float | None = None
     """What the SAE multiplies its input by, where its own files do not say."""
+    neuronpedia: str | None = None
+    """The SAE as Neuronpedia names it: `model/source`."""
 
     @property
     def origin(self) -> str:

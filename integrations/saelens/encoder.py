@@ -11,7 +11,7 @@ which is exact for all but TopK, where an activation depends on all features of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +127,6 @@ class Encoder:
     rescaled_by_decoder: bool = False
     """Whether activations are in units of the decoder's norm to begin with."""
     neuronpedia_id: str | None = None
-    metadata: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> None:
         """

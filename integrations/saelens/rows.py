@@ -62,6 +62,7 @@ def read_features(features: Sequence[Feature], sample: Path | None = None) -> li
             index=index,
             norm=encoder.norm,
             inexact_reason=reason,
+            neuronpedia=source.neuronpedia or encoder.neuronpedia_id or "",
         )
         if not (np.isfinite(row.weight).all() and np.isfinite([row.bias, row.threshold]).all()):
             raise CompileError(
@@ -147,13 +148,14 @@ def _hook_point(source: SaeFeature, encoder: Encoder) -> HookPoint:
         hook_point = HookPoint.parse(encoder.hook_name)
     except UnsupportedError as error:
         raise CompileError(f"{source.path}: {error.message}", error.remedy) from error
-    if source.layer not in (None, hook_point.layer):
-        raise CompileError(
-            f"{source.path}: the rules say layer {source.layer}, the SAE says {encoder.hook_name!r}"
-        )
     if hook_point.kind == "resid_pre" and hook_point.layer > 0:
         # What enters a layer is what leaves the one before it, which every model has a tap for.
-        return HookPoint(hook_point.layer - 1)
+        hook_point = HookPoint(hook_point.layer - 1)
+    if source.layer not in (None, hook_point.layer):
+        raise CompileError(
+            f"{source.path}: the rules say layer {source.layer}, the SAE says "
+            f"{encoder.hook_name!r}, which is {hook_point.place}"
+        )
     return hook_point
 
 

@@ -70,7 +70,7 @@ def read(path: Path) -> Encoder:
         input_factor=factor,
         rescaled_by_decoder=architecture == "topk"
         and bool(config.get("rescale_acts_by_decoder_norm")),
-        neuronpedia_id=config.get("neuronpedia_id"),
+        neuronpedia_id=str(config.get("neuronpedia_id") or "") or None,
     )
 
 

@@ -36,6 +36,7 @@ class Commands(LazyGroup):
             "saeguard.monitor.cli.compile:compile_",
             "Compile the watchlist of some rules.",
         ),
+        "features": ("saeguard.monitor.cli.features:app", "Features of SAEs, by their labels."),
         "replay": ("saeguard.monitor.cli.replay:replay", "Run rules over recorded requests."),
         "diff": ("saeguard.monitor.cli.diff:diff", "Compare the alerts of two rule sets."),
         "backtest": (

@@ -10,6 +10,7 @@ import typer
 from saeguard.monitor.cli.options import RuleItems
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import read_rules
+from saeguard.monitor.feature_labels import newest, read_labels
 from saeguard.monitor.watchlist import save
 
 
@@ -25,9 +26,18 @@ def compile_(
             "thresholds that stand in for TopK are found and measured on them."
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Neuronpedia's export of explanations, .jsonl, .jsonl.gz or a folder of them: "
+            "labels for features to which the rules give none."
+        ),
+    ] = None,
 ) -> None:
     """Read the SAE rows and probes that the rules use, and write them as one watchlist."""
-    watchlist = compile_watchlist(read_rules(rules), sample)
+    watchlist = compile_watchlist(
+        read_rules(rules), sample, newest(read_labels(labels)) if labels else None
+    )
     save(watchlist, output)
     for site in watchlist.sites:
         names = ", ".join(feature.name for feature in site.features)
@@ -35,5 +45,9 @@ def compile_(
         for feature in site.features:
             if not feature.exact:
                 print(f"  {feature.name} is approximate: {feature.inexact_reason}")
+    if labels:
+        features = [feature for site in watchlist.sites for feature in site.features]
+        num_labelled = sum(feature.label_source != "" for feature in features)
+        print(f"{num_labelled} of {len(features)} features have their label from {labels}")
     d_model = "" if watchlist.d_model is None else f"d_model {watchlist.d_model}, "
     print(f"wrote {output}: {d_model}digest {watchlist.digest[:12]}")

@@ -52,6 +52,7 @@ def build_feature(document: Document, name: str, entry: syntax.AnyFeature) -> Fe
                 sae.release,
                 sae.model,
                 sae.norm_scaling_factor,
+                sae.neuronpedia,
             )
         case syntax.ProbeFeatureEntry(probe=probe):
             source = ProbeFeature((folder / probe.path).resolve(), entry.name or name)

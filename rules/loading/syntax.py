@@ -27,6 +27,7 @@ from saeguard.rules.loading.spelling import (
     Reason,
     RuleTag,
     SomeGlobs,
+    Spelled,
     Text,
     Texts,
     Tokens,
@@ -52,12 +53,18 @@ class RulesetEntry(Entry):
 _Positive = Annotated[Number, Field(gt=0)]
 
 
+_NeuronpediaId = Annotated[
+    str, Spelled(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", "an SAE's MODEL/SOURCE on Neuronpedia")
+]
+
+
 class SaeEntry(Entry):
     path: Text
     layer: Index | None = None
     release: Text | None = None
     model: Text | None = None
     norm_scaling_factor: _Positive | None = None
+    neuronpedia: _NeuronpediaId | None = None
 
 
 class ProbeEntry(Entry):

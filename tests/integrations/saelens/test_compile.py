@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from saes import D_MODEL, make_sae, write_rules
+from typer.testing import CliRunner
 
 from saeguard.monitor import watchlist as wl
+from saeguard.monitor.cli.app import app
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.errors import CompileError
+from saeguard.monitor.feature_labels import FeatureLabel, newest
 from saeguard.rules import load_rules
 
 sae_lens = pytest.importorskip("sae_lens")
@@ -112,3 +115,50 @@ def test_an_sae_is_watched_where_its_hook_name_says(tmp_path: Path):
     (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
     (site,) = compile_watchlist(load_rules([write_rules(tmp_path, [5])])).sites
     assert str(site.hook_point) == "blocks.3.hook_mlp_out"
+
+
+def test_labels_are_pinned_with_where_they_come_from_and_the_rules_own_stand(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    rules = json.loads(write_rules(tmp_path, [5, 40, 41]).read_text())
+    for entry in rules["features"].values():
+        entry["sae"]["neuronpedia"] = "m/3-res"
+    rules["features"]["f5"]["label"] = rules["features"]["f41"]["label"] = ""
+    (tmp_path / "rules.yaml").write_text(json.dumps(rules))
+    table = newest(
+        FeatureLabel("m/3-res", index, "lies", "explained", "2026-01-02", "a.jsonl")
+        for index in (5, 40)
+    )
+    watchlist = compile_watchlist(load_rules([tmp_path / "rules.yaml"]), labels=table)
+    wl.save(watchlist, tmp_path / "w")
+    features = {f.name: f for f in wl.load(tmp_path / "w").sites[0].features}
+    pinned = features["f5"]
+    assert (pinned.label, pinned.label_source, pinned.label_method, pinned.label_date) == (
+        "lies", "a.jsonl", "explained", "2026-01-02",
+    )  # fmt: skip
+    assert pinned.neuronpedia_url == "https://www.neuronpedia.org/m/3-res/5"
+    assert (features["f40"].label, features["f40"].label_source) == ("feature 40", "")
+    assert features["f41"].label == ""
+
+
+def test_what_neuronpedia_calls_the_sae_is_in_its_own_configuration_or_in_the_rules(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["metadata"]["neuronpedia_id"] = "m/9-own"
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    for sae, expected in (({}, "m/9-own"), ({"neuronpedia": "m/3-res"}, "m/3-res")):
+        (site,) = compile_watchlist(load_rules([write_rules(tmp_path, [5], sae)])).sites
+        assert site.features[0].neuronpedia == expected
+
+
+def test_the_command_takes_labels_and_says_how_many(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    rules = write_rules(tmp_path, [5, 40], {"neuronpedia": "m/3-res"}, label="")
+    row = {"modelId": "m", "layer": "3-res", "index": "5", "description": "lies"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(row))
+    options = ["-o", str(tmp_path / "w"), "--labels", str(tmp_path / "labels.jsonl")]
+    out = CliRunner().invoke(app, ["compile", str(rules), *options]).output
+    assert "1 of 2 features have their label from" in out
+    assert {f.name: f.label for f in wl.load(tmp_path / "w").sites[0].features} == {
+        "f5": "lies",
+        "f40": "",
+    }
