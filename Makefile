@@ -17,7 +17,7 @@ RERUN  := $(if $(CI),--reruns 1 --rerun-show-tracebacks)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench organism lock clean
+.PHONY: help setup setup-test demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -69,6 +69,9 @@ bench-overhead: setup ## Throughput with and without saeguard, interleaved
 
 bench-rules: setup ## What the rule engine costs: tokens per second, rules, memory
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/rule_engine.py $(ARGS)
+
+bench-latency: setup ## How long an alert takes to the disk and to a receiver
+	$(BIN)/python benchmarks/alert_latency.py $(ARGS)
 
 organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from saeguard.monitor.metric_names import COUNTERS, GAUGES
+from saeguard.monitor.metric_names import COUNTERS, GAUGES, HISTOGRAMS
 
 HERE = Path(__file__).parent
 RULES = HERE.parents[2] / "integrations" / "prometheus" / "alerts.yaml"
@@ -41,6 +41,7 @@ def test_each_fires_when_it_has_to_and_only_then(tmp_path: Path):
 def test_they_use_metrics_that_there_are():
     served = {f"saeguard_{key.replace('/', '_')}_total" for key in COUNTERS}
     served |= {f"saeguard_{key.replace('/', '_')}" for key in GAUGES}
+    served |= {f"saeguard_{key.replace('/', '_')}_bucket" for key in HISTOGRAMS}
     used = set(re.findall(r"\bsaeguard_\w+", RULES.read_text()))
     assert used <= served
     assert len(used) >= 8
