@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -248,14 +249,21 @@ def list_alerts(
     since_ns: int | None = None,
 ) -> list[Alert]:
     """The newest alerts first; `severity` means at least this severe."""
-    severe = SEVERITIES[SEVERITIES.index(severity) if severity else 0 :]
-    marks = ", ".join("?" * len(severe))
-    query = f"""SELECT body FROM alerts
-        WHERE severity IN ({marks}) AND time_ns >= ? AND (? IS NULL OR rule = ?)
-        ORDER BY row DESC LIMIT ?"""
+    severe = SEVERITIES[SEVERITIES.index(severity) :] if severity else ()
+    filters = {
+        "rule = ?": [rule] if rule else [],
+        "time_ns >= ?": [since_ns] if since_ns else [],
+        f"severity IN ({', '.join('?' * len(severe))})": severe,
+    }
+    where = [condition for condition, values in filters.items() if values]
+    # With + the rows are looked for in an index that has all of it: where few alerts are wanted,
+    # going through the table would read the bodies of all the others.
+    rows_wanted = f"""SELECT row FROM alerts WHERE {" AND ".join(where) or "TRUE"}
+        ORDER BY {"+" if where else ""}row DESC LIMIT ?"""
+    query = f"SELECT body FROM alerts WHERE row IN ({rows_wanted}) ORDER BY row DESC"
     with reading(path) as db:
-        rows = db.execute(query, (*severe, since_ns or 0, rule, rule, limit)).fetchall()
-    return [decode_alert(body) for (body,) in rows]
+        found = db.execute(query, (*chain(*filters.values()), limit)).fetchall()
+    return [decode_alert(body) for (body,) in found]
 
 
 def alert_ids(path: Path | str) -> list[str]:
@@ -270,8 +278,8 @@ def get_alert(path: Path | str, part: str) -> Alert:
     Raises:
         StoreError: there is none, or more than one.
     """
-    query = """SELECT body FROM alerts
-        WHERE substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part LIMIT 2"""
+    query = """SELECT body FROM alerts WHERE row IN (SELECT row FROM alerts
+        WHERE substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part LIMIT 2)"""
     with reading(path) as db:
         rows = db.execute(query, {"part": part.lower()}).fetchall()
     if not rows:

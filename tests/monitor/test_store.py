@@ -217,6 +217,8 @@ def test_alerts_are_listed_newest_first_and_filtered(path):
     assert list_alerts(path, rule="a") == [old]
     assert list_alerts(path, severity="medium") == [new]
     assert list_alerts(path, since_ns=2) == [new]
+    assert list_alerts(path, rule="b", severity="medium", since_ns=2) == [new]
+    assert list_alerts(path, rule="a", severity="medium") == []
 
 
 def test_an_alert_is_found_by_either_end_of_its_id(path):
