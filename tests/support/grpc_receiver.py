@@ -29,13 +29,13 @@ class GrpcReceiver(Received):
         self._credentials = credentials
         self._status: grpc.StatusCode | None = None
         self._refused = ""
-        self._port = 0
+        self.port = 0
         self.start()
 
     @property
     def endpoint(self) -> str:
         scheme = "http" if self._credentials is None else "https"
-        return f"{scheme}://localhost:{self._port}"
+        return f"{scheme}://localhost:{self.port}"
 
     def fail_with(self, status: grpc.StatusCode) -> None:
         """Answers this status and keeps nothing, until `recover`."""
@@ -64,11 +64,11 @@ class GrpcReceiver(Received):
         for signal in self.signals:
             add, take = services[signal]
             add(_Servicer(self, take), self._server)
-        address = f"localhost:{self._port}"
+        address = f"localhost:{self.port}"
         if self._credentials is None:
-            self._port = self._server.add_insecure_port(address)
+            self.port = self._server.add_insecure_port(address)
         else:
-            self._port = self._server.add_secure_port(address, self._credentials)
+            self.port = self._server.add_secure_port(address, self._credentials)
         self._server.start()
 
     def stop(self) -> None:
