@@ -73,7 +73,7 @@ def test_alerts_and_metrics_of_a_running_monitor_survive_a_server_that_is_killed
     log = tmp_path / "log"
     with log.open("w") as stderr, running_monitor(tmp_path, stderr, **config) as monitor:
         monitor.lie_once("req-1")
-        wait_for(lambda: len(receiver.alert_ids()) == 1, 30)
+        wait_for(lambda: len(set(receiver.alert_ids())) == 1, 30)
         wait_for(lambda: is_counted(monitor, 1), 30)
         assert receiver.metadata["x-org"] == "red"
         receiver.stop()
@@ -83,7 +83,7 @@ def test_alerts_and_metrics_of_a_running_monitor_survive_a_server_that_is_killed
         wait_for(lambda: "delivery_deferred" in log.read_text(), 30)
         wait_for(lambda: "metrics_not_taken" in log.read_text(), 30)
         receiver.start()
-        wait_for(lambda: len(receiver.alert_ids()) == 11, 60)
+        wait_for(lambda: len(set(receiver.alert_ids())) == 11, 60)  # one may have come twice
         wait_for(lambda: is_counted(monitor, 11), 60)
         monitor.stop()
     assert set(receiver.alert_ids()) == {alert.id for alert in monitor.alerts()}
