@@ -12,12 +12,14 @@ VLLM_TESTS    ?= tests/integrations/vllm tests/monitor
 WITH_VLLM := $(if $(VLLM_VERSION),-e . $(VLLM)==$(VLLM_VERSION),-e '.[$(VLLM)]')
 # CI installs exactly what was locked; elsewhere the ranges of pyproject.toml hold.
 LOCK   := $(if $(CI),$(if $(GPU)$(VLLM_VERSION),,-c .ci/constraints.txt))
+# Phoenix's packages and vLLM's exclude each other, so it has an environment of its own.
+PHOENIX := .venv-phoenix
 # On a busy machine CI tries a failed test once more, and shows both tries: RERUN is a fault to mend.
 RERUN  := $(if $(CI),--reruns 1 --rerun-show-tracebacks)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
+.PHONY: help setup setup-test setup-phoenix demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -25,6 +27,8 @@ help: ## Show this list
 setup: $(VENV)/.ready ## Install saeguard and vLLM into $(VENV)
 
 setup-test: $(VENV)/.ready-test ## The same, and what the tests need
+
+setup-phoenix: $(PHOENIX)/.ready ## Install Arize Phoenix, which some tests show alerts to, into $(PHOENIX)
 
 demo: setup ## The main job: a real server, a model that deceives, live alerts
 	$(BIN)/saeguard demo
@@ -99,4 +103,10 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(PIP) $(LOCK) -e '.[test]'
 	@$(BIN)/python -c 'import torchvision' >/dev/null 2>&1 || \
 		$(BIN)/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	@touch $@
+
+$(PHOENIX)/.ready: .ci/constraints-phoenix.txt
+	@echo "==> installing arize-phoenix into $(PHOENIX) (about a minute)"
+	test -x $(PHOENIX)/bin/python || $(PYTHON) -m venv $(PHOENIX)
+	$(PHOENIX)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c $< arize-phoenix
 	@touch $@

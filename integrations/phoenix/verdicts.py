@@ -9,9 +9,9 @@ from pathlib import Path
 from saeguard.integrations.otel.mapping import span_id
 from saeguard.integrations.phoenix.server import Annotation, PhoenixError, PhoenixServer
 from saeguard.monitor.store import alert_ids
-from saeguard.monitor.verdicts import Said, add_missing
+from saeguard.monitor.verdicts import JUDGEMENTS, Said, add_missing
 
-LABELS = ("true positive", "false positive", "benign", "unsure")
+LABELS = tuple(word.replace("_", " ") for word in JUDGEMENTS)
 """What Phoenix offers its reviewers; the verdicts are the same with `_`."""
 
 

@@ -9,6 +9,8 @@ import pytest
 from saeguard.monitor.store import Store
 from saeguard.monitor.verdicts import (
     Agreement,
+    Said,
+    add_missing,
     add_verdict,
     agreement,
     history,
@@ -72,3 +74,10 @@ def test_whether_an_alert_was_right_is_asked_of_those_who_are_sure(path: Path):
     assert opinions(standing(path, ["x"])["x"]) == {True, False}
     say(path, ("x", "ada", "false_positive"))
     assert opinions(standing(path, ["x"])["x"]) == {False}
+
+
+def test_what_was_said_elsewhere_is_added_once_and_keeps_its_time(path: Path):
+    said = [Said("x", "benign", "a joke", "ada", 1), Said("x", "unsure", "", "ada", 2)]
+    assert add_missing(path, said) == 2
+    assert add_missing(path, [*said, Said("x", "unsure", "", "ada", 3)]) == 1
+    assert history(path, "x") == [Said("x", "unsure", "", "ada", 3), *reversed(said)]
