@@ -96,7 +96,7 @@ def test_all_count_as_delivered_although_phoenix_takes_no_logs(server: Phoenix, 
         (found,) = spool.status(monitor.store).destinations
         return found
 
-    wait_for(lambda: status().num_pending == 0)  # Phoenix has them before the store knows
+    wait_for(lambda: status().num_pending == 0, BOUND_S)  # Phoenix has them before the store knows
     assert status().num_quarantined == 0
     with pytest.raises(DeliveryError, match=r"405.*signals: \[traces\]"):
         OtlpDestination(server.url).deliver([make_alert()])
