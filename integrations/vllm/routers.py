@@ -92,7 +92,7 @@ def _routing(router: Any, gate: Any) -> Routing:
     if (getattr(router, "num_expert_group", None) or 1) > 1:
         raise ValueError("it chooses groups of experts first")
     return Routing(
-        num_experts=gate.output_size,
+        num_experts=_sizes(gate)[1],
         top_k=router.top_k,
         is_sigmoid={"softmax": False, "sigmoid": True}[router.scoring_func],
         renormalize=bool(router.renormalize),
@@ -100,12 +100,19 @@ def _routing(router: Any, gate: Any) -> Routing:
     )
 
 
+def _sizes(gate: Any) -> tuple[int, int]:
+    """How many inputs and outputs it has. Until vLLM 0.30 some are PyTorch's own linear layers."""
+    if isinstance(gate, nn.Linear):
+        return gate.in_features, gate.out_features
+    return gate.input_size, gate.output_size
+
+
 def _largest_error(router: Any, gate: Any, routing: Routing) -> float:
     """Between vLLM's own weights and ours, on random logits."""
     device = next(gate.parameters()).device
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(_NUM_TRIALS, routing.num_experts, generator=generator).to(device)
-    hidden = torch.zeros(_NUM_TRIALS, gate.input_size, device=device)
+    hidden = torch.zeros(_NUM_TRIALS, _sizes(gate)[0], device=device)
     weights, experts = router._compute_routing(hidden, logits, None)
     theirs = torch.zeros_like(logits).scatter(1, experts.long(), weights.float())
     ours = router_inputs(

@@ -55,12 +55,13 @@ def make_model(directory: Path, model_type: str = "qwen3", **overrides: object) 
             if "correction_bias" in name or "expert_bias" in name:
                 buffer.normal_(0.0, 0.1)
     model.save_pretrained(directory)
-    _tokenizer().save_pretrained(directory)
+    _tokenizer(config.vocab_size).save_pretrained(directory)
     return directory
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    vocab = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, VOCAB)}
+def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    special = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}
+    vocab = special | {f"w{i}": i for i in range(len(special), vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(

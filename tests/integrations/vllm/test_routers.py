@@ -30,6 +30,15 @@ LOGITS = torch.randn(50, NUM_EXPERTS, generator=torch.Generator().manual_seed(5)
 GROUPED: dict[str, Any] = {"use_grouped_topk": True, "num_expert_group": 1, "topk_group": 1}
 
 
+class Gate(nn.Module):
+    """Has the sizes and the parameter of vLLM's linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_size, self.output_size = D_MODEL, NUM_EXPERTS
+        self.weight = nn.Parameter(torch.zeros(NUM_EXPERTS, D_MODEL))
+
+
 class MixtralForCausalLM(nn.Module):
     """As much of vLLM's as a router needs: one layer of experts, with a real router, and one
     without.
@@ -38,8 +47,7 @@ class MixtralForCausalLM(nn.Module):
     def __init__(self, **router: Any) -> None:
         super().__init__()
         block = nn.Module()
-        block.gate = nn.Linear(D_MODEL, NUM_EXPERTS)
-        block.gate.input_size, block.gate.output_size = D_MODEL, NUM_EXPERTS
+        block.gate = Gate()
         block.experts = SimpleNamespace(router=CPURouter(3, NUM_EXPERTS, **router))
         dense, routed = nn.Module(), nn.Module()
         dense.block_sparse_moe, routed.block_sparse_moe = nn.Module(), block
@@ -117,6 +125,12 @@ def test_a_model_without_routers_is_refused_before_anything_starts(tmp_path: Pat
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     with pytest.raises(UnsupportedError, match=r"watches router\.1, and LlamaForCausalLM has no"):
         check_model(str(tmp_path), wl.build(None, [router_site(2)]))
+
+
+def test_a_gate_may_be_a_linear_layer_of_pytorch():
+    model = MixtralForCausalLM()
+    model.model.layers[1].block_sparse_moe.gate = nn.Linear(D_MODEL, NUM_EXPERTS)
+    assert router_in(model).routing.num_experts == NUM_EXPERTS
 
 
 def test_of_equal_logits_the_first_experts_are_chosen():
