@@ -28,6 +28,7 @@ from saeguard.rules.matches import Match
 from saeguard.rules.model import Correlation
 from saeguard.rules.phases import Phase
 from saeguard.rules.recordings.offline import RecordedRequest, RecordingError, play
+from saeguard.rules.scope import shortened
 from saeguard.rules.testing.series import MAX_TOKENS
 
 _S = 10**9
@@ -143,7 +144,7 @@ def _turns(path: Path, alert: Alert, rules: Sequence[Rule]) -> Iterator[Turn]:
         if advance_s > _MAX_SECONDS:
             advance_s -= advance_s % 60
         now_s += advance_s
-        record = store.get_request(path, req_id)
+        record = store.get_request(path, shortened(req_id))
         if record is None:
             raise NoRuleTest(
                 f"nothing is recorded of the request {req_id}: it still runs, or made room for "
