@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from saeguard.monitor.strip import visible
 from saeguard.monitor.watchlist import Floats, Site, WatchedFeature, Watchlist
 
 NUM_TOP = 5
-_NEURONPEDIA_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,6 @@ class Card:
     """Names of those that read it."""
     facts: list[tuple[str, str]]
     """Where its row and its label come from: what, and how."""
-    density: float | None
-    """Part of the calibration's tokens on which it is active; None: it is not calibrated."""
     standing: Standing | None
     """None where it was never observed in the phase of the alert."""
     share_active: float
@@ -85,11 +81,10 @@ def _card(
         label=alert.feature_labels.get(name, ""),
         signals=[s.name for s in alert.signals if name in re.findall(r"\w+", s.feature)],
         facts=_facts(*watched) if watched else [],
-        density=getattr(watched[1], "density", None) if watched else None,
         standing=standings.get(name),
         share_active=float((seen > 0).mean()) if len(seen) else 0.0,
         top=_top(record, scores),
-        link=_neuronpedia(watched[1]) if watched else None,
+        link=watched[1].neuronpedia_url if watched else None,
     )
 
 
@@ -109,29 +104,15 @@ def _top(record: RequestRecord, scores: Floats) -> list[TopToken]:
 
 
 def _facts(site: Site, feature: WatchedFeature) -> list[tuple[str, str]]:
-    """What the watchlist says; what it may not know of is left out."""
+    """What the watchlist says."""
     kind = "SAE" if feature.kind == "sae" else feature.kind
     row = "expert" if feature.kind == "router" else "row"
-    label = [_known(feature, f"label_{what}") for what in ("source", "method", "date")]
+    origin = (feature.label_source or "the rules", feature.label_method, feature.label_date)
     found = [
         ("source", f"{kind} {feature.source}, {row} {feature.index}"),
         ("read at", str(site.hook_point)),
         ("units", feature.units),
         ("inexact", "" if feature.exact else feature.inexact_reason or "an approximation"),
-        ("label by", ", ".join(filter(None, label))),
+        ("label from", ", ".join(filter(None, origin)) if feature.label else ""),
     ]
     return [(what, how) for what, how in found if how]
-
-
-def _neuronpedia(feature: WatchedFeature) -> str | None:
-    """A link for the reviewer to follow: the page itself asks nobody."""
-    name = _known(feature, "neuronpedia")
-    if not _NEURONPEDIA_ID.fullmatch(name):
-        return None
-    return f"https://www.neuronpedia.org/{quote(name)}/{feature.index}"
-
-
-def _known(feature: WatchedFeature, field: str) -> str:
-    """Of a field that watchlists may have; empty where this one has none."""
-    value = getattr(feature, field, None)
-    return "" if value is None else str(value)

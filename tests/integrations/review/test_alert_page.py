@@ -50,7 +50,8 @@ def words(html: str) -> str:
 
 
 def test_a_card_says_where_a_feature_comes_from_and_on_which_tokens_it_was_most(path: Path):
-    watchlist = watchlist_of(WatchedFeature("deceit", "sae", "layer-7", "ab" * 32, 42))
+    feature = WatchedFeature("deceit", "sae", "layer-7", "ab" * 32, 42, label="intends to mislead")
+    watchlist = watchlist_of(feature)
     request = make_request(
         req_id="r",
         phases=[PROMPT, ANSWER, ANSWER],
@@ -63,11 +64,32 @@ def test_a_card_says_where_a_feature_comes_from_and_on_which_tokens_it_was_most(
     card = words(re.search(r'<section class="card">.*?</section>', text, re.DOTALL)[0])
     for told in (
         "deceit peak", "“intends to mislead”", "SAE layer-7, row 42", "blocks.7.hook_resid_post",
-        "not calibrated", "here on 67 %", "7.21 in the answer", "<b> 9.00 prompt 0 z 7.21 answer 2",
+        "not calibrated", "active on 67 %", "label from the rules", "7.21 in the answer",
+        "<b> 9.00 prompt 0 z 7.21 answer 2",
     ):  # fmt: skip
         assert told in card
     assert "may be wrong" in text
     assert "neuronpedia.org" not in text
+
+
+def test_a_pinned_label_is_shown_with_its_origin_and_a_link_that_only_a_reader_follows(path: Path):
+    feature = WatchedFeature(
+        "deceit", "sae", "layer-7", "ab" * 32, 42, label="intends to mislead",
+        label_source="labels.jsonl", label_method="oai_token-act-pair, gpt-4o",
+        label_date="2026-01-02", neuronpedia="gemma-2-2b/20-res-16k",
+    )  # fmt: skip
+    watchlist = watchlist_of(feature)
+    alert = make_alert(req_id="r", watchlist=watchlist.digest)
+    keep(path, alert, requests=[make_request(req_id="r")])
+    page = browser(path, watchlist=watchlist)
+    text = page.get(f"/alerts/{alert.id}").text
+    assert "label from labels.jsonl, oai_token-act-pair, gpt-4o, 2026-01-02" in words(text)
+    url = "https://www.neuronpedia.org/gemma-2-2b/20-res-16k/42"
+    assert f'<a href="{url}" rel="noopener noreferrer">' in text
+    assert text.count("https://") == 1
+    exported = page.get(f"/alerts/{alert.id}/export").text
+    assert url in words(exported)
+    assert "<a " not in exported
 
 
 def test_a_card_says_nothing_of_another_watchlist(path: Path):
