@@ -17,6 +17,7 @@ from pydantic import Field
 
 from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import FromEnv, Headers, read_secret
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -44,10 +45,8 @@ class HttpClient:
         ConfigError: the headers cannot be sent, or the certificates cannot be read.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str] | None, timeout_s: float, ca_file: Path | None
-    ) -> None:
-        self._headers = checked_headers(headers)
+    def __init__(self, headers: Headers | None, timeout_s: float, ca_file: Path | None) -> None:
+        self._headers = read_headers(headers)
         self._timeout_s = timeout_s
         tls = urllib.request.HTTPSHandler(context=_trusting(ca_file))
         self._opener = urllib.request.build_opener(_NoRedirect, tls)
@@ -100,18 +99,28 @@ def check_url(url: str, what: str) -> str:
     return url.rstrip("/")
 
 
-def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """
+def read_headers(headers: Headers | None) -> dict[str, str]:
+    """Their names and values, with what the environment has of them.
+
     Raises:
-        ConfigError: one cannot be sent. Its value may be a secret, and is not told.
+        ConfigError: one cannot be had or sent. Its value may be a secret, and is not told.
     """
-    for name, value in (headers or {}).items():
+    read = {name: _text(value) for name, value in (headers or {}).items()}
+    for name, value in read.items():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not re.fullmatch(r"[ -~]*", value):
             raise ConfigError(
                 f"the header {name!r} cannot be sent",
                 "names are of letters, digits, - and _, values of printable ASCII",
             )
-    return dict(headers or {})
+    return read
+
+
+def _text(value: str | FromEnv) -> str:
+    if isinstance(value, str):
+        return value
+    secret = read_secret(value.env, None)
+    assert secret is not None  # the variable has a name
+    return secret.decode(errors="replace")
 
 
 def read_certificates(ca_file: Path) -> bytes:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import FromEnv
 from saeguard.rules import RuleSet, load_rules
 from saeguard.rules.errors import RuleError, RuleErrors
 from saeguard.rules.loading.document import Document, KeyPath, read_document
@@ -58,7 +59,7 @@ class Metrics(_Strict):
     endpoint: str | None = None
     """Of OTLP, like all up to `prometheus`."""
     protocol: Literal["http", "grpc"] = "http"
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, str | FromEnv] = Field(default_factory=dict)
     interval_s: float = Field(default=10.0, gt=0)
     timeout_s: float = Field(default=5.0, gt=0)
     ca_file: Path | None = None
@@ -74,7 +75,9 @@ class Metrics(_Strict):
     @property
     def otlp(self) -> dict[str, Any] | None:
         """Arguments of the exporter, where one is wanted."""
-        return self.model_dump(exclude={"prometheus"}) if self.endpoint is not None else None
+        if self.endpoint is None:
+            return None
+        return {name: value for name, value in self if name != "prometheus"}
 
 
 def _visible(text: str) -> str:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from saeguard.monitor.errors import ConfigError
+
+
+class FromEnv(BaseModel):
+    """What is in an environment variable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    env: str = Field(min_length=1)
+
+
+Headers = Mapping[str, str | FromEnv]
+"""Of requests to a server: `{Authorization: {env: TOKEN}}`."""
 
 
 def read_secret(env: str | None, file: str | Path | None) -> bytes | None:
@@ -27,4 +41,4 @@ def read_secret(env: str | None, file: str | Path | None) -> bytes | None:
         return None
     if not text.strip():
         raise ConfigError(f"the secret in {env or file} is empty")
-    return text.strip().encode()
+    return text.strip().encode(errors="surrogateescape")

@@ -7,7 +7,7 @@ There is no tracer provider here, so no sampler can drop an alert and nothing gl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from saeguard.integrations.otel.transport import OtlpProtocol, connect
 from saeguard.monitor.alerts import Alert
 from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import Headers
 
 SCOPE = InstrumentationScope("saeguard")
 Signal = Literal["logs", "traces"]
@@ -53,7 +54,7 @@ class OtlpDestination:
         self,
         endpoint: str,
         protocol: OtlpProtocol = "http",
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         timeout_s: Seconds = 5.0,
         ca_file: Path | None = None,
         signals: Sequence[Signal] = ("logs", "traces"),

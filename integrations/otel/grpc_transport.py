@@ -6,7 +6,6 @@ their own, and tell no refusal from an outage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import Me
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-from saeguard.integrations.http import checked_headers, read_certificates
+from saeguard.integrations.http import read_certificates, read_headers
 from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import Headers
 
 _STUBS: dict[Any, Any] = {
     ExportLogsServiceRequest: LogsServiceStub,
@@ -58,7 +58,7 @@ class GrpcTransport:
     def __init__(
         self,
         endpoint: str,
-        headers: Mapping[str, str] | None,
+        headers: Headers | None,
         timeout_s: float,
         ca_file: Path | None,
     ) -> None:
@@ -113,12 +113,12 @@ class GrpcTransport:
         self._connection = self._connect()
 
 
-def _metadata(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+def _metadata(headers: Headers | None) -> tuple[tuple[str, str], ...]:
     """
     Raises:
         ConfigError: gRPC keeps one of the names for itself, or for bytes.
     """
-    metadata = {name.lower(): value for name, value in checked_headers(headers).items()}
+    metadata = {name.lower(): value for name, value in read_headers(headers).items()}
     for name in metadata:
         if name.startswith("grpc-") or name.endswith("-bin"):
             raise ConfigError(f"the header {name!r} cannot be sent over gRPC")

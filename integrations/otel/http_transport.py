@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace
 
 from saeguard.integrations.http import HttpClient, Reply
 from saeguard.monitor.delivery import DeliveryError
+from saeguard.monitor.secrets import Headers
 
 METHODS: dict[Any, tuple[str, Any]] = {
     logs.ExportLogsServiceRequest: ("/v1/logs", logs.ExportLogsServiceResponse),
@@ -32,7 +32,7 @@ class HttpTransport:
     def __init__(
         self,
         endpoint: str,
-        headers: Mapping[str, str] | None,
+        headers: Headers | None,
         timeout_s: float,
         ca_file: Path | None,
     ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -19,6 +18,7 @@ from saeguard.monitor.delivery import DeliveryError
 from saeguard.monitor.errors import SaeguardError
 from saeguard.monitor.logging import logger
 from saeguard.monitor.metric_names import Distributions, Totals
+from saeguard.monitor.secrets import Headers
 
 log = logger(__name__)
 
@@ -37,7 +37,7 @@ class OtlpMetrics:
         totals: Totals,
         distributions: Distributions = dict,
         protocol: OtlpProtocol = "http",
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         interval_s: float = 10.0,
         timeout_s: float = 5.0,
         ca_file: Path | None = None,

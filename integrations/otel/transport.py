@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from saeguard.integrations.http import check_url
 from saeguard.integrations.otel.http_transport import HttpTransport
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.secrets import Headers
 
 OtlpProtocol = Literal["http", "grpc"]
 
@@ -30,7 +30,7 @@ class Transport(Protocol):
 def connect(
     protocol: OtlpProtocol,
     endpoint: str,
-    headers: Mapping[str, str] | None,
+    headers: Headers | None,
     timeout_s: float,
     ca_file: Path | None,
 ) -> Transport:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from saeguard.integrations.http import HttpClient, Seconds, check_url
 from saeguard.monitor.alerts import Alert
+from saeguard.monitor.secrets import Headers
 
 MAX_CHARS = 1024
 """Of one label or annotation."""
@@ -33,7 +34,7 @@ class AlertmanagerDestination:
         self,
         url: str,
         labels: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         timeout_s: Seconds = 5.0,
         ca_file: Path | None = None,
     ) -> None:

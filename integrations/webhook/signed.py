@@ -19,14 +19,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from saeguard.integrations.http import HttpClient, Seconds, check_url
 from saeguard.monitor.alerts import Alert
-from saeguard.monitor.secrets import read_secret
+from saeguard.monitor.secrets import Headers, read_secret
 
 VERSION = 1
 """Of the document; fields may be added to it without another one."""
@@ -51,7 +51,7 @@ class WebhookDestination:
         url: str,
         secret_env: str | None = None,
         secret_file: Path | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         timeout_s: Seconds = 5.0,
         ca_file: Path | None = None,
     ) -> None:

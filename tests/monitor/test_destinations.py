@@ -81,7 +81,8 @@ def examples() -> list[str]:
 def test_the_examples_of_the_documentation_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
 ):
-    monkeypatch.setenv("HOOK_SECRET", "hush")
+    for name in ("HOOK_SECRET", "HOOK_TOKEN"):
+        monkeypatch.setenv(name, "hush")
     assert load(tmp_path, example.removeprefix("destinations:\n"))
 
 

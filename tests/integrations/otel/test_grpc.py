@@ -57,9 +57,11 @@ def test_an_alert_is_a_log_event_and_a_span_of_the_same_ids(receiver: GrpcReceiv
 
 
 def test_alerts_and_metrics_of_a_running_monitor_survive_a_server_that_is_killed(
-    tmp_path: Path, receiver: GrpcReceiver
+    tmp_path: Path, receiver: GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ):
-    place = {"endpoint": receiver.endpoint, "protocol": "grpc", "headers": {"X-Org": "red"}}
+    monkeypatch.setenv("ORG", "red")
+    headers = {"X-Org": {"env": "ORG"}}
+    place = {"endpoint": receiver.endpoint, "protocol": "grpc", "headers": headers}
     config = {
         "destinations": [{"kind": "otlp", **place}],
         "metrics": {"interval_s": 0.2, **place},

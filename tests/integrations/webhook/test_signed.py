@@ -120,6 +120,24 @@ def test_only_what_speaks_of_the_alerts_refuses_them(
     assert error.value.retriable is is_retriable
 
 
+def test_a_header_may_come_from_the_environment(
+    receiver: JsonReceiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOOK_TOKEN", " Bearer abc\n")
+    headers = {"Authorization": {"env": "HOOK_TOKEN"}, "X-Team": "red"}
+    load_destination("webhook", {"url": receiver.url, "headers": headers}).deliver([make_alert()])
+    (post,) = receiver.posts
+    assert (post.headers["Authorization"], post.headers["X-Team"]) == ("Bearer abc", "red")
+
+
+def test_a_secret_that_cannot_be_sent_is_not_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOOK_TOKEN", "hush\nhush")
+    headers = {"Authorization": {"env": "HOOK_TOKEN"}}
+    with pytest.raises(ConfigError, match="the header 'Authorization' cannot be sent") as error:
+        load_destination("webhook", {"url": "http://host", "headers": headers})
+    assert "hush" not in str(error.value)
+
+
 def test_tls_with_a_private_authority(tmp_path: Path):
     own, pem = self_signed(), tmp_path / "key.pem"
     pem.write_bytes(own.key + own.certificate)
@@ -143,6 +161,7 @@ def test_tls_with_a_private_authority(tmp_path: Path):
         ({"url": "http://host", "secret_env": "NOT_SET"}, "secret in NOT_SET is empty"),
         ({"url": "http://host", "secret_file": "/nowhere"}, "No such file"),
         ({"url": "http://host", "secret_env": "A", "secret_file": "b"}, "two secrets"),
+        ({"url": "http://host", "headers": {"A": {"env": "NOT_SET"}}}, "in NOT_SET is empty"),
         ({"url": "http://host", "secret": "hush"}, "secret: Extra inputs"),
         ({}, "url: Field required"),
     ],
