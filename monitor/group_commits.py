@@ -18,8 +18,8 @@ from saeguard.monitor.logging import logger
 from saeguard.monitor.store_connection import News, Statement, StoreConnection
 from saeguard.monitor.store_file import StoreError
 
-GROUP_WAIT_S = 0.01
-"""How long the first record of a group waits for company: about one commit."""
+PAUSE_S = 0.01
+"""After each commit: what comes meanwhile is committed together. What comes later does not wait."""
 GROUP_SIZE = 512
 QUEUE_SIZE = 8192
 RETRY_S = 0.5
@@ -55,6 +55,7 @@ class GroupCommits:
         self._closing = threading.Event()
         self._give_up_s = float("inf")
         self._stalled_s: float | None = None
+        self._last_commit_s = float("-inf")
         self._thread = threading.Thread(target=self._run, name="saeguard-store", daemon=True)
         self._thread.start()
 
@@ -125,6 +126,7 @@ class GroupCommits:
             group = self._next_group()
             records = [item for item in group if isinstance(item, Record)]
             self._insist(records)
+            self._last_commit_s = time.monotonic()
             for done in group:
                 if isinstance(done, threading.Event):
                     done.set()
@@ -134,9 +136,9 @@ class GroupCommits:
         group: list[Record | threading.Event] = []
         with contextlib.suppress(queue.Empty):
             group.append(self._queue.get(timeout=_LOOK_S))
-            deadline_s = time.monotonic() + GROUP_WAIT_S
-            while len(group) < GROUP_SIZE and (left_s := deadline_s - time.monotonic()) > 0:
-                group.append(self._queue.get(timeout=left_s))
+            while len(group) < GROUP_SIZE:
+                left_s = self._last_commit_s + PAUSE_S - time.monotonic()
+                group.append(self._queue.get(timeout=max(0.0, left_s)))
         return group
 
     def _insist(self, records: list[Record]) -> None:

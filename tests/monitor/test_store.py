@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from records import make_alert, make_request
+from running_monitor import wait_for
 
 from saeguard.monitor import group_commits
 from saeguard.monitor.store import Store, StoreError, get_alert, get_request, list_alerts, totals
@@ -204,6 +205,20 @@ def test_only_the_owner_may_read_the_store(path):
         modes = {stat.S_IMODE(os.stat(each).st_mode) for each in path.parent.iterdir()}
     assert modes == {0o600}
     assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700
+
+
+def test_an_alert_does_not_wait_for_company_unless_there_was_a_commit_just_now(path, monkeypatch):
+    monkeypatch.setattr(group_commits, "PAUSE_S", 600.0)
+    commits = []
+    first, second, third = make_alert(), make_alert(), make_alert()
+    with Store(path) as store:
+        store.on_commit(lambda: commits.append(len(list_alerts(path))))
+        store.add_alert(first)
+        wait_for(lambda: commits == [1], 60)
+        store.add_alert(second)
+        store.add_alert(third)
+        monkeypatch.setattr(group_commits, "PAUSE_S", 0.0)
+    assert commits == [1, 3]
 
 
 def test_alerts_are_listed_newest_first_and_filtered(path):
