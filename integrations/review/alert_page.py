@@ -43,10 +43,13 @@ def agreement(said: Sequence[Said]) -> Agreement:
     return "agree" if len(set(opinions)) == 1 else "disagree"
 
 
-def alert_values(sources: Sources, alert: Alert, feature: str, is_blind: bool) -> dict[str, Any]:
+def alert_values(
+    sources: Sources, alert: Alert, said: Sequence[Said], feature: str, is_blind: bool = False
+) -> dict[str, Any]:
     """By the names that the template uses.
 
     Args:
+        said: the verdicts on the alert that stand.
         feature: whose scores to show; empty: the one that made the rule fire.
         is_blind: nothing of the rule, and nothing that others have said.
 
@@ -54,7 +57,6 @@ def alert_values(sources: Sources, alert: Alert, feature: str, is_blind: bool) -
         StoreError: the store cannot be read.
     """
     record = store.get_request(sources.store, alert.req_id) if alert.req_id else None
-    said = verdicts.standing(sources.store, [alert.id]).get(alert.id, [])
     values: dict[str, Any] = {
         "alert": alert, "record": record, "is_blind": is_blind, "strip": None, "cards": [],
         "standing": said, "agreement": agreement(said), "opinions": verdicts.opinions(said),
@@ -81,7 +83,9 @@ def _source_note(sources: Sources, is_same: bool) -> str:
     """Why the cards do not say where features come from."""
     if sources.watchlist is None:
         return sources.no_watchlist
-    return "" if is_same else "The scores came from another watchlist than the configured one."
+    return (
+        "" if is_same else "The scores are of another watchlist than was configured at the start."
+    )
 
 
 def _context(path: Path, alert: Alert) -> dict[str, Any]:

@@ -103,6 +103,9 @@ def review_app(sources: Sources, guard: Guard) -> FastAPI:
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
 
+    def said_of(alert: Alert) -> list[Said]:
+        return verdicts.standing(sources.store, [alert.id]).get(alert.id, [])
+
     @app.get("/")
     def list_alerts(request: Request, round: InRound, number: int = 0) -> Response:
         number = max(0, number)
@@ -119,8 +122,8 @@ def review_app(sources: Sources, guard: Guard) -> FastAPI:
     def show_alert(request: Request, alert_id: str, round: InRound, feature: str = "") -> Response:
         alert = alert_of(alert_id)
         newer, older = alert_search.neighbours(sources.store, alert.id, round.wanted)
-        said = verdicts.standing(sources.store, [alert.id]).get(alert.id, [])
-        values = alert_values(sources, alert, feature, round.is_blind_to(said))
+        said = said_of(alert)
+        values = alert_values(sources, alert, said, feature, round.is_blind_to(said))
         return page(
             request, "alert.html", round=round, newer=newer, older=older, alone=False,
             makes_tests=sources.rules is not None, **values,
@@ -131,7 +134,7 @@ def review_app(sources: Sources, guard: Guard) -> FastAPI:
         """One file that needs nothing else."""
         alert = alert_of(alert_id)
         style = (HERE / "static" / "review.css").read_text()
-        values = alert_values(sources, alert, feature, is_blind=False)
+        values = alert_values(sources, alert, said_of(alert), feature)
         response = page(request, "alert.html", alone=True, style=style, **values)
         return _attached(response, f"saeguard-{alert.id}.html")
 

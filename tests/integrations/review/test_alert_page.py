@@ -97,7 +97,7 @@ def test_a_card_says_nothing_of_another_watchlist(path: Path):
     keep(path, alert, requests=[make_request(req_id="r")])
     watchlist = watchlist_of(WatchedFeature("deceit", "sae", "layer-7", "ab" * 32, 42))
     text = browser(path, watchlist=watchlist).get(f"/alerts/{alert.id}").text
-    assert "another watchlist than the configured one" in text
+    assert "another watchlist than the one configured" in text
     assert "layer-7" not in text
     assert "Start with --config" in browser(path).get(f"/alerts/{alert.id}").text
 
