@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import urllib.error
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -42,6 +42,7 @@ class Label(msgspec.Struct, frozen=True):
 class Annotation(msgspec.Struct, frozen=True):
     """What somebody, or something, says of a span."""
 
+    name: str
     span_id: str
     """Hexadecimal."""
     annotator_kind: str
@@ -92,18 +93,17 @@ class PhoenixServer:
 
     def project_names(self) -> list[str]:
         """The newest hundred."""
-        found = self._get("projects", list[_Named])
-        return [project.name for project in found.data] if found else []
+        return [project.name for project in self._get("projects", list[_Named]).data]
 
     def has_project(self, project: str) -> bool:
-        return self._get(f"projects/{_quoted(project)}", _Named) is not None
+        return self._find(f"projects/{_quoted(project)}", _Named) is not None
 
     def make_project(self, project: str) -> None:
         self._send("POST", "projects", {"name": project})
 
     def labels(self, name: str) -> list[str | None] | None:
         """What the annotation config of this name offers; None where there is no such config."""
-        found = self._get(f"annotation_configs/{_quoted(name)}", _Named)
+        found = self._find(f"annotation_configs/{_quoted(name)}", _Named)
         return [value.label for value in found.data.values] if found else None
 
     def make_labels(self, name: str, labels: Iterable[str], description: str) -> None:
@@ -133,21 +133,24 @@ class PhoenixServer:
         query = [("span_ids", each) for each in span_ids]
         query += [("include_annotation_names", name), ("limit", str(_PAGE_SIZE))]
         path = f"projects/{_quoted(project)}/span_annotations?{urlencode(query)}"
-        page = self._get(path, list[Annotation])
+        page = self._find(path, list[Annotation])
         while page:  # None: not one of these spans is there
-            yield from page.data
+            yield from (each for each in page.data if each.name == name)
             if page.next_cursor is None:
                 return
-            page = self._get(f"{path}&cursor={_quoted(page.next_cursor)}", list[Annotation])
+            page = self._find(f"{path}&cursor={_quoted(page.next_cursor)}", list[Annotation])
 
-    def _get(self, path: str, kind: type[T]) -> _Page[T] | None:
+    def _find(self, path: str, kind: type[T]) -> _Page[T] | None:
         """None where there is no such thing."""
         try:
-            body = self._send("GET", path)
+            return self._get(path, kind)
         except PhoenixError as error:
             if error.status == 404:
                 return None
             raise
+
+    def _get(self, path: str, kind: type[T]) -> _Page[T]:
+        body = self._send("GET", path)
         try:
             return msgspec.json.decode(body, type=_Page[kind])  # type: ignore[valid-type]
         except msgspec.DecodeError as error:
@@ -156,7 +159,7 @@ class PhoenixServer:
                 "check the endpoint; tested with arize-phoenix 20.26",
             ) from error
 
-    def _send(self, method: str, path: str, body: dict[str, object] | None = None) -> bytes:
+    def _send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> bytes:
         data = None if body is None else msgspec.json.encode(body)
         try:
             return self._http.request(method, f"{self._endpoint}/v1/{path}", data, _JSON).body

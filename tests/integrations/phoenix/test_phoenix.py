@@ -133,7 +133,11 @@ def test_a_verdict_said_in_phoenix_is_pulled_once_and_again_when_it_has_changed(
     ]
 
 
-def test_reviewers_are_told_apart(server: Phoenix, monitor: Monitor, saeguard: Script):
+def test_reviewers_are_told_apart_also_on_several_pages(
+    server: Phoenix, monitor: Monitor, saeguard: Script, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("saeguard.integrations.phoenix.server._PAGE_SIZE", 1)
+    monkeypatch.setattr("saeguard.integrations.phoenix.server._SPANS_AT_ONCE", 4)
     alert_id = alert_of(monitor, "r1")
     for name, label in (("ada", "True Positive"), ("bob", "unsure")):
         server.annotate(span_of(alert_id), label, identifier=name)
