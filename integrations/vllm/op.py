@@ -10,8 +10,9 @@ from torch.library import Library
 
 from saeguard.monitor.watchlist import LAYER_NORM_EPS
 
-VERSION = 2
-"""Of their signatures and their arithmetic: compiled graphs hold calls of them."""
+VERSION = 3
+"""Of their signatures and arithmetic, and of where their buffers are: compiled graphs hold calls of
+them."""
 
 _LIBRARY = Library("saeguard", "FRAGMENT")  # the op lives as long as this object
 

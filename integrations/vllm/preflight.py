@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saeguard.integrations.vllm.architectures import ARCHITECTURES
+from saeguard.integrations.vllm.architectures import ARCHITECTURES, check_kind
 from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.watchlist import Watchlist
 
@@ -62,14 +62,9 @@ def _check_architecture(names: Sequence[str], watchlist: Watchlist) -> None:
             f"architecture {unknown[0]} has no entry in saeguard's table of tap points",
             f"supported: {', '.join(sorted(ARCHITECTURES))}",
         )
-    hook_points = [site.hook_point for site in watchlist.sites]
-    routers = [hook_point for hook_point in hook_points if hook_point.kind == "router"]
-    without = [name for name in names if name in ARCHITECTURES and not ARCHITECTURES[name].gate]
-    if routers and without:
-        raise UnsupportedError(
-            f"the watchlist watches {routers[0]}, and {without[0]} has no routers that are read",
-            "leave features of routers out",
-        )
+    for name in names:
+        for site in watchlist.sites if name in ARCHITECTURES else ():
+            check_kind(ARCHITECTURES[name], site.hook_point)
 
 
 def check_vllm() -> None:

@@ -76,8 +76,6 @@ def router_of(model: nn.Module, entry: Architecture, hook_point: HookPoint) -> R
 
 def _find(layer: nn.Module, path: str) -> tuple[Any, Any]:
     """The block of experts and its gate; None where this layer has none."""
-    if not path:
-        return None, None
     block_name, _, gate_name = path.rpartition(".")
     block: Any = attrgetter(block_name)(layer)
     # In some models the experts call the gate: then theirs counts, should another have been put in

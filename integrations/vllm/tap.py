@@ -1,4 +1,4 @@
-"""The tap: one custom op per watched layer or router, inside the compiled graph.
+"""The tap: one custom op per watched site, inside the compiled graph.
 
 A forward hook on a module below the compiled model is traced into the graph and runs on every
 step. The op reads only buffers, so that other rules need no other graph: a watchlist of the same
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from vllm.distributed import get_tensor_model_parallel_world_size
 
 from saeguard.integrations.vllm import op
 from saeguard.integrations.vllm.architectures import (
     Architecture,
+    Part,
     architecture_of,
-    stream_of,
-    tapped_module,
+    tapped,
+    value_of,
 )
 from saeguard.integrations.vllm.routers import Routing, router_of
 from saeguard.monitor.errors import UnsupportedError
@@ -37,7 +39,8 @@ class Tap:
 
     site: Site
     module: nn.Module
-    """Whose output is tapped."""
+    """Whose calls are tapped."""
+    part: Part
     rows: torch.Tensor  # [capacity, inputs] fp32, or [2 * capacity, inputs] as hi + lo halves
     bias: torch.Tensor  # [capacity]
     threshold: torch.Tensor  # [capacity], +inf in unused rows: their score is 0
@@ -74,51 +77,65 @@ def columns_of(taps: Sequence[Tap], watchlist: Watchlist) -> list[int]:
     return [columns[feature.name] for tap in taps for feature in tap.site.features]
 
 
-def hook(model: nn.Module, taps: list[Tap]) -> None:
+def hook(taps: list[Tap]) -> None:
     """Put the op into the model. Must precede the first forward pass; nothing may fail after it,
     or the graph would have taps that the compile cache does not know of.
     """
-    entry = architecture_of(model)
+    for tap in taps:
+        # In the model: sleep mode saves and restores its buffers.
+        name = f"saeguard_{tap.site.hook_point.kind}"
+        tap.module.add_module(name, _buffers(tap))
+        make_hook = _tap_stream if tap.routing is None else _tap_gate
+        tap.module.register_forward_hook(make_hook(tap, name))
+
+
+def _buffers(tap: Tap) -> nn.Module:
+    """What the compiled graph reads and writes."""
+    buffers = nn.Module()
+    for name in ("rows", "bias", "threshold", "norm", "scores", "calls"):
+        buffers.register_buffer(name, getattr(tap, name), persistent=False)
+    choice_bias = tap.routing and tap.routing.choice_bias
+    buffers.register_buffer("choice_bias", choice_bias, persistent=False)
+    return buffers
+
+
+def _tap_stream(tap: Tap, name: str) -> Callable[[Any, Any, Any], None]:
+    part = tap.part
 
     def tap_stream(module: Any, args: Any, output: Any) -> None:
+        buffers = getattr(module, name)
         torch.ops.saeguard.tap(
-            stream_of(entry, output),
-            module.saeguard_rows,
-            module.saeguard_bias,
-            module.saeguard_threshold,
-            module.saeguard_norm,
-            module.saeguard_scores,
-            module.saeguard_calls,
+            value_of(part, args, output),
+            buffers.rows,
+            buffers.bias,
+            buffers.threshold,
+            buffers.norm,
+            buffers.scores,
+            buffers.calls,
         )
 
-    for tap in taps:
-        # Module buffers, not loose tensors: sleep mode saves and restores them with the model.
-        for name in ("rows", "bias", "threshold", "norm", "scores", "calls"):
-            tap.module.register_buffer(f"saeguard_{name}", getattr(tap, name), persistent=False)
-        if tap.routing is None:
-            tap.module.register_forward_hook(tap_stream)
-        else:
-            bias = tap.routing.choice_bias
-            tap.module.register_buffer("saeguard_choice_bias", bias, persistent=False)
-            tap.module.register_forward_hook(_tap_gate(tap.routing))
+    return tap_stream
 
 
-def _tap_gate(routing: Routing) -> Callable[[Any, Any, Any], None]:
+def _tap_gate(tap: Tap, name: str) -> Callable[[Any, Any, Any], None]:
     """The hook of a gate, whose output are logits, or a tuple that begins with them."""
+    assert tap.routing is not None
+    routing = tap.routing
     top_k, is_sigmoid, renormalize = routing.top_k, routing.is_sigmoid, routing.renormalize
 
     def tap_logits(module: Any, args: Any, output: Any) -> None:
+        buffers = getattr(module, name)
         torch.ops.saeguard.tap_router(
             output[0] if isinstance(output, tuple) else output,
-            module.saeguard_choice_bias,
+            buffers.choice_bias,
             top_k,
             is_sigmoid,
             renormalize,
-            module.saeguard_rows,
-            module.saeguard_bias,
-            module.saeguard_threshold,
-            module.saeguard_scores,
-            module.saeguard_calls,
+            buffers.rows,
+            buffers.bias,
+            buffers.threshold,
+            buffers.scores,
+            buffers.calls,
         )
 
     return tap_logits
@@ -214,17 +231,27 @@ def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int
     parameter = next(model.parameters())
     device, dtype, num_inputs = parameter.device, parameter.dtype, site.weight.shape[1]
     routing = None
+    module: Any
     if site.hook_point.kind == "router":
         router = router_of(model, entry, site.hook_point)
-        module, routing = router.gate, router.routing
+        module, part, routing = router.gate, Part.OUTPUT, router.routing
         # In fp32: what a router says is not of the model's 16 bits.
         dtype, num_inputs = torch.float32, 2 * routing.num_experts
     else:
-        module = tapped_module(model, entry, site.hook_point)
+        module, part = tapped(model, entry, site.hook_point)
+    if site.hook_point.kind == "attn_z":
+        if get_tensor_model_parallel_world_size() > 1:
+            raise UnsupportedError(
+                f"the watchlist watches {site.hook_point}, and tensor parallel workers each have "
+                "only some of the heads",
+                "serve without tensor parallelism, or watch hook_attn_out",
+            )
+        num_inputs = module.input_size
     capacity = capacity_for(len(site.features))
     return Tap(
         site,
         module,
+        part,
         *_filled(site, capacity, num_inputs, device, dtype),
         norm=_norm(site, capacity, device) if _is_scaled(site) else None,
         scores=torch.full((max_tokens, capacity), torch.nan, device=device),
@@ -300,7 +327,8 @@ def _check_width(site: Site, num_inputs: int) -> None:
         )
     if not is_router and width != num_inputs:
         raise UnsupportedError(
-            f"the watchlist is for d_model {width}, but this model has {num_inputs}",
+            f"the watchlist has rows of {width} at {site.hook_point.place}, but this model has "
+            f"{num_inputs} there",
             "use SAEs or probes of this model",
         )
 

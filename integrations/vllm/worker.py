@@ -88,7 +88,7 @@ class WorkerMonitor:
             torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
         )
         key_compile_cache(config, layout_digest(self._taps))
-        hook(model, self._taps)  # last: nothing may fail once the model is hooked
+        hook(self._taps)  # last: nothing may fail once the model is hooked
 
     @property
     def taps(self) -> Sequence[Tap]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,17 +113,22 @@ def make_models(directory: Path, adapters: tuple[str, ...] = ("red", "blue")) ->
 
 
 def make_watchlist(
-    layers: list[int], num_features: int = 5, d_model: int = D_MODEL
+    places: Sequence[int | HookPoint], num_features: int = 5, d_model: int = D_MODEL
 ) -> wl.Watchlist:
-    """Random rows at each layer: JumpReLU gates of several heights and, last, an ungated probe."""
+    """Random rows after each layer, or at another place: JumpReLU gates of several heights and,
+    last, an ungated probe.
+    """
     sites = []
-    for layer in layers:
-        rng = np.random.default_rng(layer)
-        names = [f"l{layer}_f{i}" for i in range(num_features)]
+    for place in places:
+        hook_point = HookPoint(place) if isinstance(place, int) else place
+        layer, kind = hook_point.layer, hook_point.kind
+        prefix = f"l{layer}" if kind == "resid_post" else f"l{layer}_{kind}"
+        rng = np.random.default_rng(layer if isinstance(place, int) else [layer, *kind.encode()])
+        names = [f"{prefix}_f{i}" for i in range(num_features)]
         threshold = rng.uniform(0.0, 1.0, num_features)
         threshold[-1] = -np.inf
         site = wl.Site(
-            hook_point=HookPoint(layer),
+            hook_point=hook_point,
             features=tuple(
                 wl.WatchedFeature(n, "sae", "random", "0" * 64, i) for i, n in enumerate(names)
             ),
@@ -162,6 +169,57 @@ def hidden_states(directory: Path, token_ids: list[int]) -> list[np.ndarray]:
     for hook in hooks:
         hook.remove()
     return [stream.reshape(-1, stream.shape[-1]).numpy() for stream in seen]
+
+
+# Kind of a hook point -> where it is in a layer of Hugging Face's, and whether it is read before or
+# behind that module.
+_LLAMA = {
+    "resid_pre": ("", "before"),
+    "attn_z": ("self_attn.o_proj", "before"),
+    "attn_out": ("self_attn", "behind"),
+    "resid_mid": ("post_attention_layernorm", "before"),
+    "mlp_in": ("post_attention_layernorm", "behind"),
+    "mlp_out": ("mlp", "behind"),
+}
+_GEMMA = {
+    **_LLAMA,
+    "attn_out": ("post_attention_layernorm", "behind"),
+    "resid_mid": ("pre_feedforward_layernorm", "before"),
+    "mlp_in": ("pre_feedforward_layernorm", "behind"),
+    "mlp_out": ("post_feedforward_layernorm", "behind"),
+}
+_GPT2 = {
+    "resid_pre": ("", "before"),
+    "attn_z": ("attn.c_proj", "before"),
+    "attn_out": ("attn", "behind"),
+    "resid_mid": ("ln_2", "before"),
+    "mlp_in": ("ln_2", "behind"),
+    "mlp_out": ("mlp", "behind"),
+}
+_PLACES = {"gemma2": _GEMMA, "gemma3_text": _GEMMA, "gpt2": _GPT2}
+
+
+def inputs_at(directory: Path, token_ids: list[int], hook_point: HookPoint) -> np.ndarray:
+    """What Hugging Face's model has there, [tokens, inputs] fp32."""
+    model = _load(str(directory))
+    path, side = _PLACES.get(model.config.model_type, _LLAMA)[hook_point.kind]
+    parts = model.base_model.children()
+    layers = next(part for part in parts if isinstance(part, torch.nn.ModuleList))
+    layer = layers[hook_point.layer]
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: object, args: tuple[torch.Tensor, ...], kwargs: Any, output: Any) -> None:
+        before = args[0] if args else kwargs["hidden_states"]
+        behind = output[0] if isinstance(output, tuple) else output
+        seen.append((before if side == "before" else behind).detach())
+
+    module = layer.get_submodule(path)
+    hook = module.register_forward_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        model(torch.tensor([token_ids]), use_cache=False)
+    hook.remove()
+    (value,) = seen
+    return value.reshape(len(token_ids), -1).numpy()
 
 
 def router_inputs(directory: Path, token_ids: list[int], layer: int) -> np.ndarray:

@@ -18,12 +18,13 @@ import yaml
 from live_engine import Answer, LiveEngine
 from running_monitor import wait_for
 from safetensors.numpy import save_file
-from tiny_models import D_MODEL, hidden_states
+from tiny_models import D_MODEL, hidden_states, inputs_at
 
 from saeguard.integrations.otel import OtlpReceiver
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.alerts import Alert, RequestRecord
 from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.store import get_request, list_alerts
 from saeguard.rules import load_rules
 
@@ -128,10 +129,16 @@ class WatchedEngine:
     def expected(self, model: Path, token_ids: list[int]) -> np.ndarray:
         """Scores by Hugging Face, [tokens, features]."""
         streams = hidden_states(model, token_ids)
-        sites = self.watchlist.sites
-        return np.concatenate(
-            [wl.encode(streams[site.hook_point.layer], site) for site in sites], axis=1
-        )
+        parts = []
+        for site in self.watchlist.sites:
+            is_stream = site.hook_point.kind == "resid_post"
+            inputs = (
+                streams[site.hook_point.layer]
+                if is_stream
+                else inputs_at(model, token_ids, site.hook_point)
+            )
+            parts.append(wl.encode(inputs, site))
+        return np.concatenate(parts, axis=1)
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
@@ -146,17 +153,19 @@ def watched_engine(
     env: dict[str, str] | None = None,
     config: dict[str, Any] | None = None,
     layers: Sequence[int] = LAYERS,
+    inner: Sequence[HookPoint] = (),
     directions: Mapping[str, np.ndarray] | None = None,
     **engine: Any,
 ) -> Iterator[WatchedEngine]:
     """Start it, with more of `saeguard.yaml` and of `LLM`'s arguments.
 
     Args:
+        inner: other hook points to be watched.
         directions: feature -> what it reads instead of a random direction, without a bias.
     """
     work.mkdir(parents=True, exist_ok=True)
     with OtlpReceiver() as receiver:
-        path = write_watched_config(work, receiver, layers, directions, **(config or {}))
+        path = write_watched_config(work, receiver, layers, inner, directions, **(config or {}))
         watchlist = wl.load(work / "watch.safetensors")
         env = {"SAEGUARD_CONFIG": str(path), **(env or {})}
         with LiveEngine(work, env) as live:
@@ -168,6 +177,7 @@ def write_watched_config(
     directory: Path,
     receiver: OtlpReceiver,
     layers: Sequence[int] = LAYERS,
+    inner: Sequence[HookPoint] = (),
     directions: Mapping[str, np.ndarray] | None = None,
     **values: Any,
 ) -> Path:
@@ -175,19 +185,22 @@ def write_watched_config(
 
     Args:
         layers: to be watched, those of `RULES` and maybe others.
+        inner: other hook points to be watched.
     """
     features = {}
-    for layer in layers:
-        _write_probes(directory / f"probes_{layer}.safetensors", layer, directions or {})
+    places = {str(layer): HookPoint(layer) for layer in layers}
+    places |= {f"{point.kind}_{point.layer}": point for point in inner}
+    for place, hook_point in places.items():
+        path = directory / f"probes_{place}.safetensors"
+        _write_probes(path, place, hook_point, directions or {})
         for name in _PROBES:
-            source = {"path": f"probes_{layer}.safetensors"}
-            features[f"{name}_{layer}"] = {"probe": source, "name": name}
+            features[f"{name}_{place}"] = {"probe": {"path": path.name}, "name": name}
     header = {"version": 1, "ruleset": {"name": "features", "version": "1.0.0"}}
     path = directory / "rules.yaml"
     more = [
-        _rule(10 + layer, f"layer_{layer}", {"feature": f"east_{layer}", "agg": "value", "gt": 3.0})
-        for layer in layers
-        if layer not in LAYERS
+        _rule(10 + i, f"at_{place}", {"feature": f"east_{place}", "agg": "value", "gt": 3.0})
+        for i, place in enumerate(places)
+        if place not in map(str, LAYERS)
     ]
     path.write_text(yaml.safe_dump({**header, "features": features, "rules": RULES + more}))
     wl.save(compile_watchlist(load_rules([path])), directory / "watch.safetensors")
@@ -204,14 +217,17 @@ def write_watched_config(
     return path
 
 
-def _write_probes(path: Path, layer: int, directions: Mapping[str, np.ndarray]) -> None:
-    rng = np.random.default_rng(100 + layer)
-    header = {"hook_name": f"blocks.{layer}.hook_resid_post", "names": _PROBES}
+def _write_probes(
+    path: Path, place: str, hook_point: HookPoint, directions: Mapping[str, np.ndarray]
+) -> None:
+    kind = b"" if hook_point.kind == "resid_post" else hook_point.kind.encode()
+    rng = np.random.default_rng([100 + hook_point.layer, *kind])
+    header = {"hook_name": str(hook_point), "names": _PROBES}
     tensors = {
         "weight": rng.standard_normal((len(_PROBES), D_MODEL)).astype(np.float32) / 4,
         "bias": rng.standard_normal(len(_PROBES)).astype(np.float32),
     }
     for i, probe in enumerate(_PROBES):
-        if (direction := directions.get(f"{probe}_{layer}")) is not None:
+        if (direction := directions.get(f"{probe}_{place}")) is not None:
             tensors["weight"][i], tensors["bias"][i] = direction, 0.0
     save_file(tensors, path, metadata={"saeguard_probe": json.dumps(header)})

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.integrations.vllm.architectures import ARCHITECTURES
+from saeguard.integrations.vllm.architectures import ARCHITECTURES, Part
 from saeguard.integrations.vllm.verify.protocol import EngineFacts
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.sites import HookPoint
 
 Arrays = npt.NDArray[np.float64]
+
+_NAMES = {"block_sparse_moe": "mlp"}
+"""vLLM's name of a module -> Hugging Face's, where they differ."""
 
 
 class NoReferenceError(SaeguardError):
@@ -71,49 +75,75 @@ def compute(
             dtype=torch.float32,
             attn_implementation="eager",  # the others leave out Gemma 2's soft cap
         ).eval()
-        layers = _layers(model)
+        sites = wl.load(watchlist_file).sites
+        readings = _readings(model, [site.hook_point for site in sites])
     except Exception as error:  # whatever keeps transformers from it is no fault of the taps
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise NoReferenceError(f"transformers cannot load it: {reason}") from error
-    sites = wl.load(watchlist_file).sites
-    return [_reference(_streams(model, layers, tokens), sites) for tokens in sequences]
+    return [
+        _reference(_inputs(model, readings, tokens), sites, len(tokens)) for tokens in sequences
+    ]
 
 
-def _layers(model: Any) -> Any:
+def _readings(model: Any, hook_points: Sequence[HookPoint]) -> dict[HookPoint, tuple[Any, bool]]:
+    """The module of each, and whether it is read before it."""
     name = type(model).__name__
     if name not in ARCHITECTURES:
         raise NoReferenceError(f"its class is {name} there, whose layers are not known")
-    return attrgetter(ARCHITECTURES[name].layers)(model)
+    entry = ARCHITECTURES[name]
+    layers = attrgetter(entry.layers)(model)
+    readings = {}
+    for hook_point in hook_points:
+        if hook_point.kind == "router":  # not asked of Hugging Face: each model has it elsewhere
+            continue
+        layer, reading = layers[hook_point.layer], entry.inside.get(hook_point.kind)
+        if reading is None:
+            readings[hook_point] = layer, False
+        else:  # Hugging Face's norms do not add: what vLLM's add up is what goes into theirs
+            module = attrgetter(_NAMES.get(reading.path, reading.path))(layer)
+            readings[hook_point] = module, reading.part in (Part.INPUT, Part.SECOND)
+    return readings
 
 
-def _streams(model: Any, layers: Any, token_ids: list[int]) -> list[Arrays]:
-    """What leaves each layer, [tokens, d_model]."""
+def _inputs(
+    model: Any, readings: dict[HookPoint, tuple[Any, bool]], token_ids: list[int]
+) -> dict[HookPoint, Arrays]:
+    """What is read at each, [tokens, inputs]."""
     import torch
 
-    streams: list[Arrays] = []
+    inputs: dict[HookPoint, Arrays] = {}
 
-    def keep(_module: Any, _args: Any, output: Any) -> None:
-        stream = output[0] if isinstance(output, tuple) else output
-        streams.append(stream.reshape(len(token_ids), -1).double().numpy())
+    def keep(hook_point: HookPoint, is_before: bool) -> Any:
+        def hook(_module: Any, args: Any, output: Any) -> None:
+            value = args if is_before else output
+            value = value[0] if isinstance(value, tuple) else value
+            inputs[hook_point] = value.reshape(len(token_ids), -1).double().numpy()
 
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
+        return hook
+
+    hooks = [
+        module.register_forward_hook(keep(hook_point, is_before))
+        for hook_point, (module, is_before) in readings.items()
+    ]
     try:
         with torch.inference_mode():
             model(torch.tensor([token_ids]), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return streams
+    return inputs
 
 
-def _reference(streams: list[Arrays], sites: Sequence[wl.Site]) -> Reference:
+def _reference(
+    inputs: dict[HookPoint, Arrays], sites: Sequence[wl.Site], num_tokens: int
+) -> Reference:
     parts = []
     for site in sites:
-        if site.hook_point.kind != "resid_post":  # each model there has the others elsewhere
-            parts.append((np.full((len(streams[0]), len(site.features)), np.nan),) * 3)
+        x = inputs.get(site.hook_point)
+        if x is None:
+            parts.append((np.full((num_tokens, len(site.features)), np.nan),) * 3)
             continue
-        stream = streams[site.hook_point.layer]
-        projection = wl.projections(stream, site)
+        projection = wl.projections(x, site)
         above = projection + site.bias - site.threshold
-        parts.append((wl.encode(stream, site), above, projection))
+        parts.append((wl.encode(x, site), above, projection))
     return Reference(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))

@@ -30,7 +30,7 @@ def values(evidence: Evidence, reference: list[Reference] | NoReferenceError) ->
         return Check("values", "unproven", str(reference))
     watchlist = evidence.setting.watchlist
     kinds = [site.hook_point.kind for site in watchlist.sites for _ in site.features]
-    columns = [i for i, kind in enumerate(kinds) if kind == "resid_post"]
+    columns = [i for i, kind in enumerate(kinds) if kind != "router"]
     arrays = _matched(evidence, reference)
     got, expected, above, projections = (array[:, columns] for array in arrays)
     is_observed = ~np.isnan(got).any(axis=1)
@@ -54,7 +54,7 @@ def values(evidence: Evidence, reference: list[Reference] | NoReferenceError) ->
     good = (
         f"{len(got)} rows of {got.shape[1]} columns: largest relative error {worst:.1e} "
         f"(tolerance {tolerance:g} in {dtype}), {is_flipped.sum()} gates flipped by rounding"
-        f"{', those of other hook points left out' if len(columns) < len(kinds) else ''}"
+        f"{', those of routers left out' if len(columns) < len(kinds) else ''}"
     )
     return judged(
         "values", faults, good, rows=len(got), error=worst, tolerance=tolerance, gain=gain,

@@ -1,10 +1,10 @@
 """What the engine is watched with for the time of the proof: the user's rules and watchlist, and a
 little beside them.
 
-Columns of random directions are put to each stream after a layer. The features of a sparse
-autoencoder are 0 on most tokens, so rows that were mixed up could look right; these tell every row
-from every other. A rule that fires on the first row of each of our requests makes the monitor keep
-their scores.
+Columns of random directions are put to each site but routers. The features of a sparse autoencoder
+are 0 on most tokens, so rows that were mixed up could look right; these tell every row from every
+other. A rule that fires on the first row of each of our requests makes the monitor keep their
+scores.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.alerts import PHASES
 from saeguard.monitor.errors import UnsupportedError
+from saeguard.monitor.sites import HookPoint
 
 TENANT = "saeguard-verify"
 """Whose requests our rule sees, and no other rule of anybody's."""
@@ -50,20 +51,21 @@ def write_setting(directory: Path, watchlist: wl.Watchlist, rules: Sequence[Path
         rules: the user's, for which it was made.
 
     Raises:
-        UnsupportedError: nothing of the residual stream is watched.
+        UnsupportedError: only routers are watched.
     """
-    layers = [site.hook_point.layer for site in watchlist.sites if _is_stream(site)]
-    if not layers:
+    extendable = [site for site in watchlist.sites if site.hook_point.kind != "router"]
+    if not extendable:
         raise UnsupportedError(
-            "the rules watch no stream after a layer, and only of that the reference is known",
-            "verify rules that read a feature of blocks.L.hook_resid_post as well",
+            "the rules watch routers only, whose scores cannot tell every row from every other",
+            "verify rules that read a feature of the residual stream as well",
         )
-    sites = [_with_directions(site) if _is_stream(site) else site for site in watchlist.sites]
+    routers = [site for site in watchlist.sites if site.hook_point.kind == "router"]
+    sites = [*map(_with_directions, extendable), *routers]
     extended = wl.build(watchlist.d_model, sites)
     watchlist_file = directory / "watch.safetensors"
     wl.save(extended, watchlist_file)
     rule_file = directory / "verify.yaml"
-    rule_file.write_text(yaml.safe_dump(_rules(layers[0]), sort_keys=False))
+    rule_file.write_text(yaml.safe_dump(_rules(extendable[0].hook_point), sort_keys=False))
     config = directory / "saeguard.yaml"
     values = {
         "version": 1,
@@ -79,19 +81,14 @@ def write_setting(directory: Path, watchlist: wl.Watchlist, rules: Sequence[Path
     return Setting(config, directory / "alerts.sqlite", watchlist_file, extended, ours)
 
 
-def _is_stream(site: wl.Site) -> bool:
-    return site.hook_point.kind == "resid_post"
-
-
 def _with_directions(site: wl.Site) -> wl.Site:
-    layer = site.hook_point.layer
-    rng = np.random.default_rng(layer)
-    d_model = site.weight.shape[1]
+    rng = np.random.default_rng(site.hook_point.layer)
+    num_inputs = site.weight.shape[1]
     ours = tuple(
-        wl.WatchedFeature(_column(layer, i), "probe", _SOURCE, "", i)
+        wl.WatchedFeature(_column(site.hook_point, i), "probe", _SOURCE, "", i)
         for i in range(_NUM_DIRECTIONS)
     )
-    directions = rng.standard_normal((_NUM_DIRECTIONS, d_model)) / np.sqrt(d_model)
+    directions = rng.standard_normal((_NUM_DIRECTIONS, num_inputs)) / np.sqrt(num_inputs)
     extended = replace(
         site,
         features=(*site.features, *ours),
@@ -105,12 +102,12 @@ def _with_directions(site: wl.Site) -> wl.Site:
     return replace(extended, golden_scores=golden_scores)
 
 
-def _column(layer: int, number: int) -> str:
-    return f"{RULE}_{layer}_{number}"
+def _column(hook_point: HookPoint, number: int) -> str:
+    return f"{RULE}_{hook_point.kind}_{hook_point.layer}_{number}"
 
 
-def _rules(layer: int) -> dict[str, object]:
-    feature = _column(layer, 0)
+def _rules(hook_point: HookPoint) -> dict[str, object]:
+    feature = _column(hook_point, 0)
     rule = {
         "id": "5ae60a8d-0000-4000-8000-000000000000",
         "name": RULE,

@@ -1,5 +1,5 @@
-"""Every entry of the architecture table gives Hugging Face's residual stream, and its router's
-weights and logits where it names one, on a real engine.
+"""Every entry of the architecture table gives Hugging Face's residual stream, what it names inside
+a layer, and its router's weights and logits where it names one, on a real engine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ import pytest
 from engine_run import EngineRun, run_engine, write_config
 from expert_rules import rules_on
 from live_engine import EngineFailed
-from tiny_models import NUM_LAYERS, hidden_states, make_model, make_watchlist, router_inputs
+from tiny_models import (
+    D_MODEL,
+    NUM_LAYERS,
+    hidden_states,
+    inputs_at,
+    make_model,
+    make_watchlist,
+    router_inputs,
+)
 
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.messages import RequestStart, TapStatus
+from saeguard.monitor.sites import HookPoint
 
 pytestmark = [pytest.mark.server, pytest.mark.offline]
 
@@ -155,7 +164,7 @@ TINY = {
         "qwen2_moe",
         {**_MOE, "num_experts": 4, "shared_expert_intermediate_size": 32},
     ),
-    "Qwen3ForCausalLM": ("qwen3", {}),
+    "Qwen3ForCausalLM": ("qwen3", {"head_dim": 64}),  # so that its heads are wider than d_model
     "Qwen3MoeForCausalLM": ("qwen3_moe", {**_MOE, "num_experts": 4, "decoder_sparse_step": 1}),
     "StablelmForCausalLM": ("stablelm", {}),
     "Zamba2ForCausalLM": (
@@ -196,6 +205,7 @@ UNSERVED = {
 # sigmoids, a bias to choose by, a constant that scales the weights.
 TRIED = {name: name for name in TINY} | {"compiled": "Glm4MoeForCausalLM"}
 ROUTED_LAYER = NUM_LAYERS - 1
+INNER_LAYER = 1
 NUM_EXPERTS = 4
 VLLM = Path(str(find_spec("vllm").origin)).parent
 # Looked for as a file, since importing vLLM takes seconds. Where it is not, vLLM's CPU build
@@ -218,12 +228,28 @@ def router_features(directory: Path) -> wl.Watchlist:
 
 @pytest.fixture(scope="module")
 def watchlists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, wl.Watchlist]:
-    """All layers of every model, and the router of the last one where there is one to be asked."""
-    routers = router_features(tmp_path_factory.mktemp("rules"))
-    both = wl.build(WATCHLIST.d_model, [*WATCHLIST.sites, *routers.sites])
-    return {
-        name: both if ARCHITECTURES[name].gate and HAS_CPU_ROUTER else WATCHLIST for name in TINY
-    }
+    """All layers of every model, the router of the last one where there is one to be asked, and
+    whatever else can be watched.
+    """
+    routers = router_features(tmp_path_factory.mktemp("rules")).sites
+    watchlists = {}
+    for name in TINY:
+        is_asked = ARCHITECTURES[name].gate and HAS_CPU_ROUTER
+        sites = [*WATCHLIST.sites, *inner_sites(name), *(routers if is_asked else ())]
+        watchlists[name] = wl.build(WATCHLIST.d_model, sites)
+    return watchlists
+
+
+def inner_sites(name: str) -> list[wl.Site]:
+    kinds = ARCHITECTURES[name].inside
+    points = [HookPoint(INNER_LAYER, kind) for kind in kinds]
+    points += [HookPoint(0, kind) for kind in kinds if kind == "resid_pre"]
+    heads_width = 2 * TINY[name][1].get("head_dim", 32)
+    widths = [heads_width if point.kind == "attn_z" else D_MODEL for point in points]
+    return [
+        make_watchlist([point], 3, width).sites[0]
+        for point, width in zip(points, widths, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -270,8 +296,8 @@ def test_scores_equal_those_of_hugging_face(
     watchlists: dict[str, wl.Watchlist],
     tmp_path: Path,
 ):
-    """Of all layers, the last one included, to 1e-3 relative, and of its router to 1e-4; prompt
-    and generated tokens.
+    """After all layers, the last one included, to 1e-3 relative, and of the router and inside a
+    layer to 1e-4; prompt and generated tokens.
     """
     name, run = TRIED[directory], runs[directory]
     model = next(path for path in run.by_model if path.endswith(f"/{directory}"))
@@ -292,12 +318,17 @@ def test_scores_equal_those_of_hugging_face(
         streams = hidden_states(model, token_ids)
         for site in watchlists[name].sites:
             layer = site.hook_point.layer
-            is_router = site.hook_point.kind == "router"
-            inputs = router_inputs(model, token_ids, layer) if is_router else None
-            expected = wl.encode(streams[layer] if inputs is None else inputs, site)
+            match site.hook_point.kind:
+                case "resid_post":
+                    inputs, tolerance = streams[layer], 1e-3
+                case "router":
+                    inputs, tolerance = router_inputs(model, token_ids, layer), 1e-4
+                case _:
+                    inputs, tolerance = inputs_at(model, token_ids, site.hook_point), 1e-4
+            expected = wl.encode(inputs, site)
             mine, got = np.split(got, [len(site.features)], axis=1)
-            error = np.abs(mine - expected[:num_compared])
-            assert error.max() <= (1e-4 if is_router else 1e-3) * np.abs(expected).max()
+            error = np.abs(mine - expected[:num_compared]).max() / np.abs(expected).max()
+            assert error <= tolerance, site.hook_point
         assert got.shape[1] == 0
 
 

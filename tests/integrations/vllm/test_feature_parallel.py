@@ -15,11 +15,15 @@ from watched_engine import WatchedEngine, watched_engine, write_watched_config
 from saeguard.integrations.otel import OtlpReceiver
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.store import totals
 from saeguard.rules import load_rules
 
 pytestmark = pytest.mark.server
 
+INNER = (HookPoint(1, "mlp_in"), HookPoint(2, "resid_pre"), HookPoint(2, "attn_z"))
+"""One on the first stage of a pipeline, and two on the last, in whose first norm the stream enters
+that another site reads as it leaves the first."""
 SERVED = (("same", 0, None), ("same", 1, None), ("a", 0, None), ("b", 1, None), ("c", 1, "stop me"))
 """Client's id, engine and tenant; prompts tell them apart."""
 
@@ -125,25 +129,25 @@ def pipeline(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """
     with watched_engine(
         tmp_path_factory.mktemp("pipeline"), models.base,
-        V2 | {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}, layers=(0, 1, 2),
+        V2 | {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}, layers=(0, 1, 2), inner=INNER,
         pipeline_parallel_size=2, distributed_executor_backend="mp",
         max_num_batched_tokens=32, max_num_seqs=4, enable_prefix_caching=False,
     ) as watched:  # fmt: skip
         yield watched
 
 
-def taps_by_stage(llm: Any) -> dict[int, tuple[list[int], list[str]]]:
-    """Runs in the engine's process. The layers tapped, and the modules hooked for it."""
+def taps_by_stage(llm: Any) -> dict[int, tuple[list[str], list[str]]]:
+    """Runs in the engine's process. The hook points, and where in the model their taps are."""
     return dict(llm.collective_rpc(_taps))
 
 
-def _taps(worker: Any) -> tuple[int, tuple[list[int], list[str]]]:
+def _taps(worker: Any) -> tuple[int, tuple[list[str], list[str]]]:
     from vllm.distributed import get_pp_group
 
     modules = worker.model_runner.get_model().named_modules()
-    hooked = [name for name, module in modules if hasattr(module, "saeguard_scores")]
+    hooked = [name for name, _ in modules if "saeguard" in name]
     return get_pp_group().rank_in_group, (
-        [t.site.hook_point.layer for t in worker.saeguard._taps],
+        [str(tap.site.hook_point) for tap in worker.saeguard._taps],
         hooked,
     )
 
@@ -151,8 +155,27 @@ def _taps(worker: Any) -> tuple[int, tuple[list[int], list[str]]]:
 def test_each_stage_taps_the_streams_that_its_own_layers_see(pipeline: WatchedEngine):
     found = pipeline.engine.call(taps_by_stage)
     assert found == {
-        0: ([0], ["model.layers.1.input_layernorm"]),
-        1: ([1, 2], ["model.layers.2.input_layernorm", "model.norm"]),
+        0: (
+            ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_in"],
+            [
+                "model.layers.1.input_layernorm.saeguard_resid_post",
+                "model.layers.1.post_attention_layernorm.saeguard_mlp_in",
+            ],
+        ),
+        1: (
+            [
+                "blocks.1.hook_resid_post",
+                "blocks.2.attn.hook_z",
+                "blocks.2.hook_resid_post",
+                "blocks.2.hook_resid_pre",
+            ],
+            [
+                "model.layers.2.self_attn.o_proj.saeguard_attn_z",
+                "model.layers.2.input_layernorm.saeguard_resid_post",
+                "model.layers.2.input_layernorm.saeguard_resid_pre",
+                "model.norm.saeguard_resid_post",
+            ],
+        ),
     }
 
 

@@ -11,8 +11,11 @@ from live_engine import V2, Answer, Ask
 from tiny_models import Models
 from watched_engine import WatchedEngine, watched_engine
 
+from saeguard.monitor.sites import HookPoint
+
 pytestmark = pytest.mark.server
 
+INNER = (HookPoint(1, "attn_out"), HookPoint(2, "mlp_in"))
 BLOCK_SIZE = 32
 NUM_BLOCKS = 13
 SETUPS = {"v1": ({}, False), "v2_async": (V2, True)}
@@ -25,7 +28,7 @@ def caching(
     """Chunks of prompts end within blocks; four long requests are more than its KV cache holds."""
     env, is_async = SETUPS[request.param]
     with watched_engine(
-        tmp_path_factory.mktemp("caching"), models.base, env, is_async=is_async,
+        tmp_path_factory.mktemp("caching"), models.base, env, is_async=is_async, inner=INNER,
         max_num_batched_tokens=50, max_num_seqs=4, block_size=BLOCK_SIZE,
         num_gpu_blocks_override=NUM_BLOCKS, enable_prefix_caching=True,
         enable_lora=True, max_loras=1, max_lora_rank=8,

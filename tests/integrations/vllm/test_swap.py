@@ -118,7 +118,7 @@ def with_wrong_golden_scores() -> wl.Watchlist:
     [
         (make_watchlist([0, 1]), "needs layer 1, and the running graph taps only layer 0"),
         (make_watchlist([0, 2], num_features=65), "65 features at layer 0.*has room for 64"),
-        (make_watchlist([0], d_model=32), "is for d_model 32, but this model has 64"),
+        (make_watchlist([0], d_model=32), "rows of 32 at layer 0, but this model has 64"),
         (with_wrong_golden_scores(), "golden self-test of layer 2 failed"),
     ],
     ids=["layer", "features", "d_model", "golden"],
