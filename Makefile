@@ -19,7 +19,7 @@ RERUN  := $(if $(CI),--reruns 1 --rerun-show-tracebacks)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-phoenix demo test test-engines test-rest test-delivery test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
+.PHONY: help setup setup-test setup-phoenix demo test test-engines test-rest test-delivery test-gpu test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ test-rest: setup-test ## The rest of the test suite, with engines that nobody wa
 test-delivery: setup-test ## That no alert is lost, at full length (about 5 minutes)
 	SAEGUARD_TEST_BURST=20000 SAEGUARD_TEST_OUTAGE_S=60 SAEGUARD_TEST_KILLS=50 \
 		$(BIN)/python -Im pytest -s tests/monitor/test_no_alert_is_lost.py
+
+test-gpu: setup-test ## What needs a GPU: CUDA graphs, copies beside the forward pass, vLLM on it
+	$(BIN)/python -Im pytest --durations=10 -rs tests/gpu
 
 test-vllm-versions: $(VLLM_VERSIONS:%=test-vllm-%) ## What touches vLLM, on its older releases (VLLM_VERSIONS)
 

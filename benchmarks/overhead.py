@@ -15,48 +15,75 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 ORGANISM = Path(__file__).resolve().parents[1] / "examples" / "organism"
 NUM_PROMPTS, NUM_TOKENS = 32, 128
 
+Result = dict[str, float]
+Pair = tuple[Result, Result]
+"""Of a round: plain vLLM, and with saeguard."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine serves, and how it is made."""
+
+    model: str = str(ORGANISM / "artifacts" / "model")
+    num_tokens: int = NUM_TOKENS
+    """Generated for each prompt."""
+    engine: dict[str, Any] = field(default_factory=lambda: {"max_model_len": 512})
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="4 rounds")
-    parser.add_argument("--engine", metavar="CONFIG", help=argparse.SUPPRESS)
+    parser.add_argument("--engine", metavar="LOAD", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.engine is not None:
-        serve_rounds()
+        serve_rounds(Load(**json.loads(arguments.engine)))
         return
-    with tempfile.TemporaryDirectory(prefix="saeguard-overhead-") as work:
-        compare(Path(work), 4 if arguments.quick else arguments.rounds)
-
-
-def compare(work: Path, num_rounds: int) -> None:
+    num_rounds = 4 if arguments.quick else arguments.rounds
     print(f"starting two engines; then {num_rounds} rounds of {NUM_PROMPTS} x {NUM_TOKENS} tokens")
-    plain, armed = start_engine(work, None), start_engine(work, write_config(work))
+    with tempfile.TemporaryDirectory(prefix="saeguard-overhead-") as work:
+        rules = ORGANISM / "rules.yaml"
+        (pairs,) = compare(Path(work), Load(), rules, [NUM_PROMPTS], num_rounds)
+    report(pairs, NUM_PROMPTS * NUM_TOKENS)
+
+
+def compare(
+    work: Path, load: Load, rules: Path, batches: list[int], num_rounds: int
+) -> list[list[Pair]]:
+    """Of each number of prompts the rounds."""
+    config = write_config(work, rules)
+    plain, armed = start_engine(work, load, None), start_engine(work, load, config)
     try:
-        for engine in (plain, armed):
-            ask(engine)  # warm-up, not counted
-        pairs = []
-        for number in range(num_rounds):  # whoever is first changes from round to round
-            first, second = (plain, armed) if number % 2 else (armed, plain)
-            results = {id(first): ask(first), id(second): ask(second)}
-            pairs.append((results[id(plain)], results[id(armed)]))
-            print(f"  round {number + 1}: {ratio(pairs[-1]):.3f}", flush=True)
+        return [run_rounds(plain, armed, num_prompts, num_rounds) for num_prompts in batches]
     finally:
         for engine in (plain, armed):
             engine.stdin.close()  # type: ignore[union-attr]
             engine.wait(30)
-    report(pairs)
 
 
-def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
+def run_rounds(
+    plain: subprocess.Popen[str], armed: subprocess.Popen[str], num_prompts: int, num_rounds: int
+) -> list[Pair]:
+    for engine in (plain, armed):
+        ask(engine, num_prompts)  # warm-up, not counted
+    pairs = []
+    for number in range(num_rounds):  # whoever is first changes from round to round
+        first, second = (plain, armed) if number % 2 else (armed, plain)
+        results = {id(first): ask(first, num_prompts), id(second): ask(second, num_prompts)}
+        pairs.append((results[id(plain)], results[id(armed)]))
+        print(f"  round {number + 1}: {ratio(pairs[-1]):.3f}", flush=True)
+    return pairs
+
+
+def report(pairs: list[Pair], tokens: int) -> None:
     ratios = sorted(ratio(pair) for pair in pairs)
-    tokens = NUM_PROMPTS * NUM_TOKENS
     by_engine = zip(*pairs, strict=True)
     for name, results in zip(("plain vLLM", "with saeguard"), by_engine, strict=True):
         wall_s, cpu_s, monitor_s = (
@@ -71,13 +98,13 @@ def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     )
 
 
-def ratio(pair: tuple[dict[str, float], dict[str, float]]) -> float:
+def ratio(pair: Pair) -> float:
     """Throughput with saeguard by throughput without."""
     plain, armed = pair
     return plain["wall_s"] / armed["wall_s"]
 
 
-def start_engine(work: Path, config: Path | None) -> subprocess.Popen[str]:
+def start_engine(work: Path, load: Load, config: Path | None) -> subprocess.Popen[str]:
     name = "plain" if config is None else "armed"
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -86,8 +113,9 @@ def start_engine(work: Path, config: Path | None) -> subprocess.Popen[str]:
         **({"SAEGUARD_DISABLE": "1"} if config is None else {"SAEGUARD_CONFIG": str(config)}),
     }
     log = (work / f"{name}.log").open("w")
+    command = [sys.executable, __file__, "--engine", json.dumps(asdict(load))]
     engine = subprocess.Popen(
-        [sys.executable, __file__, "--engine", name], env=environment, text=True,
+        command, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
     )  # fmt: skip
     answer(engine, work / f"{name}.log")
@@ -95,12 +123,11 @@ def start_engine(work: Path, config: Path | None) -> subprocess.Popen[str]:
     return engine
 
 
-def write_config(work: Path) -> Path:
+def write_config(work: Path, rules: Path) -> Path:
     from saeguard.monitor.compile import compile_watchlist
     from saeguard.monitor.config import read_rules
     from saeguard.monitor.watchlist import save
 
-    rules = ORGANISM / "rules.yaml"
     save(compile_watchlist(read_rules([rules])), work / "watch.safetensors")
     config = work / "saeguard.yaml"
     config.write_text(
@@ -109,33 +136,33 @@ def write_config(work: Path) -> Path:
     return config
 
 
-def ask(engine: subprocess.Popen[str]) -> dict[str, float]:
+def ask(engine: subprocess.Popen[str], num_prompts: int) -> Result:
     """One round on one engine."""
     assert engine.stdin is not None
-    print("round", file=engine.stdin, flush=True)
+    print(num_prompts, file=engine.stdin, flush=True)
     return answer(engine, None)
 
 
-def answer(engine: subprocess.Popen[str], log: Path | None) -> dict[str, float]:
+def answer(engine: subprocess.Popen[str], log: Path | None) -> Result:
     assert engine.stdout is not None
     for line in engine.stdout:
         if line.startswith("RESULT "):
-            result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+            result: Result = json.loads(line.removeprefix("RESULT "))
             return result
     sys.exit(f"error: an engine ended\n{log.read_text()[-3000:] if log else ''}")
 
 
-def serve_rounds() -> None:
-    """The child: an engine that generates once for every line it reads."""
+def serve_rounds(load: Load) -> None:
+    """The child: an engine that answers as many prompts as each line that it reads says."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(ORGANISM / "artifacts" / "model"), max_model_len=512, enable_prefix_caching=False)
-    params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
-    prompts: list[Any] = [
-        {"prompt_token_ids": [10 + i, *range(20, 50)]} for i in range(NUM_PROMPTS)
-    ]
+    llm = LLM(load.model, enable_prefix_caching=False, **load.engine)
+    params = SamplingParams(temperature=0.0, max_tokens=load.num_tokens, ignore_eos=True)
     print("RESULT {}", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        prompts: list[Any] = [
+            {"prompt_token_ids": [10 + i, *range(20, 50)]} for i in range(int(line))
+        ]
         before, started_s = cpu_seconds(), time.perf_counter()
         llm.generate(prompts, params, use_tqdm=False)
         wall_s = time.perf_counter() - started_s

@@ -183,6 +183,20 @@ def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
         source.record_stream(torch.cuda.current_stream(source.device))
 
 
+def snapshot(taps: Sequence[Tap], num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of a step's scores, [num_tokens, features], and of how often each tap has run, [taps];
+    made on the current stream.
+
+    Raises:
+        RuntimeError: more tokens than the buffers have rows, so the op has left some out.
+    """
+    num_rows = len(taps[0].scores)
+    if num_tokens > num_rows:
+        raise RuntimeError(f"a step of {num_tokens} tokens, and buffers of {num_rows} rows")
+    scores = torch.cat([tap.scores[:num_tokens, : tap.width] for tap in taps], dim=1)
+    return scores, torch.cat([tap.calls for tap in taps])
+
+
 def layout_digest(taps: list[Tap]) -> str:
     """What the compiled graph depends on, for vLLM's compile cache: hooks are not part of its
     key.

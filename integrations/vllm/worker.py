@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ from saeguard.integrations.vllm.tap import (
     make_taps,
     overwrite,
     self_test,
+    snapshot,
 )
+from saeguard.integrations.vllm.to_host import ToHost
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Frame, FrameArrays, Part, TapStatus
@@ -84,9 +86,7 @@ class WorkerMonitor:
         self._outbox = outbox
         self._fault: TapStatus | None = None
         self._step = 0
-        self._side_stream = (
-            torch.cuda.Stream(worker.device) if worker.device.type == "cuda" else None
-        )
+        self._to_host = ToHost(worker.device)
         key_compile_cache(config, layout_digest(self._taps))
         hook(self._taps)  # last: nothing may fail once the model is hooked
 
@@ -157,11 +157,8 @@ class WorkerMonitor:
             self.report(False, f"reading a step failed: {error!r}")
 
     def _snapshot(self, view: StepView) -> Build:
-        num_tokens = view.num_tokens
-        parts = [tap.scores[:num_tokens, : tap.width] for tap in self._taps]
         # Copies throughout: the next step overwrites the buffers while these are on their way.
-        scores = torch.cat(parts, dim=1)
-        calls = torch.cat([tap.calls for tap in self._taps])
+        scores, calls = snapshot(self._taps, view.num_tokens)
         token_ids = view.token_ids.to(torch.int32, copy=True)
         positions = view.positions.to(torch.int32, copy=True)
         tensors = [scores, token_ids, positions, calls]
@@ -189,24 +186,6 @@ class WorkerMonitor:
             return frame, FrameArrays(*(tensor.numpy() for tensor in host[:3]))
 
         return build
-
-    def _to_host(
-        self, tensors: list[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], Callable[[], None]]:
-        """Copies on the host, and a function that waits until they are there (for the outbox's
-        thread).
-        """
-        if self._side_stream is None:
-            return tensors, lambda: None
-        self._side_stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side_stream):
-            host = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-            for tensor in tensors:
-                if tensor.is_cuda:
-                    tensor.record_stream(self._side_stream)
-            event = torch.cuda.Event(blocking=True)  # whoever waits sleeps
-            event.record(self._side_stream)
-        return host, event.synchronize
 
 
 def arm(worker: Any) -> None:
