@@ -82,6 +82,10 @@ def check_supported(vllm_config: Any, device_type: str) -> None:
             vllm_config.speculative_config, "enable_adaptive_verification", False
         ),
         # The residual stream is then sharded over the ranks between layers.
+        "sequence parallelism within the graph": (  # of releases before 0.32
+            parallel.tensor_parallel_size > 1
+            and bool(getattr(vllm_config.compilation_config.pass_config, "enable_sp", False))
+        ),
         "sequence-parallel MoE": getattr(parallel, "use_sequence_parallel_moe", False),
         "KV or encoder transfer": any(
             getattr(vllm_config, name, None) is not None

@@ -15,7 +15,9 @@ from saeguard.integrations.vllm.settings import check_supported, request_prefix,
 from saeguard.monitor.errors import UnsupportedError
 
 
-def engine_config(engine: int | None = None, is_moe: bool = False, **parallel: Any) -> Any:
+def engine_config(
+    engine: int | None = None, is_moe: bool = False, enable_sp: bool = False, **parallel: Any
+) -> Any:
     """As an engine's processes have it; `engine` is its data-parallel rank, of two."""
     config = ParallelConfig(data_parallel_size=1 if engine is None else 2, **parallel)
     if engine is not None:  # as `EngineCoreProc.run_engine_core` does
@@ -27,6 +29,7 @@ def engine_config(engine: int | None = None, is_moe: bool = False, **parallel: A
     return SimpleNamespace(
         parallel_config=config,
         speculative_config=None,
+        compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=enable_sp)),
         model_config=SimpleNamespace(
             runner_type="generate", dtype="torch.bfloat16", architectures=["Qwen3MoeForCausalLM"]
         ),
@@ -66,6 +69,11 @@ def test_all_ways_of_parallelism_on_one_node_are_supported():
     [
         ({"nnodes": 2, "tensor_parallel_size": 4}, None, "an engine on several nodes"),
         ({"prefill_context_parallel_size": 2}, None, "prefill context parallelism"),
+        (
+            {"enable_sp": True, "tensor_parallel_size": 2},
+            None,
+            "sequence parallelism within the graph",
+        ),
         ({"enable_dbo": True}, None, "dual batch overlap"),
         ({}, {"method": "eagle3"}, "speculative decoding with eagle3"),
         (
