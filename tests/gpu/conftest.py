@@ -1,4 +1,14 @@
-"""What is proven on a GPU runs where there is one; what makes sense without runs on both."""
+"""What is proven on a GPU runs where there is one; what makes sense without runs on both.
+
+The parts for a GPU were written without one, and have not run yet. Unproven beyond them remain:
+
+* tensor and pipeline parallelism on several GPUs;
+* sleep mode, and weights loaded anew under captured graphs;
+* fusions of vLLM around a tapped norm (all-reduce, quantisation), whose patterns a tap is to leave
+  alone or to keep from matching;
+* float8 and other quantised models;
+* the cost: benchmarks/gpu_overhead.py.
+"""
 
 from __future__ import annotations
 
