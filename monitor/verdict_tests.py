@@ -127,8 +127,9 @@ def _with_counted(ruleset: RuleSet, name: str) -> Iterator[Rule]:
     if name not in rules:
         raise NoRuleTest(f"the rules have no rule {name}", "give those that raised it")
     yield rules[name]
-    if isinstance(rules[name].detection, Correlation):
-        for counted in rules[name].detection.rules:
+    detection = rules[name].detection
+    if isinstance(detection, Correlation):
+        for counted in detection.rules:
             yield from _with_counted(ruleset, counted)
 
 

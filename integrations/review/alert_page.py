@@ -83,9 +83,7 @@ def _source_note(sources: Sources, is_same: bool) -> str:
     """Why the cards do not say where features come from."""
     if sources.watchlist is None:
         return sources.no_watchlist
-    return (
-        "" if is_same else "The scores are of another watchlist than was configured at the start."
-    )
+    return "" if is_same else "The scores are of another watchlist than the one configured."
 
 
 def _context(path: Path, alert: Alert) -> dict[str, Any]:
