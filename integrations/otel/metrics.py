@@ -20,6 +20,8 @@ from saeguard.monitor.logging import logger
 from saeguard.monitor.metric_names import Distributions, Totals
 from saeguard.monitor.secrets import Headers
 
+_LAST_S = 2.0
+
 log = logger(__name__)
 
 
@@ -66,9 +68,9 @@ class OtlpMetrics:
             self._note("")
 
     def close(self) -> None:
-        """Sends the last values."""
+        """Sends the last values, if that can be done at once: whoever ends us does not wait."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_LAST_S)
         self._transport.close()
 
     def _run(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from opentelemetry import metrics
 from running_monitor import wait_for
 
@@ -88,3 +90,11 @@ def test_the_global_meter_provider_stays_as_it_was():
     before = metrics.get_meter_provider()
     sent({})
     assert metrics.get_meter_provider() is before
+
+
+def test_a_server_that_never_answers_does_not_hold_up_the_end():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        exporter = OtlpMetrics(endpoint, dict, interval_s=0.01, timeout_s=600)
+        silent.accept()  # it is sending
+        exporter.close()
