@@ -44,17 +44,18 @@ class Activations:
 
     def add(self, scores: Floats) -> None:
         """Look at those rows of [tokens, features] whose turn it is."""
-        rows = scores[self._num_to_skip :: EVERY, :MAX_FEATURES]
+        rows = np.ascontiguousarray(scores[self._num_to_skip :: EVERY, :MAX_FEATURES])
         self._num_to_skip = (self._num_to_skip - len(scores)) % EVERY
         if not len(rows):
             return
-        row, column = np.nonzero(rows > 0)
-        above = rows[row, column]
-        shape = rows.shape[1], _NUM_BUCKETS
-        places = column * _NUM_BUCKETS + np.searchsorted(_BOUNDS, above)
-        counts = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
-        counts[:, 0] = np.count_nonzero(rows <= 0, axis=0)
-        sums = np.bincount(column, above, minlength=shape[0])
+        num_features = rows.shape[1]
+        places = np.flatnonzero(rows > 0)
+        above, features = rows.ravel()[places], places % num_features
+        buckets = features * _NUM_BUCKETS + np.searchsorted(_BOUNDS, above)
+        counts = np.bincount(buckets, minlength=num_features * _NUM_BUCKETS)
+        counts = counts.reshape(num_features, _NUM_BUCKETS)
+        counts[:, 0] = (rows <= 0).sum(axis=0)
+        sums = np.bincount(features, above, minlength=num_features)
         with self._lock:
             self._counts += counts
             self._sums += sums
