@@ -332,3 +332,4 @@ def test_an_exported_alert_loads_nothing_and_runs_nothing(path: Path):
     assert not re.findall(r"<(?:script|link|form|a|img|button)\b", text)
     assert "<svg" in text
     assert "not calibrated" in text
+    assert "--config" not in text, "what is missing where the page runs is nobody else's business"
