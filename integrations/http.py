@@ -64,7 +64,7 @@ class HttpClient:
                 refused = 400 <= error.code < 500 and error.code not in _NOT_ABOUT_THE_ALERTS
                 raise DeliveryError(f"{url}: {error}", retriable=not refused) from error
         except (OSError, http.client.HTTPException) as error:
-            raise DeliveryError(f"{url}: {error}", retriable=True) from error
+            raise DeliveryError(f"{url}: {_in_words(error)}", retriable=True) from error
 
     def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
@@ -113,6 +113,12 @@ def read_headers(headers: Headers | None) -> dict[str, str]:
                 "names are of letters, digits, - and _, values of printable ASCII",
             )
     return read
+
+
+def _in_words(error: Exception) -> str:
+    if type(error) is http.client.BadStatusLine:  # which holds what came in its place
+        return "the answer is not HTTP; is the port one for gRPC?"
+    return str(error)
 
 
 def _text(value: str | FromEnv) -> str:

@@ -224,6 +224,12 @@ def test_tls_with_a_private_authority(tmp_path: Path):
     assert caught.value.retriable
 
 
+def test_http_to_a_port_for_grpc_is_said_to_be_that(receiver: GrpcReceiver):
+    with pytest.raises(DeliveryError, match="not HTTP; is the port one for gRPC") as caught:
+        OtlpDestination(receiver.endpoint, timeout_s=60.0).deliver([make_alert()])
+    assert caught.value.retriable
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
