@@ -11,9 +11,10 @@ import pytest
 import yaml
 from console_script import console_script
 from records import ANSWER, PROMPT, make_alert, make_health_alert, make_request
+from running_monitor import running_monitor, wait_for
 
 from saeguard.monitor.alerts import Alert, CorrelationEvidence, CountedMatch, new_alert_id
-from saeguard.monitor.store import Store
+from saeguard.monitor.store import Store, list_alerts, list_requests
 from saeguard.monitor.verdict_tests import NoRuleTest, RuleFiles, RuleTest, rule_test
 from saeguard.monitor.verdicts import add_verdict
 from saeguard.rules import load_rules
@@ -344,3 +345,15 @@ def test_the_shell_makes_the_same_test_and_runs_it(path, files, monkeypatch, cap
     assert "is there already" in saeguard(*command)[2]
     set_threshold(files, 5.0)
     assert saeguard("test", test.name)[0] == 0
+
+
+def test_an_alert_of_a_running_monitor_becomes_a_test_of_its_rules(tmp_path):
+    with running_monitor(tmp_path) as monitor:
+        monitor.lie_once("chatcmpl-1-abcd")
+        wait_for(lambda: list_requests(monitor.store), 60)
+        (alert,) = list_alerts(monitor.store)
+        add_verdict(monitor.store, alert.id, "true_positive", "", "ada")
+        files = RuleFiles((tmp_path / "rules.yaml",), tmp_path)
+        assert run(rule_test(monitor.store, alert, files), files) == ["ok"]
+        add_verdict(monitor.store, alert.id, "false_positive", "", "ada")
+        assert run(rule_test(monitor.store, alert, files), files) == ["failed"]
