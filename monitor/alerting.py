@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from saeguard.monitor.detector import Detection
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.watchlist import Watchlist
 from saeguard.rules import Reading, Rule, RuleSet, render_message
-from saeguard.rules.matches import CorrelationMatch, Decision
+from saeguard.rules.matches import CorrelationMatch, Decision, Match
 from saeguard.rules.model import Correlation
 
 
@@ -69,12 +70,8 @@ class AlertMaker:
                 match.rule, {name: reading.holds for name, reading in match.readings.items()}
             ),
             **self._versions(),
-            feature_labels={
-                name: label
-                for reading in match.readings.values()
-                for name in reading.features
-                if (label := self.watchlist.labels.get(name))
-            },
+            feature_labels=_of_features(match, self.watchlist.labels),
+            feature_links=_of_features(match, self.watchlist.links),
             trace_headers=request.start.trace_headers,
             forward_time_ns=detection.frame.time_ns,
             coverage=request.coverage_so_far(),
@@ -147,6 +144,12 @@ def _action_outcome(rule: Rule, request: LiveRequest) -> str:
     if rule.action == "alert":
         return ""
     return "requested" if request.end is None else "too_late"
+
+
+def _of_features(match: Match, texts: Mapping[str, str]) -> dict[str, str]:
+    """Those of the features that the match has read."""
+    names = (name for reading in match.readings.values() for name in reading.features)
+    return {name: texts[name] for name in names if name in texts}
 
 
 def _signal(reading: Reading) -> SignalReading:

@@ -178,6 +178,8 @@ class Alert(msgspec.Struct, frozen=True):
     """Of `stop`: `requested`, or `too_late` where the request had ended. What came of it is in the
     request's record.
     """
+    feature_links: dict[str, str] = {}
+    """Pages about the features, on Neuronpedia."""
     condition: list[ConditionLine] = []
     """The rule's, as a tree; none for a rule across requests."""
     correlation: CorrelationEvidence | None = None

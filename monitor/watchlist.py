@@ -133,6 +133,12 @@ class Watchlist:
     def labels(self) -> dict[str, str]:
         return {f.name: f.label for site in self.sites for f in site.features if f.label}
 
+    @property
+    def links(self) -> dict[str, str]:
+        """Pages about features, by their names."""
+        features = [feature for site in self.sites for feature in site.features]
+        return {f.name: f.neuronpedia_url for f in features if f.neuronpedia_url}
+
 
 def encode(x: npt.NDArray[Any], site: Site) -> npt.NDArray[np.float64]:
     """The formula above in float64: the reference for golden vectors and tests.

@@ -117,6 +117,7 @@ def _evidence(alert: Alert) -> dict[str, Value | None]:
         "saeguard.threshold": decisive.threshold if decisive else None,
         "saeguard.evidence": msgspec.json.encode(alert.signals).decode(),
         "saeguard.feature.labels": json.dumps(alert.feature_labels),
+        "saeguard.feature.links": json.dumps(alert.feature_links) if alert.feature_links else None,
         "saeguard.action": alert.action,
         "saeguard.action.outcome": alert.action_outcome or None,
     }

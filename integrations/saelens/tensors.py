@@ -10,7 +10,7 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -80,7 +80,12 @@ def open_tensors(path: Path) -> TensorFile:
     """
     if not path.is_file():
         raise CompileError(f"{path}: no such file")
-    kinds = {".safetensors": Safetensors, ".npz": Npz, ".pt": Torch, ".pth": Torch}
+    kinds: Mapping[str, Callable[[Path], TensorFile]] = {
+        ".safetensors": Safetensors,
+        ".npz": Npz,
+        ".pt": Torch,
+        ".pth": Torch,
+    }
     kind = kinds.get(path.suffix)
     if kind is None:
         raise CompileError(f"{path}: tensors are read from {', '.join(kinds)} files")
@@ -147,11 +152,11 @@ class Npz(TensorFile):
 
     def _open_member(self, name: str) -> tuple[BinaryIO, tuple[int, ...], np.dtype[Any], int]:
         stream = cast(BinaryIO, self._archive.open(self._members[name]))
-        version = np.lib.format.read_magic(stream)
+        npy: Any = np.lib.format  # which has no types
         read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
+            (1, 0): npy.read_array_header_1_0,
+            (2, 0): npy.read_array_header_2_0,
+        }[npy.read_magic(stream)]
         shape, is_fortran, dtype = read_header(stream)
         if dtype.hasobject or (is_fortran and len(shape) > 1):
             raise ValueError(f"{name} is not stored row by row as numbers")

@@ -71,7 +71,8 @@ def test_what_became_of_a_stop_is_said():
 def test_the_documentation_names_every_attribute():
     page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
     request = {"lora": "a", "client": "c", "policy": "p"}
-    full = make_alert(**request, action="stop", action_outcome="requested")
+    links = {"deceit": "https://www.neuronpedia.org/m/3-res/5"}
+    full = make_alert(**request, feature_links=links, action="stop", action_outcome="requested")
     names = mapping.span_attributes(full).keys() | mapping.attributes(make_correlation()).keys()
     assert len(names) > 35
     for name in names:
