@@ -21,7 +21,7 @@ from saeguard.monitor.alerts import (
 )
 from saeguard.monitor.condition_tree import condition_tree
 from saeguard.monitor.detector import Detection
-from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.requests import END_LOST, LiveRequest
 from saeguard.monitor.watchlist import Watchlist
 from saeguard.rules import Reading, Rule, RuleSet, render_message
 from saeguard.rules.matches import CorrelationMatch, Decision, Match
@@ -135,7 +135,7 @@ def is_worth_recording(request: LiveRequest, share: float = 0.0) -> bool:
     """
     if request.decisions or request.uncovered or request.opt_outs:
         return True
-    if not request.coverage().complete:
+    if not request.coverage().complete or (request.end and request.end.reason == END_LOST):
         return True
     return zlib.crc32(request.id.encode()) < share * 2**32
 

@@ -7,6 +7,7 @@ rows. Both for a bounded time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,12 +26,13 @@ from saeguard.monitor.messages import (
     PrefixUpdate,
     RequestEnd,
     RequestStart,
+    Running,
 )
 from saeguard.monitor.new_rows import only_new
 from saeguard.monitor.opt_outs import OptOuts
 from saeguard.monitor.phases import PhaseTracker, Starts, phases_of
 from saeguard.monitor.prefixes import Prefixes
-from saeguard.monitor.requests import LiveRequest
+from saeguard.monitor.requests import END_LOST, MONITOR_SHUTDOWN, LiveRequest
 from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.monitor.workers import Workers
@@ -145,8 +147,23 @@ class Detector:
         """Nothing more will come: what still runs ends with what was seen of it."""
         for req_id, request in self._requests.items():
             if request.end is None:
-                request.cut_off(time_ns)
+                request.cut_off(MONITOR_SHUTDOWN, time_ns)
                 self._ended[req_id] = None
+
+    def reap(self, message: Running, now_s: float) -> None:
+        """An engine has said what runs on it: of its other requests no end will come. Their last
+        rows may.
+        """
+        running = set(message.req_ids)
+        for req_id, request in self._requests.items():
+            is_its_own = request.start.engine == message.engine
+            if is_its_own and req_id not in running and req_id not in self._ended:
+                request.deadline_s = now_s + GRACE_S
+                self._ended[req_id] = None
+
+    def forget_end(self, req_id: str) -> None:
+        """It was announced of a request that was recorded before."""
+        self._early.take_end(req_id)
 
     def observe(self, frame: Frame, arrays: FrameArrays, now_s: float) -> list[Detection]:
         """The scores of one step."""
@@ -173,6 +190,8 @@ class Detector:
         for req_id in list(self._ended):
             request = self._requests[req_id]
             if request.is_complete or now_s >= request.deadline_s:
+                if request.end is None:
+                    request.cut_off(END_LOST, time.time_ns())
                 if self.workers.is_any_silent:  # which may be known since its end
                     request.missing_reason = "blind"
                 del self._ended[req_id], self._requests[req_id]

@@ -65,7 +65,9 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     cached, before.
     """
     has_ended: bool = False
-    """Told again after its end, which was told while there was no monitor."""
+    """Told again, right behind its end: the monitor that had heard of it may not have stored it."""
+    engine: int = 0
+    """Data-parallel rank of the engine that serves it."""
 
 
 STOP_REASON = "saeguard:"
@@ -109,6 +111,18 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """Positions that were served from the prefix cache and never computed for this request."""
     num_output_tokens: int
     time_ns: int
+    num_dropped: int = 0
+    """As in `RequestStart`."""
+
+
+class Running(msgspec.Struct, frozen=True, tag="running"):
+    """All that an engine knows of, when it starts and after messages were lost: what was announced
+    and is not among it has ended (EngineCore).
+    """
+
+    engine: int
+    """As in `RequestStart`."""
+    req_ids: list[str]
     num_dropped: int = 0
     """As in `RequestStart`."""
 
@@ -170,7 +184,7 @@ class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """Why it was refused."""
 
 
-Message = TapStatus | RequestStart | PrefixUpdate | RequestEnd | Frame | SwapStatus
+Message = TapStatus | RequestStart | PrefixUpdate | RequestEnd | Running | Frame | SwapStatus
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):

@@ -38,6 +38,7 @@ COUNTERS: dict[str, Labels] = {
     "rows/unevaluated": (),
     "requests/finished": (),
     "requests/unattended": (),
+    "requests/end_lost": (),
     "delivery/attempts": ("outcome", "destination"),
     "store/evicted": ("kind",),
     "store/refused": ("kind",),

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from saeguard.monitor.alerting import is_worth_recording
 from saeguard.monitor.alerts import UNSEEN_REASONS, Alert
 from saeguard.monitor.detector import Detection
+from saeguard.monitor.finished import Finished
 from saeguard.monitor.logging import log_alert, logger
 from saeguard.monitor.messages import RequestEnd, RequestStart
 from saeguard.monitor.opt_outs import OUTCOMES, OptOuts
-from saeguard.monitor.requests import MONITOR_DOWN, LiveRequest
+from saeguard.monitor.requests import END_LOST, MONITOR_DOWN, LiveRequest
 from saeguard.monitor.rulebook import Rulebook
 from saeguard.monitor.store import Store
 from saeguard.monitor.store_file import StoreError
@@ -36,6 +37,7 @@ _METRICS: dict[Outcome, str] = {
 
 _AT_ZERO = (
     "rules/reload/ok", "rules/reload/refused", "requests/unattended", "requests/finished",
+    "requests/end_lost",
     "tokens/scheduled", "tokens/observed", "tokens/cached",
     "messages/unreadable", "messages/failed",
 )  # fmt: skip
@@ -56,6 +58,7 @@ class Reporter:
         began += [f"tokens/unseen/{reason}" for reason in UNSEEN_REASONS]
         self.totals = Counter(dict.fromkeys(began, 0))
         self._unsaved: Counter[str] = Counter()
+        self._finished = Finished(store.finished())
         self._store = store
         self._record_share = record_share
         self._num_losses_told = 0
@@ -147,9 +150,12 @@ class Reporter:
     def finished(self, request: LiveRequest, book: Rulebook) -> None:
         """Enter a request that has ended, and keep it if somebody will want to look at it."""
         coverage = request.coverage()
+        assert request.end is not None
+        self._finished.add(request.start.req_id)
         self.count(
             {
                 "requests/finished": 1,
+                "requests/end_lost": int(request.end.reason == END_LOST),
                 "tokens/scheduled": coverage.scheduled,
                 "tokens/observed": coverage.observed,
                 "tokens/cached": coverage.cached,
@@ -160,10 +166,11 @@ class Reporter:
         if outcome := request.stop_outcome:
             self.count(Counter(_key("stops", rule, outcome) for rule in request.stopping))
         if is_worth_recording(request, self._record_share):
-            self._store.add_request(book.maker.record(request))
+            self._store.add_request(book.maker.record(request), request.start.has_ended)
 
     def unannounced(self, end: RequestEnd) -> None:
         """Enter a request of which only the end came: all else was told to a monitor that died."""
+        self._finished.add(end.req_id)
         num_tokens = end.num_scheduled + end.num_cached
         self.count(
             {
@@ -173,6 +180,10 @@ class Reporter:
             }
         )
 
+    def has_finished(self, req_id: str) -> bool:
+        """Whether it was entered lately, by this monitor or one before it."""
+        return req_id in self._finished
+
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to totals that outlive the process."""
         self.totals.update(counts)
@@ -181,7 +192,7 @@ class Reporter:
     def save_totals(self) -> None:
         """Hand the store what was counted since the last time."""
         if self._unsaved and not self._store.is_stalled:  # it can wait here, where it adds up
-            self._store.add_totals(dict(self._unsaved))
+            self._store.add_totals(dict(self._unsaved), self._finished.take_unsaved())
             self._unsaved.clear()
 
     def _find_uncovered(self, request: LiveRequest, share: float, book: Rulebook) -> None:

@@ -33,6 +33,9 @@ StopOutcome = Literal["stopped", "too_late"]
 MONITOR_SHUTDOWN = "monitor_shutdown"
 """Why a request's record ends, where the monitor ended before the request."""
 
+END_LOST = "end_lost"
+"""The same, where the engine did not know the request any more, and the message was lost."""
+
 MONITOR_DOWN: UnseenReason = "monitor_down"
 """Why rows are missing that were computed before the monitor was there, or there again."""
 
@@ -112,12 +115,12 @@ class LiveRequest:
         num_held = len(self.held.rows.positions) if self.held else 0
         return self.end is not None and self._num_missing <= num_held
 
-    def cut_off(self, time_ns: int) -> None:
+    def cut_off(self, reason: str, time_ns: int) -> None:
         """End it with what is known by now: nobody will tell of its end."""
         self.held = None
         self.end = RequestEnd(
             req_id=self.start.req_id,
-            reason=MONITOR_SHUTDOWN,
+            reason=reason,
             num_scheduled=self.coverage_so_far().scheduled + self.num_rejected - self.num_cached,
             num_cached=self.num_cached,
             num_output_tokens=max(0, self.next_position + 1 - self.prompt_len),
@@ -237,7 +240,7 @@ class LiveRequest:
         that is not known.
         """
         assert self.end is not None
-        if not self.stopping or self.end.reason == MONITOR_SHUTDOWN:
+        if not self.stopping or self.end.reason in (MONITOR_SHUTDOWN, END_LOST):
             return None
         return "stopped" if self.end.reason.startswith(STOP_REASON) else "too_late"
 

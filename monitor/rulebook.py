@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,15 +48,13 @@ class Rulebook:
         engine = Engine(ruleset, watchlist.columns)
         return cls(ruleset, watchlist, engine, Decider(ruleset), AlertMaker(ruleset, watchlist))
 
-    def decide(self, detections: Iterable[Detection]) -> Iterator[tuple[Decision, Detection]]:
-        """What becomes of each match, and of what it completes across requests."""
-        for detection in detections:
-            request, time_ns = detection.request, detection.frame.time_ns
-            opted_out = granted(request.opt_outs)
-            for decision in self.decider.decide(
-                detection.match, request.context, time_ns, opted_out, time.monotonic_ns()
-            ):
-                yield decision, detection
+    def decide(self, detection: Detection) -> list[Decision]:
+        """What becomes of a match, and of what it completes across requests."""
+        request, time_ns = detection.request, detection.frame.time_ns
+        opted_out = granted(request.opt_outs)
+        return self.decider.decide(
+            detection.match, request.context, time_ns, opted_out, time.monotonic_ns()
+        )
 
     @property
     def can_stop(self) -> bool:

@@ -22,7 +22,7 @@ _NEAR = 256
 may have held; from then on each step is twice as long as the one before."""
 _FAR = 60
 
-_TABLES = ("alerts", "requests", "quarantine", "verdicts")
+_TABLES = ("alerts", "requests", "quarantine", "finished", "verdicts")
 _TABLES_WITHOUT_ROWID = ("cursors", "totals")
 
 log = logger(__name__)

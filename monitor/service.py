@@ -29,6 +29,7 @@ from saeguard.monitor.messages import (
     PrefixUpdate,
     RequestEnd,
     RequestStart,
+    Running,
     SwapStatus,
     TapStatus,
     decode,
@@ -233,7 +234,9 @@ class Service:
                 return self._joiner.add(message, arrays, time.monotonic())
             case RequestStart():
                 self._num_unsent = message.num_dropped
-                if not self._detector.knows(message.req_id):
+                if message.has_ended and self._reporter.has_finished(message.req_id):
+                    self._detector.forget_end(message.req_id)
+                elif not self._detector.knows(message.req_id):
                     self._start(message)
             case PrefixUpdate():
                 self._detector.update_prefixes(message)
@@ -241,6 +244,9 @@ class Service:
                 self._num_unsent = message.num_dropped
                 self._stops.ended(message.req_id)
                 self._decide(self._detector.end(message, time.monotonic()))
+            case Running():
+                self._num_unsent = message.num_dropped
+                self._detector.reap(message, time.monotonic())
             case TapStatus():
                 self._hear(message)
             case SwapStatus():
@@ -266,7 +272,11 @@ class Service:
             self._lose(status.rank, status.reason, is_silent=True)
 
     def _decide(self, detections: list[Detection]) -> None:
-        for decision, detection in self._book.decide(detections):
+        for detection in detections:
+            self._guarded(self._decide_on, detection)  # one that fails must not cost the others
+
+    def _decide_on(self, detection: Detection) -> None:
+        for decision in self._book.decide(detection):
             alert = self._reporter.decided(decision, detection, self._book)
             if alert is not None and alert.action_outcome == "requested":
                 self._stops.ask(detection.request.start.req_id, alert, time.monotonic())

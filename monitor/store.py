@@ -13,7 +13,7 @@ import contextlib
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -30,10 +30,11 @@ from saeguard.monitor.alerts import (
     decode_request,
     encode,
 )
+from saeguard.monitor.finished import MAX_FINISHED
 from saeguard.monitor.group_commits import GroupCommits, Record
 from saeguard.monitor.histograms import Histogram
 from saeguard.monitor.logging import logger
-from saeguard.monitor.store_connection import ACKNOWLEDGE, News, StoreConnection
+from saeguard.monitor.store_connection import ACKNOWLEDGE, News, Statement, StoreConnection
 from saeguard.monitor.store_file import DamagedStoreError, StoreError, reading
 
 DEFAULT_BYTES = 4 << 30
@@ -46,12 +47,15 @@ ON CONFLICT (id) DO NOTHING"""
 _ADD_REQUEST = """
 INSERT INTO requests (req_id, body) VALUES (?, ?)
 ON CONFLICT (req_id) DO UPDATE SET body = excluded.body"""
+_ADD_REQUEST_AGAIN = "INSERT OR IGNORE INTO requests (req_id, body) VALUES (?, ?)"
 _TRIM_REQUESTS = f"""
 DELETE FROM requests
 WHERE row <= (SELECT max(row) FROM requests) - ? AND NOT {retention.IS_AWAITED}"""
 _ADD_TOTAL = """
 INSERT INTO totals (key, value) VALUES (?, ?)
 ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"""
+_ADD_FINISHED = "INSERT OR REPLACE INTO finished (req_id) VALUES (?)"
+_TRIM_FINISHED = "DELETE FROM finished WHERE row <= (SELECT max(row) FROM finished) - ?"
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
 _CURSOR = "coalesce((SELECT row FROM cursors WHERE destination = ?), 0)"
 
@@ -111,15 +115,18 @@ class Store:
             self._commits.refused["alerts"] += 1
             raise
 
-    def add_request(self, record: RequestRecord) -> None:
+    def add_request(self, record: RequestRecord, is_told_again: bool = False) -> None:
         """Keeps a request, in place of the oldest one where there are `max_requests`.
+
+        Args:
+            is_told_again: what a monitor before this one has kept of it is more.
 
         Raises:
             StoreError: it can neither be written nor wait.
         """
         body = encode(record)
         self._held_bytes = self._held_bytes + len(body) if self.is_stalled else 0
-        add = (_ADD_REQUEST, (record.req_id, body))
+        add = (_ADD_REQUEST_AGAIN if is_told_again else _ADD_REQUEST, (record.req_id, body))
         try:
             if self._held_bytes > HELD_BYTES:
                 raise StoreError(f"alert store {self.path}: too much waits to be written")
@@ -128,9 +135,16 @@ class Store:
             self._commits.refused["requests"] += 1
             raise
 
-    def add_totals(self, totals: Mapping[str, int]) -> None:
-        """Adds to the counters."""
-        self._commits.hand_over(Record([(_ADD_TOTAL, item) for item in totals.items()]))
+    def add_totals(self, totals: Mapping[str, int], finished: Sequence[str] = ()) -> None:
+        """Adds to the counters, together with the requests that are in them."""
+        statements: list[Statement] = [(_ADD_TOTAL, item) for item in totals.items()]
+        statements += [(_ADD_FINISHED, (req_id,)) for req_id in finished]
+        self._commits.hand_over(Record([*statements, (_TRIM_FINISHED, (MAX_FINISHED,))]))
+
+    def finished(self) -> list[str]:
+        """Requests that are in the counters, as far as that is remembered."""
+        with reading(self.path) as db:
+            return [req_id for (req_id,) in db.execute("SELECT req_id FROM finished ORDER BY row")]
 
     def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
         """The oldest alerts that the destination has not acknowledged, with their rows.

@@ -47,6 +47,10 @@ CREATE TABLE IF NOT EXISTS totals (
     key TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS finished (  -- the newest requests that are in the totals
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    req_id TEXT NOT NULL UNIQUE
+);
 CREATE TABLE IF NOT EXISTS cursors (  -- what each destination has acknowledged
     destination TEXT PRIMARY KEY,
     row INTEGER NOT NULL

@@ -83,7 +83,9 @@ def _watch(scheduler: Any, tokenizer_file: str | None, outbox: DirectOutbox, pre
         outbox,
         outbox.connection,
         prefix,
+        engine_number(scheduler.vllm_config),
     )
+    reporter.tell_running()  # whatever an engine before this one has left
     report = functools.partial(_report_blind, scheduler, outbox)
     _observe(scheduler, "schedule", report, after=reporter.scheduled)
     _observe(scheduler, "_free_request", report, before=reporter.ended)

@@ -21,13 +21,20 @@ from saeguard.monitor.messages import (
     PrefixUpdate,
     RequestEnd,
     RequestStart,
+    Running,
 )
 from saeguard.rules.scope import shortened
+
+_Told = RequestStart | PrefixUpdate | RequestEnd | Running
 
 _NEVER = 1 << 62
 _MAX_OPT_OUT = 2_000
 _SAMPLE = re.compile(r"^\d+_")
 _MAX_ENDED = 1_000
+_KEEP_S = 6.0
+"""How long the end of a request is kept after it was told: longer than a monitor waits for its last
+rows before it stores it.
+"""
 
 
 @dataclass(slots=True)
@@ -77,6 +84,15 @@ class _Running:
         return (begin, num_computed) if num_computed > begin else None
 
 
+@dataclass(slots=True)
+class _Ended:
+    """What was said of a request that a monitor may have heard and not stored."""
+
+    running: _Running
+    end: RequestEnd
+    told_s: float
+
+
 class RequestReporter:
     """Looks at what a scheduler does. A request is announced when it is first scheduled: only then
     it is known what it has from the prefix cache.
@@ -91,6 +107,7 @@ class RequestReporter:
         outbox: Outbox,
         connection: Connection,
         prefix: str = "",
+        engine: int = 0,
     ) -> None:
         """
         Args:
@@ -98,7 +115,9 @@ class RequestReporter:
             block_size: of the blocks that it hashes; 0 if it has no prefix cache.
             connection: of the outbox.
             prefix: what the ids that the monitor hears of begin with.
+            engine: data-parallel rank of this one.
         """
+        self._engine = engine
         self._prefix = prefix
         self._requests = requests
         self._model = model
@@ -107,13 +126,16 @@ class RequestReporter:
         self._outbox = outbox
         self._connection = connection
         self._running: dict[str, _Running] = {}
-        self._ended: deque[_Running] = deque(maxlen=_MAX_ENDED)
-        """Whose end was told while there was no monitor."""
+        self._ended: deque[_Ended] = deque(maxlen=_MAX_ENDED)
+        """The oldest first."""
+        self._num_dropped_told = 0
 
     def scheduled(self, output: Any) -> None:
         """After `Scheduler.schedule`, with what it returned."""
         if self._connection.is_new():
             self._tell_again()
+        if self._outbox.num_dropped > self._num_dropped_told:
+            self.tell_running()
         new, skipped, made = [], {}, {}
         num_scheduled = output.num_scheduled_tokens
         for req_id, num_computed in _begun(output):
@@ -144,29 +166,42 @@ class RequestReporter:
         if req_id not in self._running:  # it ended in the queue
             self._start(request, 0, 0)
         running = self._running.pop(req_id)
-        if not self._connection.is_up:
-            self._ended.append(running)
         if (made := running.new_blocks()) is not None:
             self._post(PrefixUpdate(made={req_id: made}))
-        self._post(
-            RequestEnd(
-                req_id=req_id,
-                reason=_end_reason(request),
-                num_scheduled=running.num_scheduled,
-                num_cached=running.num_cached,
-                num_output_tokens=request.num_output_tokens,
-                time_ns=time.time_ns(),
-                num_dropped=self._outbox.num_dropped,
-            )
+        end = RequestEnd(
+            req_id=req_id,
+            reason=_end_reason(request),
+            num_scheduled=running.num_scheduled,
+            num_cached=running.num_cached,
+            num_output_tokens=request.num_output_tokens,
+            time_ns=time.time_ns(),
+            num_dropped=self._outbox.num_dropped,
         )
+        self._post(end)
+        self._keep(_Ended(running, end, time.monotonic()))
+
+    def tell_running(self) -> None:
+        """Whatever else this engine has announced is over: an end may have been lost."""
+        num_dropped = self._outbox.num_dropped
+        self._post(Running(self._engine, list(self._running), num_dropped))
+        if self._outbox.num_dropped == num_dropped:
+            self._num_dropped_told = num_dropped
+
+    def _keep(self, ended: _Ended) -> None:
+        """For a monitor that comes after the one that has heard of it."""
+        if self._connection.is_up:
+            while self._ended and self._ended[0].told_s < ended.told_s - _KEEP_S:
+                self._ended.popleft()
+        self._ended.append(ended)
 
     def _tell_again(self) -> None:
         """A monitor has come back: it knows of what waited for it in the queue, but not of the
         requests that had been announced before.
         """
-        for running in self._ended:
-            self._announce(running, num_before=running.num_rows, has_ended=True)
-        self._ended.clear()
+        for ended in self._ended:
+            num_dropped, ended.told_s = self._outbox.num_dropped, time.monotonic()
+            self._post(msgspec.structs.replace(ended.end, num_dropped=num_dropped))
+            self._announce(ended.running, num_before=ended.running.num_rows, has_ended=True)
         for running in self._running.values():
             self._announce(running, num_before=running.num_rows)
 
@@ -204,18 +239,20 @@ class RequestReporter:
                 clock_ns=running.clock_ns,
                 num_before=num_before,
                 has_ended=has_ended,
+                engine=self._engine,
             )
         )
 
-    def _post(self, message: RequestStart | PrefixUpdate | RequestEnd) -> None:
+    def _post(self, message: _Told) -> None:
         if self._prefix:
             message = _prefixed(message, self._prefix)
         self._outbox.post(lambda: (message, None))
 
 
-def _prefixed(
-    message: RequestStart | PrefixUpdate | RequestEnd, prefix: str
-) -> RequestStart | PrefixUpdate | RequestEnd:
+def _prefixed(message: _Told, prefix: str) -> _Told:
+    if isinstance(message, Running):
+        ids = [prefix + req_id for req_id in message.req_ids]
+        return msgspec.structs.replace(message, req_ids=ids)
     if isinstance(message, PrefixUpdate):
         made = {prefix + req_id: blocks for req_id, blocks in message.made.items()}
         return PrefixUpdate(made, {prefix + req_id: s for req_id, s in message.skipped.items()})

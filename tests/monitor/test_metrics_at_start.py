@@ -68,7 +68,8 @@ def expected(destination: str) -> set[Series]:
         "correlations_evicted_total", "frames_dropped_total", "messages_dropped_total",
         "messages_unreadable_total", "messages_failed_total", "rows_nonfinite_total",
         "rows_orphaned_total", "rows_phase_unsure_total", "rows_unevaluated_total",
-        "requests_finished_total", "requests_unattended_total", "requests_live", "taps_alive",
+        "requests_finished_total", "requests_unattended_total", "requests_end_lost_total",
+        "requests_live", "taps_alive",
         "store_used_bytes", "store_stalled_s",
     ]  # fmt: skip
     return {

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_engine import frame_message, start_message
 from running_monitor import (
     LIE,
     QUIET,
@@ -23,8 +24,11 @@ from running_monitor import (
     write_config,
 )
 
-from saeguard.monitor.messages import PrefixUpdate, TapStatus
+from saeguard.monitor.config import load_config
+from saeguard.monitor.messages import PrefixUpdate, TapStatus, encode
+from saeguard.monitor.service import Service
 from saeguard.monitor.store import get_request, list_alerts, totals
+from saeguard.monitor.watchlist import load
 
 
 @pytest.fixture
@@ -260,3 +264,27 @@ def test_destinations_that_are_away_do_not_add_up_at_the_end(tmp_path: Path):
         began_s = time.monotonic()
         monitor.stop()
         assert time.monotonic() - began_s < 9, "the plugin kills it after 10"
+
+
+def test_an_alert_that_cannot_be_made_costs_no_other_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = load_config(write_config(tmp_path))
+    service = Service(config, tmp_path)
+    decided = service._reporter.decided
+
+    def fail_at_b(decision, detection, book):
+        if detection.request.start.req_id == "b":
+            raise ValueError("a fault of ours")
+        return decided(decision, detection, book)
+
+    monkeypatch.setattr(service._reporter, "decided", fail_at_b)
+    rows = {req_id: (0, [QUIET, QUIET, LIE]) for req_id in "abc"}
+    for req_id in rows:
+        service._accept(encode(start_message(req_id, [1, 2])))
+    watchlist = load(config.watchlist)
+    frame = frame_message(rows, 1, watchlist.digest, watchlist.columns)
+    service._observe_all(service._accept(encode(*frame)))
+    service.close()
+    assert sorted(alert.req_id for alert in list_alerts(config.store)) == ["a", "c"]
+    assert totals(config.store)["messages/failed"] == 1

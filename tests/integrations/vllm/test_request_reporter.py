@@ -15,8 +15,17 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.request import Request, RequestStatus
 
+from saeguard.integrations.vllm import request_reporter
+from saeguard.integrations.vllm.outbox import Build
 from saeguard.integrations.vllm.request_reporter import RequestReporter
-from saeguard.monitor.messages import Message, NewBlocks, PrefixUpdate, RequestEnd, RequestStart
+from saeguard.monitor.messages import (
+    Message,
+    NewBlocks,
+    PrefixUpdate,
+    RequestEnd,
+    RequestStart,
+    Running,
+)
 
 BLOCK_SIZE = 4
 
@@ -39,9 +48,8 @@ class Scheduled:
     def __init__(self, block_size: int = BLOCK_SIZE, prefix: str = "") -> None:
         self.messages: list[Message] = []
         self.requests: dict[str, Request] = {}
-        self.outbox = SimpleNamespace(
-            post=lambda build: self.messages.append(build()[0]), num_dropped=0
-        )
+        self.is_full = False
+        self.outbox = SimpleNamespace(post=self._post, num_dropped=0)
         self.connection = Line()
         self._reporter = RequestReporter(
             self.requests, "m", None, block_size, self.outbox, self.connection, prefix
@@ -83,6 +91,12 @@ class Scheduled:
     def end(self, req_id: str) -> None:
         self.requests[req_id].status = RequestStatus.FINISHED_STOPPED
         self._reporter.ended(self.requests.pop(req_id))
+
+    def _post(self, build: Build) -> None:
+        if self.is_full:
+            self.outbox.num_dropped += 1
+        else:
+            self.messages.append(build()[0])
 
     def of(self, kind: type) -> list[Message]:
         return [message for message in self.messages if isinstance(message, kind)]
@@ -280,21 +294,59 @@ def test_a_monitor_that_has_come_back_is_told_again_of_what_runs(scheduled: Sche
     del scheduled.messages[:]
     scheduled.add("c", [1, 2])
     scheduled.step(a=(-1, 1), c=(0, 2))
-    ended, running, new = scheduled.messages
+    end, ended, running, new = scheduled.messages
+    assert (end.req_id, isinstance(end, RequestEnd)) == ("b", True), "first: it waits for the other"
     assert (ended.req_id, ended.num_before, ended.has_ended) == ("b", 6, True)
     assert running == msgspec.structs.replace(first, num_before=4 + 3)
     assert (new.req_id, new.num_before) == ("c", 0)
     scheduled.step(a=(-1, 1))
-    assert len(scheduled.messages) == 3, "once"
+    assert len(scheduled.messages) == 4, "once"
 
 
-def test_what_ended_while_there_was_a_monitor_is_not_told_again(scheduled: Scheduled):
-    scheduled.add("a", [1, 2])
-    scheduled.step(a=(0, 2))
-    scheduled.end("a")
+def come_back(scheduled: Scheduled) -> list[Message]:
+    """A monitor after another one: what it is told."""
     scheduled.connection.is_up = False
     scheduled.step()
     scheduled.connection.is_up = True
     del scheduled.messages[:]
     scheduled.step()
-    assert scheduled.messages == []
+    return scheduled.messages
+
+
+def test_what_has_just_ended_is_told_to_each_monitor_that_comes_back(scheduled: Scheduled):
+    """The one that has heard of it may not have stored it."""
+    for _ in range(2):
+        scheduled.add("a", [1, 2])
+        scheduled.step(a=(0, 2))
+        scheduled.end("a")
+        scheduled.outbox.num_dropped = 3
+        end, start = come_back(scheduled)[-2:]
+        assert (end.req_id, end.num_scheduled, end.num_dropped) == ("a", 2, 3)
+        assert (start.req_id, start.num_before, start.has_ended) == ("a", 2, True)
+
+
+def test_what_ended_a_while_ago_is_told_to_nobody(
+    scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(request_reporter, "_KEEP_S", 0.0)
+    for req_id in "abc":
+        scheduled.add(req_id, [1, 2])
+        scheduled.step(**{req_id: (0, 2)})
+        scheduled.end(req_id)
+    assert {message.req_id for message in come_back(scheduled)} == {"c"}
+
+
+def test_once_messages_were_lost_the_monitor_is_told_what_runs_until_that_arrives():
+    scheduled = Scheduled(prefix="dp1/")
+    scheduled.add("a", [1, 2])
+    scheduled.add("b", [1, 2])
+    scheduled.step(a=(0, 2), b=(0, 2))
+    scheduled.end("a")
+    assert not scheduled.of(Running)
+    for is_full in (True, False):
+        scheduled.is_full = is_full
+        scheduled.outbox.num_dropped += is_full
+        scheduled.step(b=(-1, 1))
+    assert scheduled.of(Running) == [Running(0, ["dp1/b"], num_dropped=2)]
+    scheduled.step(b=(-1, 1))
+    assert len(scheduled.of(Running)) == 1, "once"
