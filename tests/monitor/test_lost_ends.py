@@ -64,9 +64,10 @@ def test_a_lost_end_is_in_the_record_and_the_metrics(monitor: Monitor):
     monitor.engine.start("lost-1", [1, 2])
     monitor.engine.step({"lost-1": (0, [QUIET, QUIET])})
     monitor.engine.send(Running(0, [], num_dropped=4))
-    wait_for(lambda: monitor.metric("saeguard.requests.end_lost") == 1, 30)
-    assert monitor.metric("saeguard.messages.dropped") == 4
-    assert monitor.metric("saeguard.requests.live") == 0
+    wait_for(lambda: monitor.metric("saeguard.requests.end_lost") == 1, 60)
+    wait_for(lambda: monitor.metric("saeguard.messages.dropped") == 4, 60)
+    wait_for(lambda: monitor.metric("saeguard.requests.live") == 0, 60)
+    wait_for(lambda: monitor.total("requests/end_lost") == 1, 60)
     record = get_request(monitor.store, "lost-1")
     assert record is not None
     assert (record.reason, record.coverage.observed) == (END_LOST, 2)
@@ -79,18 +80,18 @@ def test_what_a_killed_monitor_had_stored_is_not_entered_again_and_what_it_had_n
     monitor.engine.start("quiet-1", [1, 2])
     monitor.engine.step({"quiet-1": (0, [QUIET, QUIET])})
     monitor.engine.end("quiet-1", num_scheduled=2)
-    wait_for(lambda: monitor.total("requests/finished") == 2, 30)
+    wait_for(lambda: monitor.total("requests/finished") == 2, 60)
     monitor.process.kill()
     monitor.process.communicate()
     (tmp_path / "run" / "ready").unlink()
     monitor.process = start_process(tmp_path / "saeguard.yaml", tmp_path / "run")
-    wait_for((tmp_path / "run" / "ready").exists, 30)
+    wait_for((tmp_path / "run" / "ready").exists, 60)
     for req_id, num_rows in (("stored-1", 3), ("quiet-1", 2), ("unstored-1", 4), ("unstored-1", 4)):
         monitor.engine.end(req_id, num_scheduled=num_rows)
         monitor.engine.start(req_id, [1, 2], num_before=num_rows, has_ended=True, clock_ns=1)
-    wait_for(lambda: monitor.total("requests/finished") == 3, 30)
+    wait_for(lambda: monitor.total("requests/finished") == 3, 60)
     monitor.lie_once("last-1")
-    wait_for(lambda: monitor.total("requests/finished") == 4, 30)
+    wait_for(lambda: monitor.total("requests/finished") == 4, 60)
     assert monitor.total("tokens/unseen/monitor_down") == 4
     assert monitor.total("tokens/scheduled") == 3 + 2 + 4 + 3
     record = get_request(monitor.store, "stored-1")
