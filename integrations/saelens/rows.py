@@ -148,13 +148,9 @@ def _hook_point(source: SaeFeature, encoder: Encoder) -> HookPoint:
         hook_point = HookPoint.parse(encoder.hook_name)
     except UnsupportedError as error:
         raise CompileError(f"{source.path}: {error.message}", error.remedy) from error
-    if hook_point.kind == "resid_pre" and hook_point.layer > 0:
-        # What enters a layer is what leaves the one before it, which every model has a tap for.
-        hook_point = HookPoint(hook_point.layer - 1)
     if source.layer not in (None, hook_point.layer):
         raise CompileError(
-            f"{source.path}: the rules say layer {source.layer}, the SAE says "
-            f"{encoder.hook_name!r}, which is {hook_point.place}"
+            f"{source.path}: the rules say layer {source.layer}, the SAE says {encoder.hook_name!r}"
         )
     return hook_point
 

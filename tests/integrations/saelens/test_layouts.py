@@ -342,4 +342,4 @@ def test_a_configuration_of_before_6_0_is_read_as_sae_lens_reads_it(tmp_path: Pa
     with torch.no_grad():
         expected = sae.encode(x)[:, [f.index for f in site.features]].numpy()
     np.testing.assert_allclose(wl.encode(x.numpy(), site), expected, rtol=1e-4, atol=1e-4)
-    assert site.hook_point.layer == 3, "what enters a layer is what leaves the one before"
+    assert str(site.hook_point) == "blocks.4.hook_resid_pre"
