@@ -73,11 +73,11 @@ def _server(endpoint: str, api_key_file: Path | None, ca_file: Path | None) -> P
 
 def _print(pulled: Pulled, annotation: str) -> None:
     print(
-        f"{pulled.num_new} new verdicts and {pulled.num_known} that were known, "
-        f"on the {pulled.num_alerts} alerts of the store"
+        f"verdicts: {pulled.num_new} new, {pulled.num_known} known already; "
+        f"alerts in the store: {pulled.num_alerts}"
     )
     if pulled.num_not_human:
-        print(f"left in Phoenix: {pulled.num_not_human} that no person has made")
+        print(f"left in Phoenix: {pulled.num_not_human} not by a person")
     for label, number in pulled.unknown_labels.items():
         what = f"with the label {printable(label)!r}" if label else "without a label"
         print(f"left in Phoenix: {number} {what}; {annotation} is one of {', '.join(LABELS)}")

@@ -120,13 +120,13 @@ def test_a_verdict_said_in_phoenix_is_pulled_once_and_again_when_it_has_changed(
     code, out, _ = saeguard("pull")
     assert (code, out) == (
         0,
-        "1 new verdicts and 0 that were known, on the 6 alerts of the store\n",
+        "verdicts: 1 new, 0 known already; alerts in the store: 6\n",
     )
     said = newest(monitor.store, [alert_id])[alert_id]
     assert (said.verdict, said.comment, said.reviewer) == ("false_positive", "a story", "phoenix")
-    assert saeguard("pull")[1].startswith("0 new verdicts and 1 that were known")
+    assert saeguard("pull")[1].startswith("verdicts: 0 new, 1 known already")
     server.annotate(span_of(alert_id), "benign")
-    assert saeguard("pull")[1].startswith("1 new verdicts and 0 that were known")
+    assert saeguard("pull")[1].startswith("verdicts: 1 new, 0 known already")
     assert [said.verdict for said in history(monitor.store, alert_id)] == [
         "benign",
         "false_positive",
@@ -158,7 +158,7 @@ def test_what_is_no_verdict_of_a_person_is_counted_and_left(
     try:
         code, out, _ = saeguard("pull")
         assert code == 1
-        assert "1 that no person has made" in out
+        assert "1 not by a person" in out
         assert "1 with the label 'maybe'; verdict is one of true positive, false positive" in out
         assert "1 without a label" in out
         assert history(monitor.store, alert_id) == []
