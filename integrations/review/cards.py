@@ -84,7 +84,7 @@ def _card(
         standing=standings.get(name),
         share_active=float((seen > 0).mean()) if len(seen) else 0.0,
         top=_top(record, scores),
-        link=watched[1].neuronpedia_url if watched else None,
+        link=alert.feature_links.get(name),
     )
 
 

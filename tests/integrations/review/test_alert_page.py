@@ -79,7 +79,7 @@ def test_a_pinned_label_is_shown_with_its_origin_and_a_link_that_only_a_reader_f
         label_date="2026-01-02", neuronpedia="gemma-2-2b/20-res-16k",
     )  # fmt: skip
     watchlist = watchlist_of(feature)
-    alert = make_alert(req_id="r", watchlist=watchlist.digest)
+    alert = make_alert(req_id="r", watchlist=watchlist.digest, feature_links=watchlist.links)
     keep(path, alert, requests=[make_request(req_id="r")])
     page = browser(path, watchlist=watchlist)
     text = page.get(f"/alerts/{alert.id}").text
