@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 
 import zmq
 
 BATCH = 256
 """Messages that are taken at once."""
-_MAX_WAITING = 10_000
+_MAX_IN_SOCKET = 2 * BATCH
+"""Of each sender. A frame may have 2 MB, and ZeroMQ counts messages only, so its queue is short."""
+_MAX_BYTES = 256 << 20
 
 
 class Inbox:
-    """A socket that they push to. For one thread."""
+    """A socket that they push to. For one thread.
 
-    def __init__(self, endpoint: str) -> None:
+    Whenever messages are taken, all that have come are taken in, up to a number of bytes. What
+    finds no room waits with its sender, who drops and counts what is too much for him.
+    """
+
+    def __init__(self, endpoint: str, max_bytes: int = _MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._waiting: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, _MAX_WAITING)
+        self._socket.setsockopt(zmq.RCVHWM, _MAX_IN_SOCKET)
         self._socket.bind(endpoint)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether there is something."""
-        return bool(self._socket.poll(int(timeout_s * 1000)))
+        return bool(self._waiting or self._socket.poll(int(timeout_s * 1000)))
 
     def take(self) -> list[bytes]:
-        """What is there, at most `BATCH` messages."""
-        messages: list[bytes] = []
+        """What is there, at most `BATCH` messages, in the order in which they came."""
         with contextlib.suppress(zmq.Again):
-            while len(messages) < BATCH:
-                messages.append(self._socket.recv(zmq.NOBLOCK))
+            while self._num_bytes < self._max_bytes:
+                self._waiting.append(self._socket.recv(zmq.NOBLOCK))
+                self._num_bytes += len(self._waiting[-1])
+        messages = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self._num_bytes -= sum(map(len, messages))
         return messages
 
     def close(self) -> None:
