@@ -41,7 +41,7 @@ def arm(scheduler: Any) -> None:
     if config is None:
         return
     at_shutdown = contextlib.ExitStack()
-    tokenizer_file = _tokenizer_file(scheduler.vllm_config.model_config)
+    tokenizer_file = tokenizer_file_of(scheduler.vllm_config.model_config)
     run_dir = run_directory(scheduler.vllm_config, config)
     seat = Seat(run_dir)
     control = control_endpoint(scheduler.vllm_config, config)
@@ -157,7 +157,7 @@ def _served_name(model_config: Any) -> str:
     return str(name or model_config.model)
 
 
-def _tokenizer_file(model_config: Any) -> str | None:
+def tokenizer_file_of(model_config: Any) -> str | None:
     """A local tokenizer.json: the monitor must not download anything."""
     local = os.path.join(model_config.tokenizer, "tokenizer.json")
     if os.path.isfile(local):

@@ -55,6 +55,7 @@ class Commands(LazyGroup):
         "phoenix": "Verdicts from Arize Phoenix.",
         "review": "Review alerts in a browser.",
         "serve": "Serve a model with vLLM and watch it.",
+        "capture": "Record the scores of given requests, offline.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
         "verify": "Prove on a live engine that watching works, and say what it costs.",
     }

@@ -16,7 +16,7 @@ from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
-from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, backtest
+from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, SourceResult, backtest
 from saeguard.rules.calibration.intervals import Rate
 from saeguard.rules.recordings.offline import RecordingError
 
@@ -54,42 +54,57 @@ def _as_json(result: RuleResult) -> dict[str, Any]:
 
 
 def _as_text(results: Sequence[RuleResult]) -> Iterator[RenderableType]:
-    yield _overview(results)
     for result in results:
+        yield safe(result.rule, "bold")
+        yield shared.indented(_figures(result))
         if [source.source for source in result.sources] != [NO_SOURCE]:
-            yield from ("", _sources(result))
-    yield ""
+            yield shared.indented(_sources(result))
+            if quiet := [source for source in result.sources if _is_quiet(source)]:
+                num_requests = sum(source.negatives.total for source in quiet)
+                names = ", ".join(source.source for source in quiet)
+                yield safe(f"  no alert in {num_requests} negatives of {names}")
+        yield ""
     yield "intervals: 95 %, Wilson, requests taken as independent; per million tokens: a bound"
-    if any(result.num_groups < result.recall.total + result.false_alarm_rate.total
-           for result in results):  # fmt: skip
+    yield "first alert: in the median, of those in requests with a span"
+    if any(_num_requests(result) > result.num_groups for result in results):
         yield "requests of one group are alike: the true intervals are wider"
 
 
-def _overview(results: Sequence[RuleResult]) -> Table:
-    table = _table("rule", "recall", "false alarms", "of 1,000 requests", "per million tokens",
-                   "precision here", "latency", "before the end")  # fmt: skip
-    for result in results:
-        false_alarms = result.false_alarm_rate
-        table.add_row(
-            safe(result.rule),
-            rate(result.recall),
-            f"{false_alarms.count} of {false_alarms.total}",
-            f"{_thousands(false_alarms.share)} ({_thousands(false_alarms.low)} to "
-            f"{_thousands(false_alarms.high)})",
-            _per_million(result),
-            rate(result.precision),
-            _tokens(result.median_latency),
-            _tokens(result.median_to_end),
-        )
+def _figures(result: RuleResult) -> Table:
+    false_alarms = result.false_alarm_rate
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row("recall", rate(result.recall))
+    table.add_row(
+        "false alarms",
+        f"{_thousands(false_alarms.share)} per 1,000 requests ({_thousands(false_alarms.low)} to "
+        f"{_thousands(false_alarms.high)}), {false_alarms.count} of {false_alarms.total}; "
+        f"{_per_million(result)}",
+    )
+    table.add_row("precision here", rate(result.precision))
+    if result.median_latency is not None and result.median_to_end is not None:
+        begun = _when(result.median_latency, "began")
+        table.add_row("first alert", f"{begun}, {_when(-result.median_to_end, 'was complete')}")
     return table
 
 
 def _sources(result: RuleResult) -> Table:
-    table = _table(result.rule, "alerts of positives", "alerts of negatives")
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("source", "alerts of positives", "alerts of negatives"):
+        table.add_column(title, justify="left" if title == "source" else "right")
     for source in result.sources:
-        sides = (rate(side) if side.total else "" for side in (source.positives, source.negatives))
-        table.add_row(safe(f"  {source.source}"), *sides)
+        if not _is_quiet(source):
+            sides = (rate(s) if s.total else "" for s in (source.positives, source.negatives))
+            table.add_row(safe(source.source), *sides)
     return table
+
+
+def _is_quiet(source: SourceResult) -> bool:
+    """Only negatives, and no alert: as it should be, and many may be so."""
+    return not source.positives.total and not source.negatives.count
+
+
+def _num_requests(result: RuleResult) -> int:
+    return result.recall.total + result.false_alarm_rate.total
 
 
 def rate(found: Rate) -> str:
@@ -102,12 +117,9 @@ def rate(found: Rate) -> str:
     )
 
 
-def _table(first: str, *titles: str) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(safe(first), overflow="fold")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+def _when(num_tokens: float, what: str) -> str:
+    side = "after" if num_tokens >= 0 else "before"
+    return f"{abs(num_tokens):g} tokens {side} the harm {what}"
 
 
 def _thousands(share: float | None) -> str:
@@ -116,9 +128,6 @@ def _thousands(share: float | None) -> str:
 
 def _per_million(result: RuleResult) -> str:
     if result.false_alarms_per_million is None:
-        return "-"
-    return f"{result.false_alarms_per_million:.3g} (< {result.false_alarms_per_million_high:.3g})"
-
-
-def _tokens(number: float | None) -> str:
-    return "-" if number is None else f"{number:g} tokens"
+        return "of no tokens"
+    high = result.false_alarms_per_million_high
+    return f"{result.false_alarms_per_million:.3g} per million tokens (< {high:.3g})"

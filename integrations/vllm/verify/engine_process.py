@@ -4,7 +4,6 @@ on stdin until that ends.
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import sys
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from saeguard.integrations.vllm.settings import KEY
+from saeguard.integrations.vllm.offline_engine import start_engine
 from saeguard.integrations.vllm.verify.protocol import (
     Answer,
     Ask,
@@ -27,15 +26,13 @@ from saeguard.integrations.vllm.verify.protocol import (
 from saeguard.integrations.vllm.verify.setting import TENANT
 from saeguard.integrations.vllm.verify.worker_facts import worker_facts
 
-_PARSERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
-"""Where vLLM's versions have the arguments of its server."""
 _NUM_TOKEN_IDS = 4096
 
 
 def main(arguments: list[str]) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what vLLM prints belongs into the log
-    engine = _start(arguments)
+    engine = start_engine(arguments)
     _tell(replies, _facts(engine))
     for line in sys.stdin.buffer:
         command: Command = msgspec.json.decode(line, type=Command)
@@ -46,29 +43,6 @@ def main(arguments: list[str]) -> None:
 def _tell(replies: BinaryIO, reply: Reply) -> None:
     replies.write(msgspec.json.encode(reply) + b"\n")
     replies.flush()
-
-
-def _start(arguments: list[str]) -> Any:
-    """An engine as the server would make it; without the server, which nobody needs here."""
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    parsed = _server_arguments(FlexibleArgumentParser(prog="vllm serve")).parse_args(arguments)
-    engine_args = EngineArgs.from_cli_args(parsed)
-    if isinstance(engine_args.additional_config, dict):
-        engine_args.additional_config.pop(KEY, None)  # the environment says how it is watched
-    return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
-
-
-def _server_arguments(parser: Any) -> Any:
-    for name in _PARSERS:
-        try:
-            return importlib.import_module(name).make_arg_parser(parser)
-        except ModuleNotFoundError:
-            continue
-    raise SystemExit("this vLLM keeps its server's arguments where saeguard does not find them")
 
 
 def serve(engine: Any, asks: list[Ask]) -> Served:

@@ -1,0 +1,113 @@
+"""What a capture leaves in its directory, shard by shard, so that it can go on where it ended.
+
+recorded-00000.safetensors   scores, one shard for each batch of requests
+answers.jsonl                what was answered, a line for each request
+labels.jsonl                 the labels that the requests came with, with their spans in tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from saeguard.monitor.errors import ConfigError
+from saeguard.rules.calibration.labels import Label, LabelError, read_labels, write_labels
+from saeguard.rules.recordings.offline import RecordedRequest, RecordingError
+from saeguard.rules.recordings.recording import read_recordings, write_recordings
+
+_PATTERN = "recorded-*.safetensors"
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was answered to one request.
+
+    Attributes:
+        id: the request's.
+        response: the text.
+        finish_reason: vLLM's, such as `stop` or `length`; None of a response that was given.
+        num_prompt_tokens: that the model read first.
+        num_tokens: of the answer.
+        span: positions of the request's `span_text`, the first and one past the last.
+    """
+
+    id: str
+    response: str
+    finish_reason: str | None
+    num_prompt_tokens: int
+    num_tokens: int
+    span: tuple[int, int] | None = None
+
+
+class Shards:
+    """The directory of a capture."""
+
+    def __init__(self, directory: Path) -> None:
+        """
+        Raises:
+            ConfigError: the directory cannot be made, or holds a broken shard.
+        """
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{directory}: cannot be made: {error.strerror or error}") from error
+        self._paths = sorted(directory.glob(_PATTERN))
+
+    def done(self) -> set[str]:
+        """Ids of the requests that are recorded already."""
+        try:
+            return {r.context.id for path in self._paths for r in read_recordings(path)}
+        except RecordingError as error:
+            raise ConfigError(str(error), "remove this file, and its requests run again") from error
+
+    def add(self, requests: Sequence[RecordedRequest], answers: Sequence[Answer]) -> None:
+        """Answers first: a request counts as done once its scores are there.
+
+        Raises:
+            ConfigError: the directory cannot be written.
+        """
+        path = self.directory / f"recorded-{len(self._paths):05}.safetensors"
+        try:
+            with (self.directory / "answers.jsonl").open("ab") as file:
+                file.writelines(msgspec.json.encode(answer) + b"\n" for answer in answers)
+            write_recordings(path, requests)
+        except OSError as error:
+            raise ConfigError(f"{self.directory}: cannot be written: {error}") from error
+        except RecordingError as error:
+            raise ConfigError(str(error)) from error
+        self._paths.append(path)
+
+    def write_labels(self, data: Path) -> int:
+        """Leave out requests without a label.
+
+        Returns:
+            How many labels there are.
+
+        Raises:
+            ConfigError: a label is wrong, or the directory cannot be written.
+        """
+        spans = {answer.id: answer.span for answer in self._answers()}
+        lines = [line for line in data.read_bytes().splitlines() if b'"label"' in line]
+        if not lines:
+            return 0
+        known = self.directory / "labels.jsonl"
+        try:
+            known.write_bytes(b"\n".join(lines))
+            labels = read_labels(known)
+            write_labels(known, [_with_span(label, spans.get(label.id)) for label in labels])
+        except LabelError as error:
+            raise ConfigError(str(error).replace(str(known), str(data))) from error
+        except OSError as error:
+            raise ConfigError(f"{known}: cannot be written: {error.strerror or error}") from error
+        return len(labels)
+
+    def _answers(self) -> list[Answer]:
+        path = self.directory / "answers.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [msgspec.json.decode(line, type=Answer) for line in lines]
+
+
+def _with_span(label: Label, span: tuple[int, int] | None) -> Label:
+    return label if span is None else msgspec.structs.replace(label, span=span)
