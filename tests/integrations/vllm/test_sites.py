@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 from tapped_model import LlamaForCausalLM
-from tiny_models import make_watchlist
+from tiny_models import inputs_at, make_model, make_watchlist
 
 from saeguard.integrations.vllm import tap
 from saeguard.integrations.vllm.architectures import ARCHITECTURES, place_of
 from saeguard.integrations.vllm.preflight import check_model
 from saeguard.integrations.vllm.tap import make_taps
+from saeguard.integrations.vllm.verify.protocol import EngineFacts
+from saeguard.integrations.vllm.verify.reference import compute
+from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.sites import HookPoint, SiteKind
 
+TINY: dict[str, dict[str, Any]] = {
+    "gemma2": {"query_pre_attn_scalar": 32},
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 512},
+    "mixtral": {"num_experts_per_tok": 2, "num_local_experts": 4},
+}
+TOKENS = [5, 9, 17, 40, 41, 42, 60, 7]
 KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 
 
@@ -65,6 +75,22 @@ def test_rows_of_another_width_than_the_heads_have_together_are_refused(
     with pytest.raises(UnsupportedError, match=r"rows of 96 at blocks\.1\.attn\.hook_z.*has 64"):
         make_taps(model, wide.sites, 8)
     assert np.isnan(made.scores.numpy()).all()
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma2", "gpt2", "mixtral"])
+def test_the_reference_of_verify_reads_hugging_face_s_model_at_the_same_places(
+    model_type: str, tmp_path: Path
+):
+    model = make_model(tmp_path / "model", model_type, **TINY.get(model_type, {}))
+    (name,) = json.loads((model / "config.json").read_text())["architectures"]
+    watchlist = make_watchlist([HookPoint(1, kind) for kind in ARCHITECTURES[name].inside])
+    wl.save(watchlist, tmp_path / "w")
+    facts = SimpleNamespace(model=str(model), revision=None, trust_remote_code=False)
+    (reference,) = compute(cast(EngineFacts, facts), tmp_path / "w", [TOKENS])
+    expected = [
+        wl.encode(inputs_at(model, TOKENS, site.hook_point), site) for site in watchlist.sites
+    ]
+    np.testing.assert_allclose(reference.scores, np.concatenate(expected, axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
