@@ -67,7 +67,7 @@ def open_encoder(path: Path, layer: int | None = None) -> Encoder:
             try:
                 encoder = read(path)
                 encoder.check()
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise CompileError(
                     f"{path}: cannot be read as an SAE of {name}'s layout: {error!r}"
                 ) from error

@@ -41,14 +41,11 @@ def read_features(features: Sequence[Feature], sample: Path | None = None) -> li
     thresholds, reasons = gate.threshold[indices] * scales, [""] * len(indices)
     if gate.top_k is not None:
         reasons = [_inexact_reason(gate.top_k)] * len(indices)
-        if sample is not None:
-            measured_on = read_sample(sample, hook_point)
-            threshold, agreements = calibrate(encoder, factor, indices, measured_on)
-            thresholds = np.full(len(indices), threshold)
-            reasons = [
-                f"{reasons[0]}; {_measured(agreement, threshold, measured_on)}"
-                for agreement in agreements
-            ]
+    if gate.top_k is not None and sample is not None:
+        activations = read_sample(sample, hook_point)
+        threshold, agreements = calibrate(encoder, factor, indices, activations)
+        thresholds = np.full(len(indices), threshold)
+        reasons = [f"{reasons[0]}; {_measured(a, threshold, activations)}" for a in agreements]
     rows = []
     for feature, index, (weight, shift), scale, threshold, reason in zip(
         features, indices, weights, scales, thresholds, reasons, strict=True
@@ -125,6 +122,12 @@ def _measured(agreement: Agreement, threshold: float, sample: Sample) -> str:
 
 def _input_factor(source: SaeFeature, encoder: Encoder) -> float:
     if encoder.input_factor is not None:
+        if source.norm_scaling_factor is not None:
+            raise CompileError(
+                f"{source.path}: the rules give sae.norm_scaling_factor, and this SAE needs none: "
+                "its files say how it scales its input",
+                "leave it out",
+            )
         return encoder.input_factor
     if source.norm_scaling_factor is None:
         raise CompileError(

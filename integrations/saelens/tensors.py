@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -24,6 +25,21 @@ Doubles = npt.NDArray[np.float64]
 
 _BLOCK_NUMBERS = 2**23  # 32 MiB in fp32
 _MAX_HEADER_BYTES = 100 * 2**20
+
+
+# What Python and NumPy raise at files that are damaged, encrypted, or of another kind.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class TensorFile(ABC):
@@ -91,7 +107,7 @@ def open_tensors(path: Path) -> TensorFile:
         raise CompileError(f"{path}: tensors are read from {', '.join(kinds)} files")
     try:
         return kind(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise CompileError(f"{path}: not a {path.suffix} file of tensors: {error}") from error
 
 
@@ -169,7 +185,7 @@ class Npz(TensorFile):
         wanted = (stop - start) * row * dtype.itemsize
         try:
             data = stream.read(wanted)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except _UNREADABLE as error:
             raise CompileError(f"{self.path}: {name} cannot be read: {error}") from error
         if len(data) < wanted:
             raise CompileError(f"{self.path}: {name} is cut short")
@@ -202,14 +218,12 @@ class Torch(TensorFile):
 
 def _load_state(path: Path, torch: Any) -> Mapping[str, Any]:
     """Mapped into memory where the file is of the newer format."""
-    import pickle
-
     try:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # the older format cannot be mapped
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of a damaged file unpickling may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompileError(
             f"{path}: cannot be read as a file of nothing but tensors: {reason}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from tiny_models import make_watchlist
 
 from saeguard.integrations.vllm import op
 from saeguard.integrations.vllm.tap import halves
+from saeguard.monitor import watchlist as wl
 
 DTYPES = [torch.bfloat16, torch.float16]
 D_MODEL, NUM_FEATURES, NUM_TOKENS = 1024, 100, 512
@@ -69,3 +72,21 @@ def test_a_broken_stream_scores_no_number(device: str):
             inputs, each, bias.to(device), threshold.to(device), None, scores, calls
         )
         assert np.isnan(scores.cpu().numpy()).all()
+
+
+def test_a_row_is_scaled_by_the_norm_that_its_sae_asks_for(device: str):
+    op.register()
+    site = make_watchlist([0], num_features=3).sites[0]
+    features = [replace(f, norm=norm) for f, norm in zip(site.features, wl.NORMS, strict=True)]
+    site = replace(site, features=tuple(features))
+    weight = torch.from_numpy(site.weight)
+    each = weight if device == "cpu" else halves(weight, torch.bfloat16)
+    stream = torch.randn(64, weight.shape[1], generator=torch.Generator().manual_seed(2)) * 9
+    stream = stream.bfloat16().to(each.dtype)
+    scores = torch.zeros(64, 3, device=device)
+    args = [stream, each, torch.from_numpy(site.bias), torch.from_numpy(site.threshold)]
+    args += [torch.arange(3)]
+    calls = torch.zeros(1, dtype=torch.int64, device=device)
+    torch.ops.saeguard.tap(*(arg.to(device) for arg in args), scores, calls)
+    expected = wl.encode(stream.float().numpy(), site)
+    np.testing.assert_allclose(scores.cpu().numpy(), expected, rtol=1e-3, atol=1e-3)

@@ -175,3 +175,31 @@ def test_files_of_all_kinds_give_the_same_rows_and_columns(tmp_path: Path):
         np.testing.assert_array_equal(file.columns("m", [49, 3]), matrix[:, [49, 3]].T)
         np.testing.assert_array_equal(file.vector("v"), matrix[0])
         assert json.dumps(file.vector("n").tolist()) == json.dumps([float(matrix[0, 0])])
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "b.npz", "c.npz", "d.pt", "e.pth"])
+def test_whatever_is_damaged_is_read_or_refused(tmp_path: Path, name: str):
+    arrays = {"W_enc": np.ones((12, 30), np.float32), "b_enc": np.ones(30, np.float32)}
+    path = tmp_path / name
+    if name == "a.safetensors":
+        save_file(arrays, path)
+    elif name.endswith(".npz"):
+        (np.savez if name == "b.npz" else np.savez_compressed)(path, **arrays)
+    else:
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        torch.save(tensors, path, _use_new_zipfile_serialization=name == "d.pt")
+    whole, rng = path.read_bytes(), np.random.default_rng(3)
+    num_refused = 0
+    for i in range(60):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data) if i % 2 else min(len(data), 300), 3):
+            data[at] = rng.integers(256)
+        path.write_bytes(data[: rng.integers(len(data))] if i % 7 == 0 else data)
+        try:
+            file = open_tensors(path)
+            file.columns("W_enc", [3])
+            file.rows("W_enc", [1])
+            file.vector("b_enc")
+        except CompileError:
+            num_refused += 1
+    assert num_refused > 10

@@ -87,6 +87,13 @@ def test_an_sae_that_cannot_be_read_row_by_row_is_refused_and_says_why(
         compile_watchlist(load_rules([write_rules(tmp_path, [5])]))
 
 
+def test_a_factor_that_the_sae_does_not_need_is_refused(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    rules = load_rules([write_rules(tmp_path, [5], {"norm_scaling_factor": 2.0})])
+    with pytest.raises(CompileError, match=r"norm_scaling_factor, and this SAE needs none"):
+        compile_watchlist(rules)
+
+
 def test_of_one_file_rows_of_several_layers_are_read_each_from_its_own(tmp_path: Path):
     """As Qwen-Scope has them: a file per layer in one folder."""
     (tmp_path / "sae").mkdir()
