@@ -20,6 +20,8 @@ from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, RouterFeature, RuleSet
 
 _NUM_GOLDEN = 16
+_FILE = ("path", "layer", "norm_scaling_factor", "neuronpedia")
+"""What features have in common that are read together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _by_source(ruleset: RuleSet) -> Mapping[tuple[Any, ...], list[Feature]]:
     for name in ruleset.used_features():
         feature = ruleset.features[name]
         source = feature.source
-        file = [getattr(source, key, None) for key in ("path", "layer", "norm_scaling_factor")]
+        file = [getattr(source, key, None) for key in _FILE]
         groups.setdefault((source.kind, *file), []).append(feature)
     return groups
 

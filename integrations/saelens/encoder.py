@@ -134,6 +134,8 @@ class Encoder:
             CompileError: the tensors do not fit each other.
         """
         num_features, num_inputs = self.weights.shape
+        if not num_features or not num_inputs:
+            raise CompileError(f"{self.file.path}: the encoder is empty: {self.weights.shape}")
         gate = self.gate
         lengths = {len(gate.slope), len(gate.bias), len(gate.threshold)}
         if lengths != {num_features}:

@@ -26,7 +26,6 @@ Doubles = npt.NDArray[np.float64]
 _BLOCK_NUMBERS = 2**23  # 32 MiB in fp32
 _MAX_HEADER_BYTES = 100 * 2**20
 
-
 # What Python and NumPy raise at files that are damaged, encrypted, or of another kind.
 _UNREADABLE = (
     OSError,
@@ -118,12 +117,12 @@ class Safetensors(TensorFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = path.open("rb", buffering=0)
-        length = int.from_bytes(self._file.read(8), "little")
-        size = path.stat().st_size
-        if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
-            raise ValueError("its header is cut short")
-        header: dict[str, Any] = json.loads(self._file.read(length))
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise ValueError("its header is cut short")
+            header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
         self._tensors: dict[str, tuple[int, str]] = {}
         shapes = {}
@@ -143,8 +142,8 @@ class Safetensors(TensorFile):
         offset, kind = self._tensors[name]
         dtype = np.dtype(self._DTYPES[kind])
         row = math.prod(self.shapes[name][1:])
-        self._file.seek(offset + start * row * dtype.itemsize)
-        numbers = np.fromfile(self._file, dtype, (stop - start) * row)
+        place = offset + start * row * dtype.itemsize
+        numbers = np.fromfile(self.path, dtype, (stop - start) * row, offset=place)
         if len(numbers) < (stop - start) * row:
             raise CompileError(f"{self.path}: was cut short while it was read")
         if kind == "BF16":  # the upper half of an fp32

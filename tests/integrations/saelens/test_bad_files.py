@@ -48,6 +48,11 @@ def of_other_shapes(path: Path) -> None:
     save_file({**weights, "threshold": np.zeros(96)}, path)
 
 
+def empty(path: Path) -> None:
+    names = ("b_enc", "b_dec", "threshold")
+    save_file({"W_enc": np.zeros((0, 96)), **{name: np.zeros(96) for name in names}}, path)
+
+
 def of_integers(path: Path) -> None:
     save_file({"W_enc": np.zeros((24, 96), np.int64), "b_enc": np.zeros(96, np.int64)}, path)
 
@@ -68,6 +73,7 @@ def not_finite(path: Path) -> None:
         (lambda path: cut(path, path.stat().st_size - 8), "does not fit into it"),
         (without_b_enc, "has no tensor 'b_enc'"),
         (of_other_shapes, "the encoder has 96 features, its biases and thresholds are for 95"),
+        (empty, r"the encoder is empty: \(96, 0\)"),
         (of_integers, "has no tensor 'b_enc'"),
         (not_finite, "row 1 of .* holds numbers that are not finite"),
     ],
