@@ -19,9 +19,11 @@ from saeguard.monitor.salvage import salvage
 from saeguard.monitor.store_claim import claim
 from saeguard.monitor.store_file import (
     DamagedStoreError,
+    StoreError,
     fail,
     identity,
     open_for_writing,
+    put_back,
     set_aside,
 )
 
@@ -30,6 +32,7 @@ Statement = tuple[str, Sequence[Any]]
 ACKNOWLEDGE = """
 INSERT INTO cursors (destination, row) VALUES (?, ?)
 ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
+_KNOW = "INSERT OR IGNORE INTO destinations VALUES (?)"
 
 log = logger(__name__)
 
@@ -68,9 +71,10 @@ class StoreConnection:
         self._log_identity: tuple[int, int] | None = None
         self._refill: Callable[[sqlite3.Connection], News] = self._move
         try:
-            self._open()
-        except DamagedStoreError as error:
-            self._replace(error)
+            self._begin()
+        except StoreError:
+            self._claim.close()
+            raise
 
     def add_destination(self, name: str) -> None:
         """Alerts are kept for it until it has acknowledged them.
@@ -79,7 +83,7 @@ class StoreConnection:
             StoreError: it cannot be written.
         """
         self._destinations.append(name)
-        self.execute(_introduction(name))
+        self.execute([(ACKNOWLEDGE, (name, 0)), (_KNOW, (name,))])
 
     def execute(self, statements: Sequence[Statement]) -> retention.Evicted:
         """All of them, or none; durable on return. Says what had to make room.
@@ -111,6 +115,12 @@ class StoreConnection:
             self._db.close()
             self._claim.close()
 
+    def _begin(self) -> None:
+        try:
+            self._open()
+        except DamagedStoreError as error:
+            self._replace(error)
+
     def _open(self, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
         """The file at the path; a new one is filled before anybody sees it."""
         self._db = open_for_writing(self.path, fill)
@@ -118,8 +128,11 @@ class StoreConnection:
         self._log_identity = identity(self._log)
         self._refill = self._move
         self.epoch += 1
-        self._db.executescript(retention.OPEN)
-        self._run([each for name in self._destinations for each in _introduction(name)])
+        try:
+            self._db.executescript(retention.OPEN)
+        except sqlite3.Error as error:
+            fail(self.path, error)
+        self._run([(_KNOW, (name,)) for name in self._destinations])
 
     def _run(self, statements: Sequence[Statement]) -> retention.Evicted:
         try:
@@ -145,7 +158,12 @@ class StoreConnection:
             )
 
         self._refill = refill
-        self._renew()
+        try:
+            self._renew()
+        except StoreError:
+            if not self.epoch:  # the monitor does not start, and the next one is to find it
+                put_back(aside, self.path)
+            raise
 
     def _renew(self) -> None:
         """Make a new file, with what can be had of the one before."""
@@ -160,7 +178,13 @@ class StoreConnection:
             set_aside(self.path, "foreign")
         news: list[News] = []
         old, refill = self._db, self._refill
-        self._open(lambda new: news.append(refill(new)))
+
+        def fill(new: sqlite3.Connection) -> None:
+            news.append(refill(new))
+            new.executemany(ACKNOWLEDGE, [(name, 0) for name in self._destinations])
+            new.commit()
+
+        self._open(fill)
         old.close()
         for each in news:
             log.critical("store_renewed", why=each.name, message=each.message)
@@ -175,8 +199,3 @@ class StoreConnection:
             f"{self.path} was deleted or moved while the monitor wrote to it."
             " All that it held was written there anew",
         )
-
-
-def _introduction(destination: str) -> list[Statement]:
-    known = "INSERT OR IGNORE INTO destinations VALUES (?)"
-    return [(ACKNOWLEDGE, (destination, 0)), (known, (destination,))]

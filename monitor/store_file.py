@@ -163,6 +163,13 @@ def set_aside(path: Path, why: str) -> Path:
     return aside
 
 
+def put_back(aside: Path, path: Path) -> None:
+    """Undo `set_aside`, as far as that is possible."""
+    for suffix in ("", "-wal"):
+        with contextlib.suppress(OSError):
+            os.rename(f"{aside}{suffix}", f"{path}{suffix}")
+
+
 def _create(path: Path, fill: Fill | None) -> None:
     """Whole from its first moment: nobody reads a half-made store, and being killed leaves none."""
     new = path.with_name(f".{path.name}.{os.getpid()}")

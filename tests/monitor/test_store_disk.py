@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from records import make_alert
 from running_monitor import running_monitor, start_process, wait_for, write_config
 from small_disk import SmallDisk, small_disk
 
-from saeguard.monitor.store import list_alerts
+from saeguard.monitor.store import Store, list_alerts
+from saeguard.monitor.store_file import StoreError
 
 
 @pytest.fixture
@@ -81,3 +85,24 @@ def test_a_second_monitor_on_the_same_store_ends_and_says_who_has_it(tmp_path: P
         assert "give each monitor a store of its own" in said
         monitor.lie_once("after-x")
         wait_for(lambda: len(monitor.receiver.alert_ids()) == 2, 60)
+
+
+def test_a_damaged_store_on_a_full_disk_waits_for_a_monitor_that_has_space(disk: SmallDisk):
+    path = disk.path / "alerts.sqlite"
+    alerts = [make_alert() for _ in range(20)]
+    with Store(path) as store:
+        for alert in alerts:
+            store.add_alert(alert)
+        store.flush()
+        shutil.copy(f"{path}-wal", f"{path}.log")
+    os.rename(f"{path}.log", f"{path}-wal")
+    path.write_bytes(bytes(path.stat().st_size))  # its log is all that is left
+    disk.fill()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"full|No space"):
+            Store(path)
+    disk.empty()
+    with Store(path) as store:
+        (news,) = store.take_news()
+    assert "20 alerts" in news.message
+    assert alert_ids(path) == [alert.id for alert in reversed(alerts)]
