@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saeguard.monitor.alerts import SEVERITIES, Alert, decode_alert
-from saeguard.monitor.store_file import reading
+from saeguard.monitor.store_file import decoded, reading
 from saeguard.monitor.verdicts import JUDGEMENTS, STANDING, has_verdicts
 
 
@@ -53,7 +53,7 @@ def find(path: Path, wanted: Wanted, page: int, page_size: int) -> Page:
             f"SELECT body FROM alerts WHERE {where} ORDER BY row DESC LIMIT ? OFFSET ?",
             (*values, page_size, page * page_size),
         )
-        return Page([decode_alert(body) for (body,) in rows], num_found)
+        return Page(decoded(rows, decode_alert), num_found)
 
 
 def find_one(path: Path, alert_id: str) -> Alert | None:

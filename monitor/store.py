@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -35,7 +35,7 @@ from saeguard.monitor.group_commits import GroupCommits, Record
 from saeguard.monitor.histograms import Histogram
 from saeguard.monitor.logging import logger
 from saeguard.monitor.store_connection import ACKNOWLEDGE, News, Statement, StoreConnection
-from saeguard.monitor.store_file import DamagedStoreError, StoreError, reading
+from saeguard.monitor.store_file import DamagedStoreError, StoreError, decoded, reading
 
 DEFAULT_BYTES = 4 << 30
 HELD_BYTES = 64 << 20
@@ -143,8 +143,7 @@ class Store:
 
     def finished(self) -> list[str]:
         """Requests that are in the counters, as far as that is remembered."""
-        with reading(self.path) as db:
-            return [req_id for (req_id,) in db.execute("SELECT req_id FROM finished ORDER BY row")]
+        return [req_id for (req_id,) in self._read("SELECT req_id FROM finished ORDER BY row")]
 
     def pending(self, destination: str, limit: int) -> list[tuple[int, Alert]]:
         """The oldest alerts that the destination has not acknowledged, with their rows.
@@ -153,25 +152,18 @@ class Store:
             StoreError: it cannot be read at present.
         """
         query = f"SELECT row, body FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT ?"
-        epoch = self._connection.epoch
-        try:
-            with reading(self.path) as db:
-                rows = db.execute(query, (destination, limit)).fetchall()
-        except DamagedStoreError as error:
-            self._connection.replace(error, epoch)
-            return self.pending(destination, limit)
-        alerts = []
-        for row, body in rows:
+        while rows := self._read(query, (destination, limit)):
+            alerts = []
             try:
-                alerts.append((row, decode_alert(body)))
+                for row, body in rows:
+                    alerts.append((row, decode_alert(body)))
             except msgspec.MsgspecError as error:
-                if not alerts:  # else those before it are acknowledged first
+                if not alerts:  # else those before it are to be acknowledged first
                     self._pass_over(destination, row, error)
-                    return self.pending(destination, limit)
-                break
-        if alerts:
+                    continue
             self._connection.last_row = max(self._connection.last_row, alerts[-1][0])
-        return alerts
+            return alerts
+        return []
 
     def num_pending(self, destination: str) -> int:
         """How many alerts the destination has not acknowledged, without reading them.
@@ -179,16 +171,14 @@ class Store:
         One too many for each alert that was handed over twice, but never when it is 0.
         """
         query = f"SELECT max(row), max({_CURSOR}, min(row) - 1) FROM alerts"
-        with reading(self.path) as db:
-            last, taken = db.execute(query, (destination,)).fetchone()
+        ((last, taken),) = self._read(query, (destination,))
         return int(last - taken) if last is not None else 0
 
     def oldest_pending_ns(self, destination: str) -> int | None:
         """When the next alert for the destination was raised; None if there is none."""
         query = f"SELECT time_ns FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT 1"
-        with reading(self.path) as db:
-            row = db.execute(query, (destination,)).fetchone()
-        return int(row[0]) if row else None
+        rows = self._read(query, (destination,))
+        return int(rows[0][0]) if rows else None
 
     def totals(self) -> dict[str, int]:
         """Its size, and what was lost since the start, for metrics."""
@@ -249,6 +239,17 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows; where the file turns out to be damaged, of the one that takes its place."""
+        epoch = self._connection.epoch
+        try:
+            with reading(self.path) as db:
+                return db.execute(query, values).fetchall()
+        except DamagedStoreError as error:
+            self._connection.replace(error, epoch)
+        with reading(self.path) as db:
+            return db.execute(query, values).fetchall()
+
     def _pass_over(self, destination: str, row: int, error: Exception) -> None:
         """An alert that cannot be read must not hold up those behind it."""
         log.critical("alert_unreadable", destination=destination, row=row, error=str(error))
@@ -264,7 +265,7 @@ def list_alerts(
 ) -> list[Alert]:
     """The newest alerts first; `severity` means at least this severe."""
     severe = SEVERITIES[SEVERITIES.index(severity) :] if severity else ()
-    filters = {
+    filters: dict[str, Sequence[object]] = {
         "rule = ?": [rule] if rule else [],
         "time_ns >= ?": [since_ns] if since_ns else [],
         f"severity IN ({', '.join('?' * len(severe))})": severe,
@@ -277,7 +278,7 @@ def list_alerts(
     query = f"SELECT body FROM alerts WHERE row IN ({rows_wanted}) ORDER BY row DESC"
     with reading(path) as db:
         found = db.execute(query, (*chain(*filters.values()), limit)).fetchall()
-    return [decode_alert(body) for (body,) in found]
+    return decoded(found, decode_alert)
 
 
 def alert_ids(path: Path | str) -> list[str]:
@@ -319,7 +320,7 @@ def list_requests(
         ORDER BY row DESC LIMIT ?"""
     with reading(path) as db:
         rows = db.execute(query, (rule, rule, limit)).fetchall()
-    return [decode_request(body) for (body,) in reversed(rows)]
+    return decoded(reversed(rows), decode_request)
 
 
 def totals(path: Path | str) -> dict[str, int]:

@@ -6,14 +6,15 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
 from saeguard.monitor.errors import SaeguardError
+from saeguard.monitor.logging import logger
 
 APPLICATION_ID = 0x5AE6_0A1E
 """Marks the file as ours, in SQLite's header."""
@@ -68,6 +69,9 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 Fill = Callable[[sqlite3.Connection], None]
+T = TypeVar("T")
+
+log = logger(__name__)
 
 
 class StoreError(SaeguardError):
@@ -91,6 +95,17 @@ def reading(path: Path | str) -> Iterator[sqlite3.Connection]:
             yield db
     except (sqlite3.Error, msgspec.DecodeError) as error:
         fail(path, error)
+
+
+def decoded(rows: Iterable[tuple[bytes]], decode: Callable[[bytes], T]) -> list[T]:
+    """The records in these rows. One that is damaged is left out, which the log says."""
+    records = []
+    for (body,) in rows:
+        try:
+            records.append(decode(body))
+        except msgspec.MsgspecError as error:
+            log.warning("record_unreadable", error=str(error))
+    return records
 
 
 @contextmanager
