@@ -1,7 +1,7 @@
 """How often each watched feature has which score: what shows that it drifts.
 
 Only a sample is looked at, or this would cost a good part of what the rules do: every 31st row that
-rules see, and of the features the first 64, for each makes 15 series. A row without a number does
+rules see, and of the features the first 64, for each makes 16 series. A row without a number does
 not count, and a score below 0 counts as 0: of a feature that can be negative, a probe's or a
 router's, the histogram is of how far it is above.
 """
