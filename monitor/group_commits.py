@@ -19,7 +19,9 @@ from saeguard.monitor.store_connection import News, Statement, StoreConnection
 from saeguard.monitor.store_file import StoreError
 
 PAUSE_S = 0.01
-"""After each commit: what comes meanwhile is committed together. What comes later does not wait."""
+"""Between two commits at least, unless there is an alert to keep: what comes meanwhile is committed
+together.
+"""
 GROUP_SIZE = 512
 QUEUE_SIZE = 8192
 RETRY_S = 0.5
@@ -134,11 +136,14 @@ class GroupCommits:
     def _next_group(self) -> list[Record | threading.Event]:
         """Empty where nothing has come for a while."""
         group: list[Record | threading.Event] = []
+        timeout_s, until_s = _LOOK_S, self._last_commit_s + PAUSE_S
         with contextlib.suppress(queue.Empty):
-            group.append(self._queue.get(timeout=_LOOK_S))
             while len(group) < GROUP_SIZE:
-                left_s = self._last_commit_s + PAUSE_S - time.monotonic()
-                group.append(self._queue.get(timeout=max(0.0, left_s)))
+                item = self._queue.get(timeout=timeout_s)
+                group.append(item)
+                if not isinstance(item, Record) or item.forward_time_ns is not None:
+                    until_s = 0.0  # an alert, or somebody waits
+                timeout_s = max(0.0, until_s - time.monotonic())
         return group
 
     def _insist(self, records: list[Record]) -> None:

@@ -17,7 +17,15 @@ from records import make_alert, make_request
 from running_monitor import wait_for
 
 from saeguard.monitor import group_commits
-from saeguard.monitor.store import Store, StoreError, get_alert, get_request, list_alerts, totals
+from saeguard.monitor.store import (
+    Store,
+    StoreError,
+    get_alert,
+    get_request,
+    list_alerts,
+    list_requests,
+    totals,
+)
 from saeguard.monitor.store_claim import claim
 
 WRITER = """
@@ -207,18 +215,21 @@ def test_only_the_owner_may_read_the_store(path):
     assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700
 
 
-def test_an_alert_does_not_wait_for_company_unless_there_was_a_commit_just_now(path, monkeypatch):
+def test_alerts_are_committed_at_once_and_other_records_with_them_or_after_a_pause(
+    path, monkeypatch
+):
     monkeypatch.setattr(group_commits, "PAUSE_S", 600.0)
     commits = []
-    first, second, third = make_alert(), make_alert(), make_alert()
     with Store(path) as store:
         store.on_commit(lambda: commits.append(len(list_alerts(path))))
-        store.add_alert(first)
-        wait_for(lambda: commits == [1], 60)
-        store.add_alert(second)
-        store.add_alert(third)
-        monkeypatch.setattr(group_commits, "PAUSE_S", 0.0)
-    assert commits == [1, 3]
+        for number in (1, 2):
+            store.add_alert(make_alert())
+            wait_for(lambda number=number: len(commits) == number, 60)
+        store.add_request(make_request())
+        store.add_alert(make_alert())
+        wait_for(lambda: len(commits) == 3, 60)
+        assert len(list_requests(path)) == 1
+    assert commits == [1, 2, 3]
 
 
 def test_alerts_are_listed_newest_first_and_filtered(path):
