@@ -1,6 +1,6 @@
 """How often each watched feature has which score: what shows that it drifts.
 
-Only a sample is looked at, or this would cost a good part of what the rules do: every 31st row that
+Only a sample is looked at, or this would cost a good part of what the rules do: every 61st row that
 rules see, and of the features the first 64, for each makes 16 series. A row without a number does
 not count, and a score below 0 counts as 0: of a feature that can be negative, a probe's or a
 router's, the histogram is of how far it is above.
@@ -18,9 +18,11 @@ from saeguard.monitor.histograms import Distribution
 from saeguard.monitor.logging import logger
 from saeguard.monitor.messages import Floats
 
-EVERY = 31
+EVERY = 61
 """A prime, or in a batch of a fixed size it were always the same requests' turn."""
 MAX_FEATURES = 64
+_AT_ONCE = 128
+"""Rows that are counted together: the few of one decode step are hardly worth the calls."""
 BOUNDS = (0.0, *(2.0**i for i in range(-3, 9)))
 _BOUNDS = np.array(BOUNDS, np.float32)
 _NUM_BUCKETS = len(BOUNDS) + 1
@@ -39,30 +41,24 @@ class Activations:
         self._features = _first(features)
         self._counts = np.zeros((len(self._features), _NUM_BUCKETS), np.int64)
         self._sums = np.zeros(len(self._features))
+        self._waiting: list[Floats] = []
         self._num_to_skip = 0
         self._lock = threading.Lock()
 
     def add(self, scores: Floats) -> None:
-        """Look at those rows of [tokens, features] whose turn it is."""
-        rows = np.ascontiguousarray(scores[self._num_to_skip :: EVERY, :MAX_FEATURES])
+        """Keep those rows of [tokens, features] whose turn it is."""
+        rows = scores[self._num_to_skip :: EVERY, :MAX_FEATURES]
         self._num_to_skip = (self._num_to_skip - len(scores)) % EVERY
-        if not len(rows):
-            return
-        num_features = rows.shape[1]
-        places = np.flatnonzero(rows > 0)
-        above, features = rows.ravel()[places], places % num_features
-        buckets = features * _NUM_BUCKETS + np.searchsorted(_BOUNDS, above)
-        counts = np.bincount(buckets, minlength=num_features * _NUM_BUCKETS)
-        counts = counts.reshape(num_features, _NUM_BUCKETS)
-        counts[:, 0] = (rows <= 0).sum(axis=0)
-        sums = np.bincount(features, above, minlength=num_features)
-        with self._lock:
-            self._counts += counts
-            self._sums += sums
+        if len(rows):
+            with self._lock:
+                self._waiting.append(rows.copy())
+                if sum(map(len, self._waiting)) >= _AT_ONCE:
+                    self._count()
 
     def adopt(self, features: Sequence[str], order: Order) -> None:
         """Go on with other columns, each of which begins anew unless `order` knows it."""
         with self._lock:
+            self._count()
             order = np.where(order < len(self._features), order, -1)[:MAX_FEATURES]
             self._features = _first(features)
             self._counts = np.where(order[:, None] < 0, 0, self._counts[order])
@@ -71,8 +67,24 @@ class Activations:
     def read(self) -> dict[str, Distribution]:
         """By the names of the features."""
         with self._lock:
+            self._count()
             kept = zip(self._features, self._counts.tolist(), self._sums.tolist(), strict=True)
             return {name: Distribution(BOUNDS, counts, total) for name, counts, total in kept}
+
+    def _count(self) -> None:
+        """Enter the rows that wait."""
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting)
+        self._waiting.clear()
+        num_features = rows.shape[1]
+        places = np.flatnonzero(rows > 0)
+        above, features = rows.ravel()[places], places % num_features
+        buckets = features * _NUM_BUCKETS + np.searchsorted(_BOUNDS, above)
+        counts = np.bincount(buckets, minlength=num_features * _NUM_BUCKETS)
+        self._counts += counts.reshape(num_features, _NUM_BUCKETS)
+        self._counts[:, 0] += (rows <= 0).sum(axis=0)
+        self._sums += np.bincount(features, above, minlength=num_features)
 
 
 def _first(features: Sequence[str]) -> tuple[str, ...]:
