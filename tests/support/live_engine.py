@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import older_builds
 import preloaded
 
 SHIMS = preloaded.SHIMS
@@ -186,7 +187,7 @@ def make_engine(model: str, **engine: Any) -> Any:
     from vllm import LLM
 
     register_in_process(model)
-    _keep_convolutions()
+    older_builds.mend()
     return LLM(model, **{"max_model_len": 256, "dtype": "float32", **engine})
 
 
@@ -196,15 +197,6 @@ def register_in_process(model: str) -> None:
 
     for name in json.loads((Path(model) / "config.json").read_text())["architectures"]:
         ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-
-
-def _keep_convolutions() -> None:
-    """Let vLLM not pack the weights of convolutions for a kernel that takes bfloat16 alone, as 0.30
-    does with all of them where the processor has that type; later it leaves out those of float32.
-    """
-    from vllm import _custom_ops
-
-    vars(_custom_ops).pop("causal_conv1d_weight_pack", None)
 
 
 def _keep_async_scheduling() -> None:
