@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saeguard.monitor.alerts import SEVERITIES, Alert, decode_alert
-from saeguard.monitor.store_file import decoded, reading
+from saeguard.monitor.store_file import BODY, decoded, reading
 from saeguard.monitor.verdicts import JUDGEMENTS, STANDING, has_verdicts
 
 
@@ -50,7 +50,7 @@ def find(path: Path, wanted: Wanted, page: int, page_size: int) -> Page:
         where, values = _where(db, wanted)
         (num_found,) = db.execute(f"SELECT count(*) FROM alerts WHERE {where}", values).fetchone()
         rows = db.execute(
-            f"SELECT body FROM alerts WHERE {where} ORDER BY row DESC LIMIT ? OFFSET ?",
+            f"SELECT {BODY} FROM alerts WHERE {where} ORDER BY row DESC LIMIT ? OFFSET ?",
             (*values, page_size, page * page_size),
         )
         return Page(decoded(rows, decode_alert), num_found)

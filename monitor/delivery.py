@@ -134,7 +134,7 @@ class Sender:
             self._wake.clear()  # before reading: a commit after the reading wakes us again
             try:
                 is_idle = not self._send_some()
-            except StoreError as error:
+            except Exception as error:  # whatever it is, this thread has to go on
                 self._back_off(error)
                 continue
             if is_idle and self._draining.is_set():

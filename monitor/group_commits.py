@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from saeguard.monitor.histograms import TO_RECORD_S, Histogram
 from saeguard.monitor.logging import logger
+from saeguard.monitor.retention import Evicted
 from saeguard.monitor.store_connection import News, Statement, StoreConnection
 from saeguard.monitor.store_file import StoreError
 
@@ -55,6 +56,7 @@ class GroupCommits:
         self._queue: queue.Queue[Record | threading.Event] = queue.Queue(QUEUE_SIZE)
         self._listeners: list[Callable[[], None]] = []
         self._closing = threading.Event()
+        self._counting = threading.Lock()
         self._give_up_s = float("inf")
         self._stalled_s: float | None = None
         self._last_commit_s = float("-inf")
@@ -96,13 +98,18 @@ class GroupCommits:
             StoreError: they cannot be written.
         """
         statements = [statement for record in records for statement in record.statements]
-        self.evicted.update(asdict(self._connection.execute(statements)))
+        self.count_evicted(self._connection.execute(statements))
         now_ns = time.time_ns()
         for record in records:
             if record.forward_time_ns is not None:
                 self.latency.add((now_ns - record.forward_time_ns) / 1e9)
         for listener in self._listeners if records else ():
             listener()
+
+    def count_evicted(self, evicted: Evicted) -> None:
+        """Any thread's: what is not counted is not told."""
+        with self._counting:
+            self.evicted.update(asdict(evicted))
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until what was handed over is committed; False when time ran out first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 
 import zmq
@@ -24,6 +23,8 @@ class Inbox:
     def __init__(self, endpoint: str, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
+        self.is_empty = True
+        """Whether the last messages that were taken were all that had come."""
         self._waiting: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, _MAX_IN_SOCKET)
@@ -35,11 +36,15 @@ class Inbox:
 
     def take(self) -> list[bytes]:
         """What is there, at most `BATCH` messages, in the order in which they came."""
-        with contextlib.suppress(zmq.Again):
-            while self._num_bytes < self._max_bytes:
+        while self._num_bytes < self._max_bytes:
+            try:
                 self._waiting.append(self._socket.recv(zmq.NOBLOCK))
-                self._num_bytes += len(self._waiting[-1])
+            except zmq.Again:
+                break
+            self._num_bytes += len(self._waiting[-1])
+        is_bounded = self._num_bytes >= self._max_bytes
         messages = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self.is_empty = not (is_bounded or self._waiting)
         self._num_bytes -= sum(map(len, messages))
         return messages
 

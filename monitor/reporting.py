@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from saeguard.monitor.alerting import is_worth_recording
-from saeguard.monitor.alerts import UNSEEN_REASONS, Alert
+from saeguard.monitor.alerts import UNSEEN_REASONS, Alert, RequestRecord
 from saeguard.monitor.detector import Detection
 from saeguard.monitor.finished import Finished
 from saeguard.monitor.logging import log_alert, logger
@@ -166,7 +166,13 @@ class Reporter:
         if outcome := request.stop_outcome:
             self.count(Counter(_key("stops", rule, outcome) for rule in request.stopping))
         if is_worth_recording(request, self._record_share):
-            self._store.add_request(book.maker.record(request), request.start.has_ended)
+            self._keep(book.maker.record(request), request.start.has_ended)
+
+    def _keep(self, record: RequestRecord, is_told_again: bool) -> None:
+        try:
+            self._store.add_request(record, is_told_again)
+        except StoreError as error:  # counted there; it must not hold up those that ended after it
+            log.error("request_not_stored", req_id=record.req_id, error=str(error))
 
     def unannounced(self, end: RequestEnd) -> None:
         """Enter a request of which only the end came: all else was told to a monitor that died."""

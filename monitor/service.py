@@ -20,7 +20,7 @@ from saeguard.monitor.control import ControlChannel
 from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.histograms import WITHIN_S, Distribution, Histogram
-from saeguard.monitor.inbox import BATCH, Inbox
+from saeguard.monitor.inbox import Inbox
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import (
@@ -102,11 +102,14 @@ class Service:
         is_needed = config.fail == "closed"
         self._signs_of_life = SignsOfLife(self._control.send) if is_needed else None
         self._began_ns = time.monotonic_ns()
-        self._store = Store(config.store, max_bytes=config.store_mib << 20)
+        destinations = load_destinations(config)
+        self._store = Store(
+            config.store, max_bytes=config.store_mib << 20, destinations=destinations
+        )
         self._reporter = Reporter(self._store, config.record_share)
         self._reporter.introduce(self._book)
         self._stops = Stops(self._control.send)
-        self._senders = Senders(self._store, load_destinations(config))
+        self._senders = Senders(self._store, destinations)
         self._inbox = Inbox(f"ipc://{run_dir / 'inbox'}")
         self._metrics = start_metrics(config, self.totals, self.distributions)
         log.info(
@@ -192,7 +195,7 @@ class Service:
             messages = self._inbox.take()
             self._num_taken = len(messages)
             # While messages are queued up, nobody can be said to have waited too long.
-            now_s = time.monotonic() if len(messages) < BATCH else float("-inf")
+            now_s = time.monotonic() if self._inbox.is_empty else float("-inf")
             steps = [step for data in messages for step in self._guarded(self._accept, data) or ()]
             self._observe_all(self._guarded(_merge, steps) or steps)
         self._observe_all(self._guarded(self._joiner.give_up, now_s) or [])

@@ -12,7 +12,7 @@ from saeguard.monitor.alerts import Alert, decode_alert
 from saeguard.monitor.logging import logger
 from saeguard.monitor.retention import used_bytes
 from saeguard.monitor.salvage import readable_rows
-from saeguard.monitor.store_file import reading, writing
+from saeguard.monitor.store_file import BODY, reading, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def select(
     where = f"time_ns >= :since_ns AND {_WHICH[which]}"
     values = {"destination": destination, "since_ns": since_ns}
     with reading(path) as db:
-        for row, body in readable_rows(db, "alerts", "body", where, values):
+        for row, body in readable_rows(db, "alerts", BODY, where, values):
             try:
                 yield row, decode_alert(body)
             except msgspec.MsgspecError as error:

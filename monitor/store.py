@@ -13,7 +13,7 @@ import contextlib
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -35,7 +35,7 @@ from saeguard.monitor.group_commits import GroupCommits, Record
 from saeguard.monitor.histograms import Histogram
 from saeguard.monitor.logging import logger
 from saeguard.monitor.store_connection import ACKNOWLEDGE, News, Statement, StoreConnection
-from saeguard.monitor.store_file import DamagedStoreError, StoreError, decoded, reading
+from saeguard.monitor.store_file import BODY, DamagedStoreError, StoreError, decoded, reading
 
 DEFAULT_BYTES = 4 << 30
 HELD_BYTES = 64 << 20
@@ -66,18 +66,23 @@ class Store:
     """The writing side. Any thread may call it."""
 
     def __init__(
-        self, path: Path | str, max_requests: int = 10_000, max_bytes: int = DEFAULT_BYTES
+        self,
+        path: Path | str,
+        max_requests: int = 10_000,
+        max_bytes: int = DEFAULT_BYTES,
+        destinations: Iterable[str] = (),
     ) -> None:
         """
         Args:
             max_bytes: of the file; see `retention` for what goes first.
+            destinations: those for which alerts are kept from the first moment on.
 
         Raises:
             StoreError: it cannot be written, or another monitor writes to it.
         """
         self.path = Path(path).resolve()  # one file must not have two writers by two names
         self._max_requests = max_requests
-        self._connection = StoreConnection(self.path, max_bytes)
+        self._connection = StoreConnection(self.path, max_bytes, destinations)
         self._commits = GroupCommits(self._connection)
         self._held_bytes = 0
 
@@ -151,7 +156,7 @@ class Store:
         Raises:
             StoreError: it cannot be read at present.
         """
-        query = f"SELECT row, body FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT ?"
+        query = f"SELECT row, {BODY} FROM alerts WHERE row > {_CURSOR} ORDER BY row LIMIT ?"
         while rows := self._read(query, (destination, limit)):
             alerts = []
             try:
@@ -161,7 +166,6 @@ class Store:
                 if not alerts:  # else those before it are to be acknowledged first
                     self._pass_over(destination, row, error)
                     continue
-            self._connection.last_row = max(self._connection.last_row, alerts[-1][0])
             return alerts
         return []
 
@@ -192,7 +196,7 @@ class Store:
 
     def add_destination(self, name: str) -> None:
         """Alerts are kept for it until it has acknowledged them."""
-        self._connection.add_destination(name)
+        self._commits.count_evicted(self._connection.add_destination(name))
 
     def acknowledge(self, destination: str, row: int) -> None:
         """The destination has everything up to this row. Durable on return."""
@@ -275,7 +279,7 @@ def list_alerts(
     # going through the table would read the bodies of all the others.
     rows_wanted = f"""SELECT row FROM alerts WHERE {" AND ".join(where) or "TRUE"}
         ORDER BY {"+" if where else ""}row DESC LIMIT ?"""
-    query = f"SELECT body FROM alerts WHERE row IN ({rows_wanted}) ORDER BY row DESC"
+    query = f"SELECT {BODY} FROM alerts WHERE row IN ({rows_wanted}) ORDER BY row DESC"
     with reading(path) as db:
         found = db.execute(query, (*chain(*filters.values()), limit)).fetchall()
     return decoded(found, decode_alert)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ ACKNOWLEDGE = """
 INSERT INTO cursors (destination, row) VALUES (?, ?)
 ON CONFLICT (destination) DO UPDATE SET row = max(row, excluded.row)"""
 _KNOW = "INSERT OR IGNORE INTO destinations VALUES (?)"
+_LAST_ROW = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'alerts'"
 
 log = logger(__name__)
 
@@ -50,8 +51,11 @@ class News:
 class StoreConnection:
     """Any thread may call it."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, destinations: Iterable[str] = ()) -> None:
         """
+        Args:
+            destinations: those for which alerts are kept from the first moment on.
+
         Raises:
             StoreError: it cannot be written, or another monitor writes to it.
         """
@@ -61,9 +65,9 @@ class StoreConnection:
         self.epoch = 0
         """Another one for each file."""
         self.last_row = 0
-        """The highest number of an alert that a destination may be about to acknowledge."""
+        """The highest number of an alert that a destination may have read."""
         self._max_bytes = max_bytes
-        self._destinations: list[str] = []
+        self._destinations = list(destinations)
         self._lock = threading.Lock()
         self._claim = claim(path)
         self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until there is a file
@@ -76,14 +80,14 @@ class StoreConnection:
             self._claim.close()
             raise
 
-    def add_destination(self, name: str) -> None:
-        """Alerts are kept for it until it has acknowledged them.
+    def add_destination(self, name: str) -> retention.Evicted:
+        """Alerts are kept for it until it has acknowledged them. Says what had to make room.
 
         Raises:
             StoreError: it cannot be written.
         """
         self._destinations.append(name)
-        self.execute([(ACKNOWLEDGE, (name, 0)), (_KNOW, (name,))])
+        return self.execute([(ACKNOWLEDGE, (name, 0)), (_KNOW, (name,))])
 
     def execute(self, statements: Sequence[Statement]) -> retention.Evicted:
         """All of them, or none; durable on return. Says what had to make room.
@@ -101,14 +105,18 @@ class StoreConnection:
                 return self._run(statements)
 
     def replace(self, error: DamagedStoreError, epoch: int) -> None:
-        """To be called by who has found the file of that epoch damaged.
+        """To be called by who has found the file of that epoch damaged, or another one there.
 
         Raises:
             StoreError: there cannot be a new one yet.
         """
         with self._lock:
-            if epoch == self.epoch:
+            if epoch != self.epoch:
+                return
+            if identity(self.path) == self._identity:
                 self._replace(error)
+            else:
+                self._renew()
 
     def close(self) -> None:
         with self._lock:
@@ -130,15 +138,18 @@ class StoreConnection:
         self.epoch += 1
         try:
             self._db.executescript(retention.OPEN)
+            with self._db:
+                self._db.executemany(_KNOW, [(name,) for name in self._destinations])
         except sqlite3.Error as error:
             fail(self.path, error)
-        self._run([(_KNOW, (name,)) for name in self._destinations])
 
     def _run(self, statements: Sequence[Statement]) -> retention.Evicted:
         try:
             with self._db:
                 for sql, values in statements:
                     self._db.execute(sql, values)
+                (last_row,) = self._db.execute(_LAST_ROW).fetchone()
+                self.last_row = max(self.last_row, last_row)
                 return retention.make_room(self._db, self._max_bytes)
         except sqlite3.Error as error:
             fail(self.path, error)

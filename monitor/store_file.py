@@ -67,6 +67,8 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+BODY = "coalesce(CAST(body AS BLOB), x'')"
+"""Of an alert, for a query: bytes, whatever a damaged record says that it is."""
 
 Fill = Callable[[sqlite3.Connection], None]
 T = TypeVar("T")
@@ -86,8 +88,11 @@ class DamagedStoreError(StoreError):
 def reading(path: Path | str) -> Iterator[sqlite3.Connection]:
     """A read-only connection, which never holds up the writer."""
     path = Path(path)
-    if not path.exists():
-        raise StoreError(f"there is no alert store at {path}", "give its path with --store")
+    try:
+        if not path.exists():
+            raise StoreError(f"there is no alert store at {path}", "give its path with --store")
+    except OSError as error:
+        fail(path, error)
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as db:
@@ -112,7 +117,8 @@ def decoded(rows: Iterable[tuple[bytes]], decode: Callable[[bytes], T]) -> list[
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
     """A transaction of another process than the monitor: a command's, or the review page's."""
     try:
-        with closing(sqlite3.connect(path, timeout=_BUSY_S)) as db, db:
+        uri = f"{path.absolute().as_uri()}?mode=rw"  # one that is not there must not be made here
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as db, db:
             yield db
     except sqlite3.Error as error:
         fail(path, error)

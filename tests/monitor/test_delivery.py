@@ -127,6 +127,21 @@ def test_a_fault_of_the_destination_does_not_end_its_thread(store):
     assert destination.taken == [alert]
 
 
+def test_whatever_goes_wrong_with_the_store_does_not_end_a_sender(store, monkeypatch):
+    pending, faults = store.pending, iter([OSError("stale file handle"), RecursionError()])
+
+    def failing(*args):
+        if fault := next(faults, None):
+            raise fault
+        return pending(*args)
+
+    monkeypatch.setattr(store, "pending", failing)
+    alerts = fill(store, 3)
+    destination = CapturingDestination()
+    assert Sender(store, destination, first_delay_s=0.01).drain(30)
+    assert destination.taken == alerts
+
+
 def test_a_destination_that_is_too_slow_for_a_batch_gets_smaller_ones(store):
     class Slow(CapturingDestination):
         def deliver(self, alerts):

@@ -67,3 +67,15 @@ def test_a_monitor_that_is_slow_holds_so_many_bytes_more(endpoint: str, sender: 
     taken += take(inbox, num_sent - len(taken))
     assert taken == list(range(num_sent))
     inbox.close()
+
+
+def test_it_knows_of_what_waits_with_the_senders(endpoint: str, sender: zmq.Socket[bytes]):
+    inbox = Inbox(endpoint, max_bytes=2 * SIZE)
+    num_sent = send_all(sender)
+    for _ in range(BATCH // 2):
+        assert len(inbox.take()) == 2  # fewer than a batch, and yet not all
+        assert not inbox.is_empty
+    take(inbox, num_sent - BATCH)
+    assert inbox.take() == []
+    assert inbox.is_empty
+    inbox.close()

@@ -100,6 +100,20 @@ def test_what_is_no_destination_any_more_holds_nothing_back(tmp_path: Path):
         assert store.evicted["num_taken"] > 0
 
 
+def test_a_store_that_begins_above_its_bound_knows_who_waits_before_anything_goes(tmp_path: Path):
+    path, names = tmp_path / "alerts.sqlite", ("here", "away")
+    with Store(path, max_bytes=2 * ROOM) as store:
+        add_alerts(store, 400)
+        for name in names:
+            store.add_destination(name)
+        store.acknowledge("here", 400)
+    with Store(path, max_bytes=ROOM, destinations=names) as store:
+        for name in names:
+            store.add_destination(name)
+        assert store.evicted["num_taken"] == 0
+        assert store.evicted["num_undelivered"] == 400 - len(kept(store)) > 0
+
+
 def test_below_its_bound_nothing_goes(store: Store):
     ids = add_alerts(store, 150)
     assert kept(store) == ids

@@ -69,6 +69,11 @@ def test_committed_alerts_survive_the_kill_of_their_writer(tmp_path):
         assert store.num_pending("any") == 300
 
 
+def test_a_path_that_cannot_be_looked_at_is_said(tmp_path):
+    with pytest.raises(StoreError, match="too long"):
+        list_alerts(tmp_path / ("x" * 300))
+
+
 def test_a_burst_of_alerts_shares_commits(path):
     commits = []
     with Store(path) as store:

@@ -174,6 +174,27 @@ def test_a_damaged_record_is_passed_over(path: Path):
     assert [alert.id for _, alert in select(path)] == kept(path) == [ids[0], ids[2]]
 
 
+@pytest.mark.parametrize("body", ["7", "CAST(x'ff80ff' AS TEXT)"])
+def test_so_is_one_whose_record_is_no_bytes_any_more(path: Path, body: str):
+    with Store(path) as store:
+        ids = add(store, 2)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"UPDATE alerts SET body = {body} WHERE id = ?", [ids[0]])
+            db.commit()
+        assert [alert.id for _, alert in store.pending("away", 9)] == ids[1:]
+        assert [alert.id for _, alert in select(path)] == ids[1:]
+        assert kept(path) == ids[1:]
+
+
+def test_many_damaged_records_in_a_row_are_passed_over(path: Path):
+    with Store(path) as store:
+        ids = add(store, sys.getrecursionlimit() + 100)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE alerts SET body = x'c1' WHERE id != ?", [ids[-1]])
+            db.commit()
+        assert [alert.id for _, alert in store.pending("away", 9)] == ids[-1:]
+
+
 @pytest.mark.parametrize("is_empty", [True, False], ids=["empty", "beginning lost"])
 def test_what_the_log_holds_of_a_store_whose_beginning_is_lost_is_kept(path: Path, is_empty: bool):
     ids = killed(path, 5)
@@ -245,6 +266,27 @@ def test_it_is_missed_without_anything_to_write(path: Path):
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
         assert kept(path) == ids
+
+
+def test_who_reads_what_has_taken_its_place_costs_nothing_of_what_was_committed(path: Path):
+    with Store(path) as store:
+        store.add_destination("away")
+        ids = add(store, 5)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other = path.with_name("other")
+        other.write_bytes(os.urandom(2 * PAGE))
+        os.replace(other, path)
+        assert [alert.id for _, alert in store.pending("away", 9)] == ids
+    assert kept(path) == ids
+    assert len(list(path.parent.glob("*.foreign-*"))) == 1
+
+
+def test_a_verdict_does_not_make_a_store_that_is_gone(path: Path):
+    path.parent.mkdir()
+    with pytest.raises(StoreError):
+        add_verdict(path, "an alert", "benign", "", "me")
+    assert not path.exists()
 
 
 def test_what_has_taken_its_place_is_kept_aside(path: Path):
