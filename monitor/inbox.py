@@ -8,8 +8,10 @@ import zmq
 
 BATCH = 256
 """Messages that are taken at once."""
-_MAX_IN_SOCKET = 2 * BATCH
-"""Of each sender. A frame may have 2 MB, and ZeroMQ counts messages only, so its queue is short."""
+_MAX_IN_SOCKET = 16 * BATCH
+"""Of each sender. A frame may have 2 MB, and ZeroMQ counts messages only, so its queue is short.
+But when a sender ends while it is full, ZeroMQ loses what is on its way.
+"""
 _MAX_BYTES = 256 << 20
 
 
@@ -20,14 +22,16 @@ class Inbox:
     finds no room waits with its sender, who drops and counts what is too much for him.
     """
 
-    def __init__(self, endpoint: str, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self, endpoint: str, max_bytes: int = _MAX_BYTES, max_in_socket: int = _MAX_IN_SOCKET
+    ) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self.is_empty = True
         """Whether the last messages that were taken were all that had come."""
         self._waiting: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, _MAX_IN_SOCKET)
+        self._socket.setsockopt(zmq.RCVHWM, max_in_socket)
         self._socket.bind(endpoint)
 
     def wait(self, timeout_s: float) -> bool:

@@ -53,8 +53,10 @@ _POLL_S = 0.05
 _GATHER_S = 0.015
 """How long the first message waits for company: waking for each would cost the engine's cores more
 than the evaluation does. Not with rules that stop requests: there every token counts."""
-_QUIET_S = 0.3
-"""At shutdown: the inbox counts as drained when nothing has come for this long."""
+_QUIET_TURNS = 6
+"""At shutdown: the inbox counts as drained when so many turns found nothing, of `_POLL_S` each. Not
+when so much time has passed: where others use the cores, nobody may have looked meanwhile.
+"""
 _DRAIN_S = 5.0
 _FLUSH_S = 2.0
 """How long the disk may take at the end: whoever ends us does not wait for ever."""
@@ -132,10 +134,9 @@ class Service:
         """Serve until told to stop, then take in what is still on its way."""
         while not should_stop():
             self._turn()
-        deadline_s = last_s = time.monotonic()
-        while time.monotonic() < deadline_s + _DRAIN_S and time.monotonic() < last_s + _QUIET_S:
-            if self._turn():
-                last_s = time.monotonic()
+        deadline_s, num_quiet = time.monotonic() + _DRAIN_S, 0
+        while time.monotonic() < deadline_s and num_quiet < _QUIET_TURNS:
+            num_quiet = 0 if self._turn() else num_quiet + 1
 
     def close(self) -> None:
         """Make everything durable, and deliver what can be delivered in time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def take(inbox: Inbox, count: int) -> list[int]:
 def test_a_monitor_that_hangs_holds_two_batches_and_its_senders_the_rest(
     endpoint: str, sender: zmq.Socket[bytes]
 ):
-    inbox = Inbox(endpoint)
+    inbox = Inbox(endpoint, max_in_socket=2 * BATCH)
     num_sent = send_all(sender)
     assert num_sent < 2 * BATCH + IN_BUFFERS
     assert take(inbox, num_sent) == list(range(num_sent))
@@ -58,7 +59,7 @@ def test_a_monitor_that_hangs_holds_two_batches_and_its_senders_the_rest(
 
 def test_a_monitor_that_is_slow_holds_so_many_bytes_more(endpoint: str, sender: zmq.Socket[bytes]):
     num_more = 500
-    inbox = Inbox(endpoint, max_bytes=num_more * SIZE)
+    inbox = Inbox(endpoint, max_bytes=num_more * SIZE, max_in_socket=2 * BATCH)
     num_sent, taken = send_all(sender), []
     for _ in range(10):
         taken += take(inbox, 1)
@@ -70,7 +71,7 @@ def test_a_monitor_that_is_slow_holds_so_many_bytes_more(endpoint: str, sender: 
 
 
 def test_it_knows_of_what_waits_with_the_senders(endpoint: str, sender: zmq.Socket[bytes]):
-    inbox = Inbox(endpoint, max_bytes=2 * SIZE)
+    inbox = Inbox(endpoint, max_bytes=2 * SIZE, max_in_socket=2 * BATCH)
     num_sent = send_all(sender)
     for _ in range(BATCH // 2):
         assert len(inbox.take()) == 2  # fewer than a batch, and yet not all
@@ -78,4 +79,16 @@ def test_it_knows_of_what_waits_with_the_senders(endpoint: str, sender: zmq.Sock
     take(inbox, num_sent - BATCH)
     assert inbox.take() == []
     assert inbox.is_empty
+    inbox.close()
+
+
+def test_what_a_sender_that_has_ended_left_behind_all_arrives(endpoint: str):
+    inbox, num_sent = Inbox(endpoint), 2 * BATCH + 60
+    sender = zmq.Context.instance().socket(zmq.PUSH)
+    sender.connect(endpoint)
+    for number in range(num_sent):
+        sender.send(number.to_bytes(300, "little"))
+    sender.close(linger=60_000)
+    time.sleep(0.5)  # so that it ends while nobody takes anything
+    assert take(inbox, num_sent) == list(range(num_sent))
     inbox.close()
