@@ -144,7 +144,11 @@ def test_every_row_is_scored_by_the_watchlist_that_its_frame_names(changed: Chan
         ):
             positions = arrays.positions[start:end]
             expected = np.concatenate(
-                [wl.encode(streams[req_id][s.layer][positions], s) for s in watchlist.sites], axis=1
+                [
+                    wl.encode(streams[req_id][s.hook_point.layer][positions], s)
+                    for s in watchlist.sites
+                ],
+                axis=1,
             )
             got = arrays.scores[start:end]
             worst = max(worst, float(np.abs(got - expected).max()))
