@@ -98,6 +98,8 @@ def piecewise(model: LlamaForCausalLM, example: torch.Tensor, is_compiled: bool)
 def test_every_replay_runs_each_tap_once_with_the_scores_of_its_own_input(
     device: str, dtype: torch.dtype, capture: Callable[..., Forward], is_compiled: bool
 ):
+    if device == "cpu" and is_compiled and (capture is piecewise or dtype is torch.bfloat16):
+        pytest.skip("on a CPU no graph is captured, and compiling once more shows nothing new")
     torch._dynamo.reset()
     model, taps = make_tapped(WATCHLIST, device, dtype)
     assert all(tap.scores.isnan().all() for tap in taps), "the canary"
