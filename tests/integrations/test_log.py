@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from records import make_alert
+from records import fill, make_alert
 from running_monitor import running_monitor, start_process, wait_for
 
 from saeguard.integrations.log import LogDestination
@@ -32,14 +32,6 @@ def file(tmp_path: Path) -> Path:
 def store(tmp_path: Path):
     with Store(tmp_path / "alerts.sqlite") as store:
         yield store
-
-
-def fill(store: Store, count: int) -> list[str]:
-    alerts = [make_alert() for _ in range(count)]
-    for alert in alerts:
-        store.add_alert(alert)
-    store.flush()
-    return [alert.id for alert in alerts]
 
 
 def ids_in(*files: Path) -> list[str]:

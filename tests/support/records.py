@@ -17,6 +17,7 @@ from saeguard.monitor.alerts import (
     SignalReading,
     new_alert_id,
 )
+from saeguard.monitor.store import Store
 
 PROMPT, REASONING, ANSWER = 1, 2, 3
 
@@ -111,3 +112,12 @@ def make_request(
         "phases": bytes(phases),
     }
     return RequestRecord(**defaults | fields)
+
+
+def fill(store: Store, count: int) -> list[str]:
+    """Store so many alerts, durably, and return their ids."""
+    alerts = [make_alert() for _ in range(count)]
+    for alert in alerts:
+        store.add_alert(alert)
+    store.flush()
+    return [alert.id for alert in alerts]

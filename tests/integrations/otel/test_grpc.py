@@ -9,7 +9,7 @@ import grpc
 import pytest
 from certificates import self_signed
 from grpc_receiver import GrpcReceiver
-from records import make_alert
+from records import fill, make_alert
 from running_monitor import Monitor, running_monitor, wait_for
 from tcp_proxy import TcpProxy
 
@@ -37,14 +37,6 @@ def destination(
     receiver: GrpcReceiver, timeout_s: float = 60.0, **options: object
 ) -> OtlpDestination:
     return OtlpDestination(receiver.endpoint, protocol="grpc", timeout_s=timeout_s, **options)
-
-
-def fill(store: Store, count: int) -> list[str]:
-    alerts = [make_alert() for _ in range(count)]
-    for alert in alerts:
-        store.add_alert(alert)
-    store.flush()
-    return [alert.id for alert in alerts]
 
 
 def test_an_alert_is_a_log_event_and_a_span_of_the_same_ids(receiver: GrpcReceiver):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from certificates import self_signed
 from json_receiver import JsonReceiver, Post
-from records import make_alert
+from records import fill, make_alert
 
 from saeguard.integrations.webhook import WebhookDestination
 from saeguard.monitor.alerts import SignalReading
@@ -34,14 +34,6 @@ def receiver():
 def store(tmp_path: Path):
     with Store(tmp_path / "alerts.sqlite") as store:
         yield store
-
-
-def fill(store: Store, count: int) -> list[str]:
-    alerts = [make_alert() for _ in range(count)]
-    for alert in alerts:
-        store.add_alert(alert)
-    store.flush()
-    return [alert.id for alert in alerts]
 
 
 def ids_of(posts: list[Post]) -> list[str]:
