@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 
+from saeguard.rules.calibration.first_positions import NEVER, first_positions
 from saeguard.rules.calibration.intervals import Rate, poisson_upper_bound, wilson
 from saeguard.rules.calibration.labels import Example
-from saeguard.rules.matches import Match
 from saeguard.rules.model import RuleSet
-from saeguard.rules.recordings.offline import play, request_keys
 
 NO_SOURCE = "-"
-_COUNTED = ("alert", "limited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +72,18 @@ def backtest(ruleset: RuleSet, examples: Sequence[Example]) -> list[RuleResult]:
     Raises:
         RecordingError: a request has no scores of a feature that the rules read.
     """
-    alerted = first_alerts(ruleset, examples)
+    positions = first_positions(ruleset, [example.request for example in examples])
     return [
-        _result(rule.name, examples, alerted[rule.name])
+        _result(rule.name, examples, _alerted(examples, positions[rule.name]))
         for rule in ruleset.rules
-        if rule.emit and rule.name in alerted
+        if rule.emit and rule.name in positions
     ]
 
 
-def first_alerts(ruleset: RuleSet, examples: Sequence[Example]) -> dict[str, dict[str, int]]:
-    """Rule -> id of the request -> position of its first match; correlations have none."""
-    requests = [example.request for example in examples]
-    ids = dict(zip(request_keys(requests), (e.label.id for e in examples), strict=True))
-    found: dict[str, dict[str, int]] = {rule.name: {} for rule in ruleset.rules if rule.signals}
-    for decision in play(ruleset, requests):
-        match = decision.match
-        if decision.outcome in _COUNTED and isinstance(match, Match):
-            found[match.rule.name].setdefault(ids[match.key], match.position)
-    return found
+def _alerted(examples: Sequence[Example], positions: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Id of each request that raised an alert -> position of the first."""
+    found = zip(examples, positions.tolist(), strict=True)
+    return {example.label.id: position for example, position in found if position != NEVER}
 
 
 def _result(rule: str, examples: Sequence[Example], alerted: dict[str, int]) -> RuleResult:

@@ -6,22 +6,22 @@ condition or sequence, and nothing is computed twice in two ways.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.rules.calibration.backtest import first_alerts
+from saeguard.rules.calibration.first_positions import NEVER, first_positions
 from saeguard.rules.calibration.labels import Example
 from saeguard.rules.conditions import names_in
 from saeguard.rules.model import Rule, RuleSet, Signal, StepSequence
 from saeguard.rules.testing.derive import own_signals, wanted_truths, with_rules
 
-NEVER = -1
 _NUM_THRESHOLDS = 200
 _DIGITS = 4
-_DOUBLINGS = np.geomspace(2.0**-14, 2.0**20, 35)
+_POWERS = 2.0 ** np.arange(-120.0, 121.0, 8.0)
+"""With which it begins: from next to 0 to nearly the largest float32, 3e38."""
 
 
 class CannotSweep(ValueError):
@@ -89,24 +89,66 @@ def _is_usable(rule: Rule, signal: Signal) -> bool:
 def sweep(ruleset: RuleSet, rule: Rule, signal: Signal, examples: Sequence[Example]) -> Sweep:
     """Try thresholds between that at which the rule matches nowhere and the loosest that matters.
 
+    Most of them are where they decide something, whatever the scale of the scores is.
+
     Raises:
         RecordingError: a request has no scores of a feature that the rules read.
     """
     run = _Runs(ruleset, rule, signal, examples)
     rises = signal.comparison in ("gt", "gte")
-    coarse = np.concatenate([-_DOUBLINGS[::-1], [0.0], _DOUBLINGS])
-    coarse = coarse[::-1] if rises else coarse
-    counts = run.positions_at(coarse) != NEVER
-    numbers = counts.sum(axis=1)
-    last_quiet = max(int(np.argmax(numbers > 0)) - 1, 0)
-    first_full = int(np.argmax(numbers == numbers[-1]))
-    steps = np.linspace(coarse[last_quiet], coarse[max(first_full, last_quiet + 1)], 16)
-    numbers = (run.positions_at(steps) != NEVER).sum(axis=1)  # a doubling is too wide a step
-    last_quiet = max(int(np.argmax(numbers > 0)) - 1, 0)
-    fine = np.linspace(steps[last_quiet], steps[-1], _NUM_THRESHOLDS)
-    rounded = {float(f"{value:.{_DIGITS}g}") for value in fine} | {signal.threshold}
-    thresholds = np.array(sorted(rounded, reverse=rises))
+    deciding = _deciding(run, np.array([*-_POWERS[::-1], 0.0, *_POWERS]))
+    deciding = _deciding(run, _doublings(deciding))
+    values = {float(f"{value:.{_DIGITS}g}") for value in _fine(deciding, rises)}
+    thresholds = np.array(sorted(values | {signal.threshold}, reverse=rises))
     return Sweep(rule, signal, thresholds, run.positions_at(thresholds))
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """Between two thresholds."""
+
+    low: float
+    high: float
+    num_decided: int
+    """Examples in which the rule matches at one of its ends only."""
+
+    @property
+    def is_next_to_zero(self) -> bool:
+        return max(-self.low, self.high) <= _POWERS[0]
+
+
+def _deciding(run: _Runs, thresholds: npt.NDArray[np.float64]) -> list[_Interval]:
+    """The intervals between neighbouring thresholds in which something is decided."""
+    matched = run.positions_at(thresholds) != NEVER
+    counts = (matched[1:] != matched[:-1]).sum(axis=1)
+    found = zip(thresholds[:-1].tolist(), thresholds[1:].tolist(), counts.tolist(), strict=True)
+    return [_Interval(low, high, count) for low, high, count in found if count]
+
+
+def _doublings(intervals: Sequence[_Interval]) -> npt.NDArray[np.float64]:
+    """The ends of the intervals, and all powers of two within."""
+    found = {0.0} | {end for each in intervals for end in (each.low, each.high)}
+    for each in intervals:
+        if not each.is_next_to_zero:
+            near, far = sorted((abs(each.low), abs(each.high)))
+            powers = 2.0 ** np.arange(np.log2(near), np.log2(far))
+            found.update((np.sign(each.low) * powers).tolist())
+    return np.array(sorted(found))
+
+
+def _fine(intervals: Sequence[_Interval], rises: bool) -> Iterator[float]:
+    """Thresholds in even steps within each interval, the more the more it decides.
+
+    Of an interval next to 0 only 0 and the looser end: at the other one every score that is more
+    than nothing matches, and nobody would take such a small number for that.
+    """
+    total = sum(each.num_decided for each in intervals)
+    for each in intervals:
+        if each.is_next_to_zero:
+            yield from (0.0, each.low if rises else each.high)
+        else:
+            steps = 2 + round(_NUM_THRESHOLDS * each.num_decided / total)
+            yield from np.linspace(each.low, each.high, steps).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +161,9 @@ class _Runs:
     def positions_at(self, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """[thresholds, examples]: where the rule first matches, or `NEVER`."""
         copies = tuple(self._copy(i, float(value)) for i, value in enumerate(thresholds))
-        alerts = first_alerts(with_rules(self.ruleset, copies), self.examples)
-        return np.array(
-            [
-                [alerts[copy.name].get(example.label.id, NEVER) for example in self.examples]
-                for copy in copies
-            ],
-            np.int64,
-        )
+        requests = [example.request for example in self.examples]
+        found = first_positions(with_rules(self.ruleset, copies), requests)
+        return np.stack([found[copy.name] for copy in copies])
 
     def _copy(self, number: int, threshold: float) -> Rule:
         signals = tuple(

@@ -117,7 +117,7 @@ class Decider:
         opted_out: Collection[str],
     ) -> Iterator[Decision]:
         rule = match.rule
-        if exception := _exception(rule, context, time_ns):
+        if exception := exception_for(rule, context, time_ns):
             self.exception_uses[rule.name, exception.name] += 1
             yield Decision(match, context, time_ns, "suppressed", exception.name)
             return
@@ -156,7 +156,7 @@ def expired_exceptions(ruleset: RuleSet, time_ns: int) -> list[tuple[Rule, Exemp
     ]
 
 
-def _exception(rule: Rule, context: RequestContext, time_ns: int) -> Exemption | None:
+def exception_for(rule: Rule, context: RequestContext, time_ns: int) -> Exemption | None:
     """The first of the rule's exceptions that lets off this request."""
     for exception in rule.exceptions:
         if _fits(exception, context) and not _has_expired(exception, _utc_day(time_ns)):

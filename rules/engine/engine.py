@@ -45,13 +45,21 @@ class _Request:
 class Engine:
     """Evaluates a rule set. Not thread-safe; it never raises on the values of scores."""
 
-    def __init__(self, ruleset: RuleSet, columns: Sequence[str], max_requests: int = 4096) -> None:
+    def __init__(
+        self,
+        ruleset: RuleSet,
+        columns: Sequence[str],
+        max_requests: int = 4096,
+        tells_why: bool = True,
+    ) -> None:
         """
         Args:
             ruleset: the rules.
             columns: name of the feature in each column of the scores.
             max_requests: live requests; `start` refuses more and counts them in `num_refused`.
                 Memory is taken as they come.
+            tells_why: without it matches have no readings, and of the evidence only what `for`
+                counted; where many copies of a rule run, telling is most of the work.
 
         Raises:
             ValueError: a rule reads a feature that no column has.
@@ -71,7 +79,9 @@ class Engine:
             for index, rule in enumerate(ruleset.rules)
             if not isinstance(rule.detection, Correlation)
         ]
-        self._program = Program([self._rules[index] for index in self._about_tokens], columns)
+        self._program = Program(
+            [self._rules[index] for index in self._about_tokens], columns, tells_why
+        )
         self._is_watched = np.zeros(len(Phase), np.bool_)
         for rule in ruleset.rules:
             self._is_watched[list(rule.phases)] = True

@@ -49,8 +49,12 @@ class Hit:
 class Program:
     """Rules about tokens, over scores with the given columns."""
 
-    def __init__(self, rules: Sequence[Rule], columns: Sequence[str]) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], columns: Sequence[str], tells_why: bool = True
+    ) -> None:
+        """Without `tells_why` hits have no readings."""
         self.rules = tuple(rules)
+        self._tells_why = tells_why
         self._signals = Signals((signal for rule in rules for signal in rule.signals), columns)
         self._tests_of = [{s: self._signals.row_of(s) for s in rule.signals} for rule in rules]
         predicates = [each for number in range(len(rules)) for each in self._compile(number)]
@@ -158,6 +162,8 @@ class Program:
             *self._begun_runs(block, rules[plain], rows[plain], numbers[plain]),
             *self._begun_sequences(block, predicates[step], rows[step]),
         ]
+        if not self._tells_why:
+            return [Hit(row, rule, first, {}) for row, rule, first in begun]
         if not begun:
             return []
         told = self._signals.readings(view, [(self._tests_of[rule], row) for row, rule, _ in begun])

@@ -78,7 +78,7 @@ def play(ruleset: RuleSet, requests: Sequence[RecordedRequest]) -> Iterator[Deci
     """
     keys, needed = request_keys(requests), ruleset.used_features()
     for request in requests:
-        _check_columns(request, needed)
+        check_columns(request, needed)
     engines: dict[tuple[str, ...], Engine] = {}
     decider = Decider(ruleset)
     for i in sorted(range(len(requests)), key=lambda i: requests[i].time_ns):
@@ -110,7 +110,11 @@ def _play_one(
     decider.finish(key)
 
 
-def _check_columns(request: RecordedRequest, needed: Sequence[str]) -> None:
+def check_columns(request: RecordedRequest, needed: Sequence[str]) -> None:
+    """
+    Raises:
+        RecordingError: the request has no scores of a feature that is needed.
+    """
     if missing := [name for name in needed if name not in request.columns]:
         raise RecordingError(
             f"{request.source or request.context.id}: the rules read {', '.join(missing)}, "

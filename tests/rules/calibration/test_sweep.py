@@ -49,6 +49,30 @@ def test_it_reaches_from_silence_to_the_loosest_that_matters_and_has_the_rules_o
     assert len(between) > 100, "most thresholds are where they decide something"
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e12, 1e34])
+def test_scores_of_any_scale_are_swept_and_one_outlier_does_not_coarsen_it(tmp_path: Path, scale):
+    ruleset, known = load(tmp_path), examples(60)
+    for example in known:
+        example.request.scores[:] *= scale
+    known[0].request.scores[12, 0] = 3e35
+    found = sweep(ruleset, ruleset.rules[0], ruleset.rules[0].signals[0], known)
+    peaks = sorted(float(example.request.scores[4:, 0].max()) for example in known)
+    assert not found.matched[0].any()
+    assert found.matched[-1].all()
+    between = found.thresholds[(found.thresholds > peaks[0]) & (found.thresholds < peaks[-2])]
+    assert len(between) > 100
+
+
+def test_no_threshold_lies_between_nothing_and_the_smallest_score(tmp_path: Path):
+    ruleset, known = load(tmp_path), examples(60)
+    for example in known:
+        scores = example.request.scores
+        scores[scores < 2] = 0
+    found = sweep(ruleset, ruleset.rules[0], ruleset.rules[0].signals[0], known)
+    assert found.thresholds[-2:].tolist() == pytest.approx([2.0, 0.0], abs=0.1)
+    assert found.matched[-1].all()
+
+
 def test_thresholds_below_which_it_matches_go_the_other_way(tmp_path: Path):
     low = RULES.replace("agg: max, window: 4 tokens, gte: 3.0", "agg: value, lt: 0.02")
     ruleset, known = load(tmp_path, low), examples(40)
