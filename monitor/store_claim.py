@@ -24,7 +24,7 @@ def claim(path: Path, timeout_s: float = _WAIT_S) -> IO[str]:
     deadline_s = time.monotonic() + timeout_s
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.name}.lock"), "a+", opener=_private)  # noqa: SIM115
+        file = open(_lock(path), "a+", opener=_private)  # noqa: SIM115
     except OSError as error:
         fail(path, error)
     while True:
@@ -45,6 +45,18 @@ def claim(path: Path, timeout_s: float = _WAIT_S) -> IO[str]:
         file.truncate(0)
         os.write(file.fileno(), str(os.getpid()).encode())
     return file
+
+
+def is_held(file: IO[str], path: Path) -> bool:
+    """Whether a claim still keeps others away: its file may have been deleted."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), _lock(path).stat())
+    except OSError:
+        return False
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _private(path: str, flags: int) -> int:

@@ -16,15 +16,19 @@ from saeguard.monitor import retention
 from saeguard.monitor.alerts import Severity
 from saeguard.monitor.logging import logger
 from saeguard.monitor.salvage import salvage
-from saeguard.monitor.store_claim import claim
+from saeguard.monitor.store_claim import claim, is_held
 from saeguard.monitor.store_file import (
     DamagedStoreError,
     StoreError,
     fail,
+    finish,
     identity,
+    keep_aside,
+    make,
     open_for_writing,
-    put_back,
+    remove,
     set_aside,
+    take_place,
 )
 
 Statement = tuple[str, Sequence[Any]]
@@ -73,6 +77,8 @@ class StoreConnection:
         self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until there is a file
         self._identity: tuple[int, int] | None = None
         self._log_identity: tuple[int, int] | None = None
+        self._aside: Path | None = None
+        """By which a damaged file is kept, while it is still at the path as well."""
         self._refill: Callable[[sqlite3.Connection], News] = self._move
         try:
             self._begin()
@@ -125,16 +131,24 @@ class StoreConnection:
 
     def _begin(self) -> None:
         try:
+            if finish(self.path):
+                self._tell(
+                    News(
+                        "saeguard.store_damaged",
+                        "The alert store was damaged",
+                        f"A monitor was killed while it put a new one at {self.path}. That is done"
+                        f" now; the damaged one is beside it, as {self.path.name}.damaged-*",
+                    )
+                )
             self._open()
         except DamagedStoreError as error:
             self._replace(error)
 
-    def _open(self, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
-        """The file at the path; a new one is filled before anybody sees it."""
-        self._db = open_for_writing(self.path, fill)
+    def _open(self) -> None:
+        self._db = open_for_writing(self.path)
         self._identity = identity(self.path)
         self._log_identity = identity(self._log)
-        self._refill = self._move
+        self._refill, self._aside = self._move, None
         self.epoch += 1
         try:
             self._db.executescript(retention.OPEN)
@@ -156,8 +170,9 @@ class StoreConnection:
 
     def _replace(self, error: DamagedStoreError) -> None:
         """Go on without a damaged file, which is kept under another name."""
-        aside = set_aside(self.path, "damaged")
+        self._aside = aside = keep_aside(self.path, "damaged")
         self._db.close()
+        self._identity = None  # so that the next one tries again
 
         def refill(new: sqlite3.Connection) -> News:
             num_alerts = salvage(aside, new, self.last_row)
@@ -172,21 +187,17 @@ class StoreConnection:
         try:
             self._renew()
         except StoreError:
-            if not self.epoch:  # the monitor does not start, and the next one is to find it
-                put_back(aside, self.path)
+            if not self.epoch:  # the monitor does not start, and the next one begins anew
+                remove(aside)
             raise
 
     def _renew(self) -> None:
-        """Make a new file, with what can be had of the one before."""
-        self._claim.close()
-        self._claim = claim(self.path, timeout_s=0)
-        if identity(self._log) == self._log_identity:  # which is read by who has it open
-            try:
-                self._log.unlink(missing_ok=True)
-            except OSError as error:
-                fail(self.path, error)
-        if self.path.exists():
-            set_aside(self.path, "foreign")
+        """Make a new file, with what can be had of the one before, and only then let go of that:
+        whenever we are killed, the next monitor finds one of them.
+        """
+        if not is_held(self._claim, self.path):  # its folder is gone
+            lost, self._claim = self._claim, claim(self.path, timeout_s=0)
+            lost.close()
         news: list[News] = []
         old, refill = self._db, self._refill
 
@@ -195,11 +206,28 @@ class StoreConnection:
             new.executemany(ACKNOWLEDGE, [(name, 0) for name in self._destinations])
             new.commit()
 
-        self._open(fill)
-        old.close()
+        new = make(self.path, fill)
+        if self._aside is None or identity(self._aside) != identity(self.path):
+            self._clear()
+        take_place(new, self.path)
         for each in news:
-            log.critical("store_renewed", why=each.name, message=each.message)
-            self.news.put(each)
+            self._tell(each)
+        self._open()
+        old.close()
+
+    def _clear(self) -> None:
+        """Keep what somebody has put at the path."""
+        if identity(self._log) == self._log_identity:  # ours, and it is read by who has it open
+            try:
+                self._log.unlink(missing_ok=True)
+            except OSError as error:
+                fail(self.path, error)
+        if self.path.exists() or self._log.exists():
+            set_aside(self.path, "foreign")
+
+    def _tell(self, news: News) -> None:
+        log.critical("store_renewed", why=news.name, message=news.message)
+        self.news.put(news)
 
     def _move(self, new: sqlite3.Connection) -> News:
         """What an open file held can be read for as long as it is not closed."""

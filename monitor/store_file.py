@@ -124,11 +124,8 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         fail(path, error)
 
 
-def open_for_writing(path: Path, fill: Fill | None = None) -> sqlite3.Connection:
+def open_for_writing(path: Path) -> sqlite3.Connection:
     """The store at `path`, made where there is none.
-
-    Args:
-        fill: what a new one has from the first moment.
 
     Raises:
         StoreError: it cannot be had, or belongs to somebody else.
@@ -139,7 +136,7 @@ def open_for_writing(path: Path, fill: Fill | None = None) -> sqlite3.Connection
         if not path.exists():
             if _has_log(path):  # of one that is gone, and SQLite would take it for the new one's
                 set_aside(path, "damaged")
-            _create(path, fill)
+            make(path).rename(path)
         else:
             _check_start(path)
         db = sqlite3.connect(path, check_same_thread=False)
@@ -164,46 +161,107 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def make(path: Path, fill: Fill | None = None) -> Path:
+    """A whole store under another name, to be renamed: nobody reads a half-made one.
+
+    Args:
+        fill: what it has from the first moment.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove(new)  # of a monitor that was killed
+        new.touch(mode=0o600)
+        with closing(sqlite3.connect(new)) as db:
+            _set_up(db)
+            if fill is not None:
+                fill(db)
+    except (OSError, sqlite3.Error) as error:
+        with contextlib.suppress(OSError):
+            remove(new)
+        fail(path, error)
+    return new
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Put a whole store where a damaged one is, or was; `finish` goes on where this was ended.
+
+    Raises:
+        StoreError: that is not possible.
+    """
+    try:
+        new.rename(_ready(path))
+        remove(path)
+        _ready(path).rename(path)
+    except OSError as error:
+        fail(path, error)
+
+
+def finish(path: Path) -> bool:
+    """Whether a monitor was killed while it put a new store there; then it is there now.
+
+    Raises:
+        StoreError: it cannot be put there.
+    """
+    if path.exists() or not _ready(path).exists():
+        return False
+    try:
+        remove(path)  # its log, that is
+        _ready(path).rename(path)
+    except OSError as error:
+        fail(path, error)
+    return True
+
+
+def remove(path: Path) -> None:
+    """A store by that name. Its log goes last: without one it might pass for whole."""
+    for suffix in ("", "-shm", "-wal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def set_aside(path: Path, why: str) -> Path:
     """Rename a store with its write-ahead log, and return its new name.
 
     Raises:
         StoreError: that is not possible.
     """
+    with contextlib.suppress(OSError):
+        Path(f"{path}-shm").unlink()
+    return _to_aside(os.rename, path, why)
+
+
+def keep_aside(path: Path, why: str) -> Path:
+    """Give a store with its write-ahead log a second name, and return that.
+
+    Raises:
+        StoreError: that is not possible.
+    """
+    return _to_aside(os.link, path, why)
+
+
+def _to_aside(move: Callable[[str, str], None], path: Path, why: str) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     names = (f"{path.name}.{why}-{stamp}{more}" for more in ("", *(f".{i}" for i in range(1, 100))))
-    aside = next(each for name in names if not (each := path.with_name(name)).exists())
+    aside = next(
+        each
+        for each in map(path.with_name, names)
+        if not each.exists() and not Path(f"{each}-wal").exists()
+    )
     try:
         # The log first: alone, a log is harmless, but a new store would take it for its own.
-        Path(f"{path}-shm").unlink(missing_ok=True)
         for suffix in ("-wal", ""):
             with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+                move(f"{path}{suffix}", f"{aside}{suffix}")
     except OSError as error:
         fail(path, error)
     return aside
 
 
-def put_back(aside: Path, path: Path) -> None:
-    """Undo `set_aside`, as far as that is possible."""
-    for suffix in ("", "-wal"):
-        with contextlib.suppress(OSError):
-            os.rename(f"{aside}{suffix}", f"{path}{suffix}")
-
-
-def _create(path: Path, fill: Fill | None) -> None:
-    """Whole from its first moment: nobody reads a half-made store, and being killed leaves none."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.touch(mode=0o600)
-    try:
-        with closing(sqlite3.connect(new)) as db:
-            _set_up(db)
-            if fill is not None:
-                fill(db)
-        with contextlib.suppress(FileExistsError):  # another monitor was quicker
-            os.link(new, path)
-    finally:
-        new.unlink()
+def _ready(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def _set_up(db: sqlite3.Connection) -> None:

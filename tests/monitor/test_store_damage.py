@@ -208,6 +208,46 @@ def test_what_the_log_holds_of_a_store_whose_beginning_is_lost_is_kept(path: Pat
     assert str(aside) in news.message
 
 
+def test_whenever_a_monitor_is_killed_while_it_replaces_a_damaged_store_the_next_one_has_all(
+    path: Path,
+):
+    """One is killed before its first change of a file's name, the next before its second..."""
+    code = """
+import itertools, os, shutil, sys
+from pathlib import Path
+from saeguard.monitor.store import Store
+damaged, folders = Path(sys.argv[1]), Path(sys.argv[2])
+num_changes, num_allowed = itertools.count(), -1
+def kill(event, _):
+    if event in ("os.rename", "os.link", "os.remove") and next(num_changes) == num_allowed:
+        os._exit(9)
+sys.addaudithook(kill)
+for allowed in range(100):
+    folder = folders / f"{allowed:02}"
+    shutil.copytree(damaged, folder)
+    if not (pid := os.fork()):
+        num_changes, num_allowed = itertools.count(), allowed
+        Store(folder / "alerts.sqlite")
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
+"""
+    ids = killed(path, 5)
+    path.with_name("original").unlink()
+    path.write_bytes(bytes(path.stat().st_size))  # its log has it all
+    folders = path.parent.with_name("killed")
+    subprocess.run([sys.executable, "-c", code, path.parent, folders], check=True)
+    *left, finished = sorted(folders.iterdir())
+    assert len(left) > 5
+    for folder in [*left, finished]:
+        with Store(folder / path.name) as store:
+            news = [each.name for each in store.take_news()]
+        assert kept(store.path) == ids
+        assert asides(store.path)
+        assert news == ["saeguard.store_damaged"] * (folder != finished)
+        assert not [p for p in folder.glob(".*") if p.suffix != ".lock"]
+
+
 def test_a_log_without_its_store_is_not_taken_for_that_of_a_new_one(path: Path):
     killed(path, 5)
     path.unlink()
