@@ -67,7 +67,9 @@ class SaeFeature:
 
     @property
     def origin(self) -> str:
-        return self.path.name
+        """What tells it from another one of that name, wherever the folder is."""
+        factor = self.norm_scaling_factor
+        return self.path.name + (f" with norm_scaling_factor {factor:g}" if factor else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.cli.app import app
 from saeguard.monitor.compile import compile_watchlist
-from saeguard.monitor.errors import CompileError
+from saeguard.monitor.errors import CompileError, ConfigError
 from saeguard.monitor.feature_labels import FeatureLabel, newest
+from saeguard.monitor.rulebook import Rulebook
 from saeguard.rules import load_rules
 
 sae_lens = pytest.importorskip("sae_lens")
@@ -92,6 +93,21 @@ def test_a_factor_that_the_sae_does_not_need_is_refused(tmp_path: Path):
     rules = load_rules([write_rules(tmp_path, [5], {"norm_scaling_factor": 2.0})])
     with pytest.raises(CompileError, match=r"norm_scaling_factor, and this SAE needs none"):
         compile_watchlist(rules)
+
+
+def test_a_changed_factor_is_not_overlooked_with_a_watchlist_of_before(tmp_path: Path):
+    make_sae(tmp_path / "sae", "jumprelu", True)
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["normalize_activations"] = "expected_average_only_in"
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    before, after = (
+        load_rules([write_rules(tmp_path, [5], {"norm_scaling_factor": factor})])
+        for factor in (5.9, 6.1)
+    )
+    watchlist = compile_watchlist(before)
+    Rulebook.make(before, watchlist, "")
+    with pytest.raises(ConfigError, match=r"is of the sae sae with norm_scaling_factor 5\.9"):
+        Rulebook.make(after, watchlist, "")
 
 
 def test_of_one_file_rows_of_several_layers_are_read_each_from_its_own(tmp_path: Path):
