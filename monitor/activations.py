@@ -9,7 +9,7 @@ router's, the histogram is of how far it is above.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -33,12 +33,13 @@ log = logger("saeguard.monitor")
 class Activations:
     """A histogram for each feature. One thread adds, any may read."""
 
-    def __init__(self, features: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], left_out: Collection[str] = ()) -> None:
         """
         Args:
-            features: names of all score columns.
+            columns: names of all score columns.
+            left_out: those that are no features.
         """
-        self._features = _first(features)
+        self._features, self._columns = _first(columns, left_out)
         self._counts = np.zeros((len(self._features), _NUM_BUCKETS), np.int64)
         self._sums = np.zeros(len(self._features))
         self._waiting: list[Floats] = []
@@ -47,22 +48,23 @@ class Activations:
 
     def add(self, scores: Floats) -> None:
         """Keep those rows of [tokens, features] whose turn it is."""
-        rows = scores[self._num_to_skip :: EVERY, :MAX_FEATURES]
+        rows = scores[self._num_to_skip :: EVERY].take(self._columns, axis=1)
         self._num_to_skip = (self._num_to_skip - len(scores)) % EVERY
         if len(rows):
             with self._lock:
-                self._waiting.append(rows.copy())
+                self._waiting.append(rows)
                 if sum(map(len, self._waiting)) >= _AT_ONCE:
                     self._count()
 
-    def adopt(self, features: Sequence[str], order: Order) -> None:
+    def adopt(self, columns: Sequence[str], order: Order, left_out: Collection[str] = ()) -> None:
         """Go on with other columns, each of which begins anew unless `order` knows it."""
         with self._lock:
             self._count()
-            order = np.where(order < len(self._features), order, -1)[:MAX_FEATURES]
-            self._features = _first(features)
-            self._counts = np.where(order[:, None] < 0, 0, self._counts[order])
-            self._sums = np.where(order < 0, 0, self._sums[order])
+            known = {column: i for i, column in enumerate(self._columns)}
+            self._features, self._columns = _first(columns, left_out)
+            before = np.array([known.get(int(order[i]), -1) for i in self._columns])
+            self._counts = np.where(before[:, None] < 0, 0, self._counts[before])
+            self._sums = np.where(before < 0, 0, self._sums[before])
 
     def read(self) -> dict[str, Distribution]:
         """By the names of the features."""
@@ -87,7 +89,10 @@ class Activations:
         self._sums += np.bincount(features, above, minlength=num_features)
 
 
-def _first(features: Sequence[str]) -> tuple[str, ...]:
-    if left_out := features[MAX_FEATURES:]:
-        log.warning("features_without_histogram", features=list(left_out))
-    return tuple(features[:MAX_FEATURES])
+def _first(columns: Sequence[str], left_out: Collection[str]) -> tuple[list[str], list[int]]:
+    """The first features, and the columns that they are."""
+    wanted = [(name, i) for i, name in enumerate(columns) if name not in left_out]
+    if more := [name for name, _ in wanted[MAX_FEATURES:]]:
+        log.warning("features_without_histogram", features=more)
+    kept = wanted[:MAX_FEATURES]
+    return [name for name, _ in kept], [i for _, i in kept]

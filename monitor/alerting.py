@@ -118,7 +118,7 @@ class AlertMaker:
 
     def record(self, request: LiveRequest) -> RequestRecord:
         """The record of a request that has ended."""
-        return request.record(self.watchlist.columns)
+        return request.record(self.watchlist.columns, self.watchlist.head_rows)
 
     def _versions(self) -> dict[str, Any]:
         return {

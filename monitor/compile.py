@@ -16,6 +16,7 @@ import numpy.typing as npt
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import CompileError, SaeguardError
 from saeguard.monitor.feature_labels import LabelTable
+from saeguard.monitor.heads import Head, row_name
 from saeguard.monitor.sites import HookPoint
 from saeguard.rules import Feature, RouterFeature, RuleSet
 
@@ -41,6 +42,9 @@ class FeatureRow:
     """Why the row is not exactly the feature; empty where it is."""
     neuronpedia: str = ""
     """The SAE as Neuronpedia names it; empty where that is not known."""
+    head: Head | None = None
+    """What makes the score of `rows`, where this one is nothing but the column that it goes to."""
+    rows: tuple[FeatureRow, ...] = ()
 
 
 Reader = Callable[[Sequence[Feature], Path | None], list[FeatureRow]]
@@ -77,11 +81,18 @@ def compile_watchlist(
         raise CompileError(f"the sources disagree about d_model: {sorted(widths)}")
     by_site: dict[HookPoint, list[tuple[Feature, FeatureRow]]] = {}
     for feature, row in rows:
-        by_site.setdefault(row.hook_point, []).append((feature, row))
+        own = [(_row_of(feature, i), r) for i, r in enumerate(row.rows)]
+        by_site.setdefault(row.hook_point, []).extend([(feature, row), *own])
     return wl.build(
         widths.pop() if widths else None,
         [_site(at, rows, labels or {}) for at, rows in by_site.items()],
+        {feature.name: row.head for feature, row in rows if row.head is not None},
     )
+
+
+def _row_of(feature: Feature, row: int) -> Feature:
+    """What stands for a row of a head, and is no feature that rules can name."""
+    return replace(feature, name=row_name(feature.name, row), label="")
 
 
 def _by_source(ruleset: RuleSet) -> Mapping[tuple[Any, ...], list[Feature]]:

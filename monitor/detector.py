@@ -20,6 +20,7 @@ from saeguard.monitor.columns import Order, arranged
 from saeguard.monitor.drafts import confirmed, settle
 from saeguard.monitor.early_rows import Early, EarlyRows
 from saeguard.monitor.finished_blocks import keep_blocks
+from saeguard.monitor.live_heads import LiveHeads
 from saeguard.monitor.messages import (
     Frame,
     FrameArrays,
@@ -62,6 +63,7 @@ class Detector:
         record_tokens: int,
         prefix_bytes: int = 256 << 20,
         activations: Activations | None = None,
+        heads: LiveHeads | None = None,
     ) -> None:
         """
         Args:
@@ -69,7 +71,9 @@ class Detector:
             record_tokens: how many of a request's last rows are kept.
             prefix_bytes: of scores that are kept for what is in vLLM's prefix cache.
             activations: told of the scores of each row that the rules see.
+            heads: fill columns that the taps leave to the monitor.
         """
+        self._heads = heads or LiveHeads({}, ())
         self._engine = engine
         self._watchlist = watchlist
         self._orders: dict[str, Order | None] = {watchlist: None}
@@ -217,7 +221,14 @@ class Detector:
         """Take frames with this digest, too: workers change from one watchlist to the next."""
         self._orders[watchlist] = order
 
-    def adopt(self, engine: Engine, lookback: int, watchlist: str, order: Order | None) -> None:
+    def adopt(
+        self,
+        engine: Engine,
+        lookback: int,
+        watchlist: str,
+        order: Order | None,
+        heads: LiveHeads | None = None,
+    ) -> None:
         """Run other rules from the next row on, over live requests as well. When it fails,
         everything stays as it was.
 
@@ -227,6 +238,7 @@ class Detector:
             watchlist: digest of the one whose columns it reads.
             order: where each of those columns is in the watchlist until now; None: in the same
                 place.
+            heads: of that watchlist, where it is another one.
         """
         live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
         carry_over(live, engine, lookback, order)
@@ -236,6 +248,9 @@ class Detector:
             self._table.rearrange(order)
             self._prefixes.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}
+            heads = heads or LiveHeads({}, ())
+            heads.take_over(self._heads)
+            self._heads = heads
         self._num_unevaluated += self._engine.num_ignored_tokens
         self._engine, self._watchlist = engine, watchlist
 
@@ -310,6 +325,7 @@ class Detector:
         take the engine's.
         """
         request.slot = self._table.open()
+        self._heads.open(request.slot)
         request.num_missed = first if request.start.num_before else 0
         num_refused = self._engine.num_refused
         self._engine.start(request.start.req_id, request.context)
@@ -327,6 +343,7 @@ class Detector:
         for request, last in zip(requests, lasts, strict=True):
             request.next_position = last + 1
         slots = np.array([request.slot for request in requests])
+        self._heads.fill(slots, starts, rows.scores, rows.positions, phases)
         self._table.put(np.repeat(slots, counts), rows, phases)
         if self._activations is not None:
             self._activations.add(rows.scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -244,10 +244,18 @@ class LiveRequest:
             return None
         return "stopped" if self.end.reason.startswith(STOP_REASON) else "too_late"
 
-    def record(self, features: tuple[str, ...]) -> RequestRecord:
-        """What is stored of a request that ended, with the rows that are still kept."""
+    def record(
+        self, columns: tuple[str, ...], left_out: Collection[str] = frozenset()
+    ) -> RequestRecord:
+        """What is stored of a request that ended, with the rows that are still kept.
+
+        Args:
+            columns: what the scores are called.
+            left_out: which of them are no features.
+        """
         assert self.end is not None
         rows, phases = self.table.get(self.slot)
+        kept = [i for i, name in enumerate(columns) if name not in left_out]
         token_ids = rows.token_ids.tolist()
         return RequestRecord(
             req_id=self.id,
@@ -262,11 +270,11 @@ class LiveRequest:
             end_time_ns=self.end.time_ns,
             coverage=self.coverage(),
             counts=self.decisions.by_rule(),
-            features=list(features),
+            features=[columns[i] for i in kept],
             token_ids=token_ids if self.texts.readable else None,
             texts=[self.texts.text(t) for t in token_ids] if self.texts.captured else None,
             first_recorded=int(rows.positions[0]) if len(rows.positions) else 0,
-            scores=rows.scores.tobytes(),
+            scores=rows.scores.take(kept, axis=1).tobytes(),
             phases=phases.tobytes(),
             client=self.start.client,
             policy=self.start.policy,

@@ -21,6 +21,7 @@ from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.detector import Detection, Detector
 from saeguard.monitor.histograms import WITHIN_S, Distribution, Histogram
 from saeguard.monitor.inbox import Inbox
+from saeguard.monitor.live_heads import LiveHeads
 from saeguard.monitor.logging import logger
 from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import (
@@ -83,7 +84,9 @@ class Service:
         self._reloader = Reloader(config, self._control.send, self._expect)
         self._book = self._reloader.book
         watchlist = self._book.watchlist
-        self._activations = Activations(watchlist.columns) if config.metrics else None
+        self._activations = (
+            Activations(watchlist.columns, watchlist.head_rows) if config.metrics else None
+        )
         self._evaluation = Histogram(WITHIN_S)
         self._detector = Detector(
             self._book.engine,
@@ -92,6 +95,7 @@ class Service:
             config.record_tokens,
             config.prefix_scores_mib << 20,
             self._activations,
+            _live_heads(watchlist),
         )
         captured, hash_key = config.capture_text != "off", None
         if config.capture_text == "hash":
@@ -117,7 +121,7 @@ class Service:
         log.info(
             "watching",
             rules=len(self._book.ruleset.rules),
-            features=list(watchlist.columns),
+            features=list(watchlist.features),
             kernels=self._book.engine.kernels,
         )
 
@@ -311,9 +315,12 @@ class Service:
         started_s, before = time.monotonic(), self._book.watchlist
         is_same = book.watchlist.digest == before.digest
         order = None if is_same else order_of(book.watchlist.identities, before.identities)
-        self._detector.adopt(book.engine, lookback(book.ruleset), book.watchlist.digest, order)
+        heads = _live_heads(book.watchlist)
+        self._detector.adopt(
+            book.engine, lookback(book.ruleset), book.watchlist.digest, order, heads
+        )
         if self._activations is not None and order is not None:
-            self._activations.adopt(book.watchlist.columns, order)
+            self._activations.adopt(book.watchlist.columns, order, book.watchlist.head_rows)
         book.decider.carry_over(self._book.decider)
         self._book = book
         self._reporter.introduce(book)
@@ -322,7 +329,7 @@ class Service:
             "rules_reloaded",
             sha256=book.ruleset.sha256,
             rules=len(book.ruleset.rules),
-            features=list(book.watchlist.columns),
+            features=list(book.watchlist.features),
             live_requests=self._detector.num_live,
             took_ms=round(1000 * (time.monotonic() - started_s), 1),
         )
@@ -348,6 +355,10 @@ class Service:
         if self._reloader.is_blind:
             return "the server watches with another watchlist"
         return "; ".join(dict.fromkeys(self._workers.reasons.values()))
+
+
+def _live_heads(watchlist: Watchlist) -> LiveHeads:
+    return LiveHeads(watchlist.heads, watchlist.columns, watchlist.identities)
 
 
 def _merge(steps: list[Step]) -> list[Step]:

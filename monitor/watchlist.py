@@ -13,6 +13,9 @@ or what the router of a layer says of its experts: the weight and the logit of e
 1, and so on. A row of a router's site is as long as its last watched expert needs; how many experts
 there are only the model knows.
 
+A probe of several rows has a head (heads.py): a column of its own beside those of its rows, in
+which the taps leave 0 and the monitor puts the score.
+
 Beside the rows the file holds golden vectors: inputs with the scores that a float64 evaluation of
 the formula gives, on which every worker tests itself before it serves. The header says what each
 column is and where it came from.
@@ -22,11 +25,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
@@ -35,9 +39,12 @@ from safetensors.numpy import save_file
 
 from saeguard.monitor.errors import SaeguardError, UnsupportedError
 from saeguard.monitor.feature_labels import neuronpedia_url
+from saeguard.monitor.heads import Head, row_name, row_names
 from saeguard.monitor.sites import HookPoint
 
 FORMAT_VERSION = 2
+_WITH_HEADS = 3
+"""Of watchlists that have heads, which an older monitor would take for features that are 0."""
 _ARRAYS = ("weight", "bias", "threshold", "golden_inputs", "golden_scores")
 
 Floats = npt.NDArray[np.float32]
@@ -114,6 +121,19 @@ class Watchlist:
     """None where nothing is watched that is as wide."""
     sites: tuple[Site, ...]
     digest: str
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    """By the names of their features."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What rules may read, in the order of the columns: all but the rows of heads."""
+        left_out = self.head_rows
+        return tuple(name for name in self.columns if name not in left_out)
+
+    @property
+    def head_rows(self) -> frozenset[str]:
+        """The columns of the rows of heads, which are no features themselves."""
+        return frozenset(row_names(self.heads))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -123,11 +143,16 @@ class Watchlist:
     @property
     def identities(self) -> tuple[str, ...]:
         """Of each score column, a text that only a feature of the same name and row has."""
-        return tuple(
-            f"{feature.name} {site.hook_point} {feature.norm} {_row_digest(site, i)}"
+        rows = {
+            feature.name: f"{site.hook_point} {feature.norm} {_row_digest(site, i)}"
             for site in self.sites
             for i, feature in enumerate(site.features)
-        )
+        }
+        heads = {
+            name: " ".join([head.digest, *(rows[row_name(name, i)] for i in range(head.num_rows))])
+            for name, head in self.heads.items()
+        }
+        return tuple(f"{name} {text}" for name, text in (rows | heads).items())
 
     @property
     def labels(self) -> dict[str, str]:
@@ -175,10 +200,12 @@ def router_input(expert: int, units: str) -> int:
     return 2 * expert + (units == "logit")
 
 
-def build(d_model: int | None, sites: Sequence[Site]) -> Watchlist:
+def build(
+    d_model: int | None, sites: Sequence[Site], heads: Mapping[str, Head] | None = None
+) -> Watchlist:
     """A watchlist with its digest, sites in the order of their hook points."""
-    ordered = tuple(sorted(sites, key=lambda site: site.hook_point))
-    return Watchlist(d_model, ordered, _digest(d_model, ordered))
+    ordered, heads = tuple(sorted(sites, key=lambda site: site.hook_point)), heads or {}
+    return Watchlist(d_model, ordered, _digest(d_model, ordered, heads), heads)
 
 
 def save(watchlist: Watchlist, path: Path) -> None:
@@ -192,7 +219,8 @@ def save(watchlist: Watchlist, path: Path) -> None:
         for i, site in enumerate(watchlist.sites)
         for name in _ARRAYS
     }
-    header = {**_description(watchlist.d_model, watchlist.sites), "digest": watchlist.digest}
+    description = _description(watchlist.d_model, watchlist.sites, watchlist.heads)
+    header = {**description, "digest": watchlist.digest}
     temporary = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, temporary, metadata={"saeguard": json.dumps(header, sort_keys=True)})
@@ -215,7 +243,7 @@ def load(path: Path) -> Watchlist:
         data = path.read_bytes()
         tensors = load_tensors(data)
         header = _header(data)
-        if not header or header.get("version") != FORMAT_VERSION:
+        if not header or header.get("version") not in (FORMAT_VERSION, _WITH_HEADS):
             raise WatchlistError(
                 f"{path}: not a watchlist of format {FORMAT_VERSION}", "run saeguard compile again"
             )
@@ -225,7 +253,8 @@ def load(path: Path) -> Watchlist:
         )
         for site in sites:
             _check_shapes(site, header["d_model"])
-        watchlist, digest = build(header["d_model"], sites), header["digest"]
+        heads = msgspec.convert(header.get("heads", {}), dict[str, Head])
+        watchlist, digest = build(header["d_model"], sites, heads), header["digest"]
     except UnsupportedError as error:
         raise WatchlistError(f"{path}: {error.message}", "made by a newer saeguard?") from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -270,9 +299,13 @@ def _row_digest(site: Site, feature: int) -> str:
     return hashlib.sha256(b"".join(np.float32(part).tobytes() for part in row)).hexdigest()
 
 
-def _description(d_model: int | None, sites: Sequence[Site]) -> dict[str, Any]:
+def _description(
+    d_model: int | None, sites: Sequence[Site], heads: Mapping[str, Head]
+) -> dict[str, Any]:
+    with_heads = {name: asdict(head) for name, head in heads.items()}
     return {
-        "version": FORMAT_VERSION,
+        **({"heads": with_heads} if heads else {}),
+        "version": _WITH_HEADS if heads else FORMAT_VERSION,
         "d_model": d_model,
         "sites": [
             {
@@ -285,8 +318,9 @@ def _description(d_model: int | None, sites: Sequence[Site]) -> dict[str, Any]:
     }
 
 
-def _digest(d_model: int | None, sites: Sequence[Site]) -> str:
-    digest = hashlib.sha256(json.dumps(_description(d_model, sites), sort_keys=True).encode())
+def _digest(d_model: int | None, sites: Sequence[Site], heads: Mapping[str, Head]) -> str:
+    description = json.dumps(_description(d_model, sites, heads), sort_keys=True)
+    digest = hashlib.sha256(description.encode())
     for site in sites:
         for name in _ARRAYS:
             digest.update(np.ascontiguousarray(getattr(site, name), dtype=np.float32).tobytes())

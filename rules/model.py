@@ -74,7 +74,7 @@ class SaeFeature:
 
 @dataclass(frozen=True, slots=True)
 class ProbeFeature:
-    """The linear probe called `name` in the safetensors file `path`."""
+    """The probe called `name` in the safetensors file `path`."""
 
     kind: ClassVar = "probe"
     path: Path

@@ -39,15 +39,20 @@ def compile_(
         read_rules(rules), sample, newest(read_labels(labels)) if labels else None
     )
     save(watchlist, output)
+    head_rows = watchlist.head_rows
     for site in watchlist.sites:
-        names = ", ".join(feature.name for feature in site.features)
-        print(f"{site.hook_point}: {names}")
+        names = [feature.name for feature in site.features if feature.name not in head_rows]
+        num_rows = len(site.features) - len(names)
+        of_heads = f" (and {num_rows} rows of probes with heads)" if num_rows else ""
+        print(f"{site.hook_point}: {', '.join(names)}{of_heads}")
         for feature in site.features:
             if not feature.exact:
                 print(f"  {feature.name} is approximate: {feature.inexact_reason}")
     if labels:
-        features = [feature for site in watchlist.sites for feature in site.features]
-        num_labelled = sum(feature.label_source != "" for feature in features)
-        print(f"{num_labelled} of {len(features)} features have their label from {labels}")
+        watched = [feature for site in watchlist.sites for feature in site.features]
+        num_labelled = sum(feature.label_source != "" for feature in watched)
+        print(
+            f"{num_labelled} of {len(watchlist.features)} features have their label from {labels}"
+        )
     d_model = "" if watchlist.d_model is None else f"d_model {watchlist.d_model}, "
     print(f"wrote {output}: {d_model}digest {watchlist.digest[:12]}")
