@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 from vllm.logger import init_logger
 
-from saeguard.integrations.vllm.tap import Tap, columns_of, refill, self_test
+from saeguard.integrations.vllm.refill import refill
+from saeguard.integrations.vllm.self_test import self_test
+from saeguard.integrations.vllm.tap import Tap, columns_of
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.messages import Control, Swap, SwapState, SwapStatus

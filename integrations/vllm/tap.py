@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from vllm.distributed import get_tensor_model_parallel_world_size
@@ -27,10 +26,9 @@ from saeguard.integrations.vllm.architectures import (
     value_of,
 )
 from saeguard.integrations.vllm.routers import Routing, router_of
+from saeguard.integrations.vllm.tap_rows import capacity_for, filled, is_scaled, norms_of
 from saeguard.monitor.errors import UnsupportedError
-from saeguard.monitor.watchlist import NORMS, Site, Watchlist
-
-_CAPACITY_STEP = 64
+from saeguard.monitor.watchlist import Site, Watchlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,6 @@ class Tap:
     @property
     def width(self) -> int:
         return len(self.site.features)
-
-
-def capacity_for(num_features: int) -> int:
-    """Rows of a layer's buffers. The spare ones are for later watchlists."""
-    return -(-num_features // _CAPACITY_STEP) * _CAPACITY_STEP
 
 
 def make_taps(model: nn.Module, sites: Sequence[Site], max_tokens: int) -> list[Tap]:
@@ -141,48 +134,6 @@ def _tap_gate(tap: Tap, name: str) -> Callable[[Any, Any, Any], None]:
     return tap_logits
 
 
-def refill(taps: Sequence[Tap], watchlist: Watchlist, elsewhere: Sequence[Site] = ()) -> list[Tap]:
-    """These taps with the rows of another watchlist, in tensors of their own on the same device;
-    the buffers in use are not touched. A site that it does not watch gets no features.
-
-    Args:
-        elsewhere: what other stages of the pipeline tap.
-
-    Raises:
-        UnsupportedError: it does not fit into the buffers that the running graph reads.
-    """
-    sites = {site.hook_point: site for site in watchlist.sites}
-    tapped = {site.hook_point for site in (*(tap.site for tap in taps), *elsewhere)}
-    for needed in sites:
-        if needed not in tapped:
-            raise UnsupportedError(
-                f"the watchlist needs {needed.place}, and the running graph taps only "
-                f"{', '.join(hook_point.place for hook_point in sorted(tapped))}",
-                "restart the server",
-            )
-    return [_refilled(tap, sites.get(tap.site.hook_point) or _emptied(tap.site)) for tap in taps]
-
-
-def overwrite(taps: Sequence[Tap], new: Sequence[Tap]) -> list[Tap]:
-    """Copy refilled rows into the buffers in use, on the current stream, without waiting: whatever
-    that stream runs later reads the new ones.
-    """
-    with torch.inference_mode():  # the buffers may have been made in it
-        for tap, source in zip(taps, new, strict=True):
-            _copy(source.rows, tap.rows)
-            _copy(source.bias, tap.bias)
-            _copy(source.threshold, tap.threshold)
-            if source.norm is not None and tap.norm is not None:
-                _copy(source.norm, tap.norm)
-    return [replace(tap, site=source.site) for tap, source in zip(taps, new, strict=True)]
-
-
-def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
-    target.copy_(source, non_blocking=True)
-    if source.is_cuda:  # made on another stream: not to be freed before the copy has run
-        source.record_stream(torch.cuda.current_stream(source.device))
-
-
 def snapshot(taps: Sequence[Tap], num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies of a step's scores, [num_tokens, features], and of how often each tap has run, [taps];
     made on the current stream.
@@ -215,32 +166,6 @@ def layout_digest(taps: list[Tap]) -> str:
     return hashlib.sha256(json.dumps([op.VERSION, layout]).encode()).hexdigest()
 
 
-def self_test(taps: list[Tap]) -> None:
-    """Run the op on each site's golden inputs, on this device, without touching the live buffers.
-
-    Raises:
-        UnsupportedError: a gate flips, or a score is off by more than the arithmetic explains.
-    """
-    for tap in taps:
-        dtype = torch.float32 if tap.rows.dtype == torch.float32 else tap.rows.dtype
-        golden = torch.from_numpy(tap.site.golden_inputs).to(tap.rows.device, dtype)
-        inputs = nn.functional.pad(golden, (0, tap.rows.shape[1] - golden.shape[1]))
-        scores = torch.zeros(len(inputs), tap.scores.shape[1], device=tap.scores.device)
-        calls = torch.zeros_like(tap.calls)
-        torch.ops.saeguard.tap(inputs, tap.rows, tap.bias, tap.threshold, tap.norm, scores, calls)
-        got = scores[:, : tap.width].cpu().numpy()
-        # Inputs rounded to 16 bits explain a difference of their own size; in fp32 there is none
-        # to explain.
-        tolerance = 1e-4 if dtype == torch.float32 else 5e-2
-        error = np.abs(got - tap.site.golden_scores) / (1.0 + np.abs(tap.site.golden_scores))
-        if not (error <= tolerance).all():
-            worst = tap.site.features[int(np.nanargmax(error.max(axis=0)))].name
-            raise UnsupportedError(
-                f"the golden self-test of {tap.site.hook_point.place} failed at feature {worst!r}: "
-                f"off by {np.nanmax(error):.2g} (tolerance {tolerance:g})"
-            )
-
-
 def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int) -> Tap:
     parameter = next(model.parameters())
     device, dtype, num_inputs = parameter.device, parameter.dtype, site.weight.shape[1]
@@ -266,95 +191,9 @@ def _make_tap(model: nn.Module, entry: Architecture, site: Site, max_tokens: int
         site,
         module,
         part,
-        *_filled(site, capacity, num_inputs, device, dtype),
-        norm=_norm(site, capacity, device) if _is_scaled(site) else None,
+        *filled(site, capacity, num_inputs, device, dtype),
+        norm=norms_of(site, capacity, device) if is_scaled(site) else None,
         scores=torch.full((max_tokens, capacity), torch.nan, device=device),
         calls=torch.zeros(1, dtype=torch.int64, device=device),
         routing=routing,
     )
-
-
-def _refilled(tap: Tap, site: Site) -> Tap:
-    capacity = len(tap.bias)
-    if len(site.features) > capacity:
-        raise UnsupportedError(
-            f"the watchlist has {len(site.features)} features at {site.hook_point.place}, and the "
-            f"running graph has room for {capacity}",
-            "restart the server",
-        )
-    if _is_scaled(site) and tap.norm is None:
-        raise UnsupportedError(
-            f"the watchlist has an SAE that scales its input at {site.hook_point.place}, and "
-            "the running graph scales none there",
-            "restart the server",
-        )
-    num_inputs, device = tap.rows.shape[1], tap.rows.device
-    rows, bias, threshold = _filled(site, capacity, num_inputs, device, tap.rows.dtype)
-    norm = None if tap.norm is None else _norm(site, capacity, device)
-    return replace(tap, site=site, rows=rows, bias=bias, threshold=threshold, norm=norm)
-
-
-def _emptied(site: Site) -> Site:
-    return replace(
-        site,
-        features=(),
-        weight=site.weight[:0],
-        bias=site.bias[:0],
-        threshold=site.threshold[:0],
-        golden_scores=site.golden_scores[:, :0],
-    )
-
-
-def _filled(
-    site: Site, capacity: int, num_inputs: int, device: torch.device, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, bias and threshold, with unused rows up to the capacity; as in `Tap`."""
-    _check_width(site, num_inputs)
-    num_features, width = site.weight.shape
-    weight = torch.zeros(capacity, num_inputs)
-    weight[:num_features, :width] = torch.from_numpy(site.weight)
-    bias = torch.zeros(capacity)
-    bias[:num_features] = torch.from_numpy(site.bias)
-    threshold = torch.full((capacity,), torch.inf)
-    threshold[:num_features] = torch.from_numpy(site.threshold)
-    return _rows(weight, device, dtype), bias.to(device), threshold.to(device)
-
-
-def _is_scaled(site: Site) -> bool:
-    return any(norm != "none" for norm in site.norms)
-
-
-def _norm(site: Site, capacity: int, device: torch.device) -> torch.Tensor:
-    norm = torch.zeros(capacity, dtype=torch.int64)
-    norm[: len(site.norms)] = torch.tensor([NORMS.index(name) for name in site.norms])
-    return norm.to(device)
-
-
-def _check_width(site: Site, num_inputs: int) -> None:
-    width = site.weight.shape[1]
-    is_router = site.hook_point.kind == "router"
-    if is_router and width > num_inputs:
-        raise UnsupportedError(
-            f"the watchlist watches expert {(width - 1) // 2} of layer {site.hook_point.layer}, "
-            f"whose router has experts 0 to {num_inputs // 2 - 1}",
-            "name another expert",
-        )
-    if not is_router and width != num_inputs:
-        raise UnsupportedError(
-            f"the watchlist has rows of {width} at {site.hook_point.place}, but this model has "
-            f"{num_inputs} there",
-            "use SAEs or probes of this model",
-        )
-
-
-def _rows(weight: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return weight.to(device)
-    return halves(weight, dtype).to(device)
-
-
-def halves(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of 16 bits, and below them rows of what these lack."""
-    high = weight.to(dtype)
-    low = (weight - high.float()).to(dtype)
-    return torch.cat([high, low])

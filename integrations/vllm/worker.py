@@ -13,6 +13,8 @@ from vllm.logger import init_logger
 from saeguard.integrations.vllm.control import ControlListener
 from saeguard.integrations.vllm.features import require_worker
 from saeguard.integrations.vllm.outbox import Build, DirectOutbox, Outbox, ThreadedOutbox
+from saeguard.integrations.vllm.refill import overwrite
+from saeguard.integrations.vllm.self_test import self_test
 from saeguard.integrations.vllm.settings import (
     check_supported,
     control_endpoint,
@@ -28,15 +30,13 @@ from saeguard.integrations.vllm.step_view import StepView, adapter_for
 from saeguard.integrations.vllm.swap import WatchlistSwap
 from saeguard.integrations.vllm.tap import (
     Tap,
-    capacity_for,
     columns_of,
     hook,
     layout_digest,
     make_taps,
-    overwrite,
-    self_test,
     snapshot,
 )
+from saeguard.integrations.vllm.tap_rows import capacity_for
 from saeguard.integrations.vllm.to_host import ToHost
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError

@@ -10,7 +10,7 @@ import torch
 from tiny_models import make_watchlist
 
 from saeguard.integrations.vllm import op
-from saeguard.integrations.vllm.tap import halves
+from saeguard.integrations.vllm.tap_rows import halves
 from saeguard.monitor import watchlist as wl
 
 DTYPES = [torch.bfloat16, torch.float16]

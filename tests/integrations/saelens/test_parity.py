@@ -16,7 +16,7 @@ from saes import D_MODEL, D_SAE, KINDS, make_sae, write_rules
 from tiny_models import hidden_states
 
 from saeguard.integrations.vllm import op
-from saeguard.integrations.vllm.tap import halves
+from saeguard.integrations.vllm.tap_rows import halves
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.rules import RuleSet, load_rules

@@ -11,7 +11,9 @@ import torch
 from tiny_models import D_MODEL, make_model, make_watchlist
 from transformers import AutoModelForCausalLM
 
-from saeguard.integrations.vllm.tap import Tap, layout_digest, make_taps, refill, self_test
+from saeguard.integrations.vllm.refill import refill
+from saeguard.integrations.vllm.self_test import self_test
+from saeguard.integrations.vllm.tap import Tap, layout_digest, make_taps
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 

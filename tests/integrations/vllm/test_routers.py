@@ -15,8 +15,10 @@ from torch import nn
 from saeguard.integrations.vllm import op
 from saeguard.integrations.vllm.architectures import ARCHITECTURES
 from saeguard.integrations.vllm.preflight import check_model
+from saeguard.integrations.vllm.refill import refill
 from saeguard.integrations.vllm.routers import Router, router_of
-from saeguard.integrations.vllm.tap import make_taps, refill, self_test
+from saeguard.integrations.vllm.self_test import self_test
+from saeguard.integrations.vllm.tap import make_taps
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.errors import UnsupportedError
 from saeguard.monitor.sites import HookPoint

@@ -16,8 +16,9 @@ from tiny_models import D_MODEL, make_model, make_watchlist
 from transformers import AutoModelForCausalLM
 
 from saeguard.integrations.vllm.control import ControlListener
+from saeguard.integrations.vllm.refill import overwrite
 from saeguard.integrations.vllm.swap import WatchlistSwap
-from saeguard.integrations.vllm.tap import Tap, layout_digest, make_taps, overwrite
+from saeguard.integrations.vllm.tap import Tap, layout_digest, make_taps
 from saeguard.monitor import watchlist as wl
 from saeguard.monitor.control import ControlChannel
 from saeguard.monitor.messages import Swap, SwapStatus, decode
