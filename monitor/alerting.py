@@ -118,7 +118,8 @@ class AlertMaker:
 
     def record(self, request: LiveRequest) -> RequestRecord:
         """The record of a request that has ended."""
-        return request.record(self.watchlist.columns, self.watchlist.head_rows)
+        watchlist = self.watchlist
+        return request.record(watchlist.columns, watchlist.head_rows, watchlist.digest)
 
     def _versions(self) -> dict[str, Any]:
         return {

@@ -236,6 +236,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     """Rules whose `min_coverage` was missed: their silence means nothing here."""
     stop_outcome: str = ""
     """Where rules asked to stop it: `stopped`, or `too_late` when it ended otherwise."""
+    watchlist: str = ""
+    """Digest of the watchlist whose rows made the scores; empty in older records."""
 
     def score_array(self) -> npt.NDArray[np.float32]:
         """[tokens, features]"""

@@ -29,6 +29,7 @@ def recorded_request(record: RequestRecord) -> RecordedRequest:
         phases=phase_codes(record),
         token_ids=None if record.token_ids is None else np.array(record.token_ids, np.int32),
         time_ns=record.start_time_ns,
+        watchlist=record.watchlist,
     )
 
 

@@ -245,13 +245,17 @@ class LiveRequest:
         return "stopped" if self.end.reason.startswith(STOP_REASON) else "too_late"
 
     def record(
-        self, columns: tuple[str, ...], left_out: Collection[str] = frozenset()
+        self,
+        columns: tuple[str, ...],
+        left_out: Collection[str] = frozenset(),
+        watchlist: str = "",
     ) -> RequestRecord:
         """What is stored of a request that ended, with the rows that are still kept.
 
         Args:
             columns: what the scores are called.
             left_out: which of them are no features.
+            watchlist: digest of that which has them.
         """
         assert self.end is not None
         rows, phases = self.table.get(self.slot)
@@ -281,4 +285,5 @@ class LiveRequest:
             opt_outs=dict(self.opt_outs),
             uncovered=self.uncovered,
             stop_outcome=self.stop_outcome or "",
+            watchlist=watchlist,
         )

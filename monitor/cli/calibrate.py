@@ -97,7 +97,7 @@ def _wanted(ruleset: RuleSet, names: list[str] | None) -> Iterator[tuple[Rule, S
 def _calibrate(
     ruleset: RuleSet, rule: Rule, signal: Signal, examples: Sequence[Example], budget: Budget
 ) -> _Done:
-    known = [example for example in examples if example.answer(rule.name) is not None]
+    known = [example for example in examples if example.counts_for(rule.name)]
     if not known:
         raise ConfigError(f"no label says whether {rule.name} should alert", "name others: --rule")
     found = sweep(ruleset, rule, signal, known)

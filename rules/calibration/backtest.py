@@ -6,8 +6,7 @@ count, since a limit hides alerts of other requests; those of an exception do no
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.calibration.first_positions import NEVER, first_positions
-from saeguard.rules.calibration.intervals import Rate, poisson_upper_bound, wilson
+from saeguard.rules.calibration.intervals import Rate, poisson_upper_bound
 from saeguard.rules.calibration.labels import Example
+from saeguard.rules.calibration.resampling import rates_of
 from saeguard.rules.model import RuleSet
 
 NO_SOURCE = "-"
@@ -87,45 +87,48 @@ def _alerted(examples: Sequence[Example], positions: npt.NDArray[np.int64]) -> d
 
 
 def _result(rule: str, examples: Sequence[Example], alerted: dict[str, int]) -> RuleResult:
-    positives = [example for example in examples if example.answer(rule) is True]
-    negatives = [example for example in examples if example.answer(rule) is False]
+    counted = [example for example in examples if example.counts_for(rule)]
+    positives = [example for example in counted if example.answer(rule)]
+    negatives = [example for example in counted if not example.answer(rule)]
     hits = [example for example in positives if example.label.id in alerted]
     false_alarms = [example for example in negatives if example.label.id in alerted]
     spans = [(alerted[e.label.id], e.label.span) for e in hits if e.label.span is not None]
     num_tokens = sum(_num_observed(example) for example in negatives)
     return RuleResult(
         rule=rule,
-        recall=wilson(len(hits), len(positives)),
-        false_alarm_rate=wilson(len(false_alarms), len(negatives)),
-        precision=wilson(len(hits), len(hits) + len(false_alarms)),
-        num_groups=len({example.group for example in (*positives, *negatives)}),
+        recall=_share(positives, alerted),
+        false_alarm_rate=_share(negatives, alerted),
+        precision=_share([*hits, *false_alarms], {example.label.id for example in hits}),
+        num_groups=len({example.group for example in counted}),
         false_alarms_per_million=_per_million(len(false_alarms), num_tokens),
         false_alarms_per_million_high=_per_million(
             poisson_upper_bound(len(false_alarms), 0.975), num_tokens
         ),
         latencies=tuple(position - first for position, (first, _) in spans),
         to_end=tuple(end - 1 - position for position, (_, end) in spans),
-        sources=tuple(_by_source(rule, (*positives, *negatives), alerted)),
+        sources=tuple(_by_source(rule, counted, alerted)),
         missed=tuple(e.label.id for e in positives if e.label.id not in alerted),
         false_alarms=tuple(e.label.id for e in false_alarms),
     )
 
 
+def _share(examples: Sequence[Example], alerted: Container[str]) -> Rate:
+    """Of the examples those that are among the alerted."""
+    hits = np.array([[example.label.id in alerted for example in examples]], np.bool_)
+    weights = np.array([example.weight for example in examples])
+    (rate,) = rates_of(hits, [example.group for example in examples], weights)
+    return rate
+
+
 def _by_source(
-    rule: str, examples: Sequence[Example], alerted: dict[str, int]
+    rule: str, examples: Sequence[Example], alerted: Container[str]
 ) -> Iterable[SourceResult]:
-    counts = Counter(
-        (example.label.source or NO_SOURCE, example.answer(rule), example.label.id in alerted)
-        for example in examples
-    )
-    for source in sorted({source for source, _, _ in counts}):
-        positives, negatives = (
-            wilson(
-                counts[source, side, True], counts[source, side, True] + counts[source, side, False]
-            )
-            for side in (True, False)
-        )
-        yield SourceResult(source, positives, negatives)
+    sides: dict[str, tuple[list[Example], list[Example]]] = {}
+    for example in examples:
+        of_source = sides.setdefault(example.label.source or NO_SOURCE, ([], []))
+        of_source[not example.answer(rule)].append(example)
+    for source, (positives, negatives) in sorted(sides.items()):
+        yield SourceResult(source, _share(positives, alerted), _share(negatives, alerted))
 
 
 def _num_observed(example: Example) -> int:

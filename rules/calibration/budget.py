@@ -19,14 +19,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.rules.calibration.first_positions import NEVER
 from saeguard.rules.calibration.intervals import (
     Rate,
     num_needed,
     poisson_upper_bound,
     upper_bound,
-    wilson,
 )
 from saeguard.rules.calibration.labels import Example
+from saeguard.rules.calibration.resampling import numbered, rates_of
 from saeguard.rules.calibration.sweep import Sweep
 
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)(k|M)?(req|tok)")
@@ -99,20 +100,19 @@ def calibrate(found: Sweep, examples: Sequence[Example], budget: Budget) -> Cali
 
     Args:
         found: the sweep over these examples.
-        examples: in the order of the sweep's columns, all with an answer for the rule.
+        examples: in the order of the sweep's columns, all of which count for the rule.
         budget: what is accepted.
     """
     tally = _Tally.of(found, examples, budget)
     chosen = None
     for row in range(len(found.thresholds)):
-        one = tally.at(row)
-        if one.bound > budget.rate:
+        if tally.false_alarms_at(row)[1] > budget.rate:
             break
-        chosen = one
+        chosen = row
     now = int(np.flatnonzero(found.thresholds == found.signal.threshold)[0])
     return Calibration(
         budget=budget,
-        chosen=chosen,
+        chosen=None if chosen is None else tally.at(chosen),
         before=tally.at(now),
         num_negatives=tally.total,
         num_positives=int(tally.positive.sum()),
@@ -128,6 +128,9 @@ class _Tally:
     found: Sweep
     budget: Budget
     positive: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float64]
+    """[positives]"""
+    groups_of_positives: tuple[str, ...]
     groups: npt.NDArray[np.int64]
     """[negatives]: of each the number of its group."""
     counted: Literal["requests", "groups", "tokens"]
@@ -137,15 +140,17 @@ class _Tally:
     def of(cls, found: Sweep, examples: Sequence[Example], budget: Budget) -> _Tally:
         rule = found.rule.name
         positive = np.array([example.answer(rule) for example in examples], np.bool_)
+        positives = [example for example in examples if example.answer(rule)]
         negatives = [example for example in examples if not example.answer(rule)]
-        names = {name: i for i, name in enumerate(dict.fromkeys(e.group for e in negatives))}
         has_groups = any(example.label.group is not None for example in negatives)
         by_request: Literal["requests", "groups"] = "groups" if has_groups else "requests"
         return cls(
             found=found,
             budget=budget,
             positive=positive,
-            groups=np.array([names[example.group] for example in negatives], np.int64),
+            weights=np.array([example.weight for example in positives]),
+            groups_of_positives=tuple(example.group for example in positives),
+            groups=numbered([example.group for example in negatives]),
             counted="tokens" if budget.per == "tok" else by_request,
             num_tokens=sum(int((~np.isnan(e.request.scores)).any(axis=1).sum()) for e in negatives),
         )
@@ -163,18 +168,18 @@ class _Tally:
             return int(np.ceil(bound / self.budget.rate))
         return num_needed(self.budget.rate, self.budget.confidence)
 
-    def at(self, row: int) -> Chosen:
-        matched = self.found.matched[row]
-        false_alarms = matched[~self.positive]
+    def false_alarms_at(self, row: int) -> tuple[int, float]:
+        """Their number, and the upper bound of their rate."""
+        false_alarms = self.found.positions[row, ~self.positive] != NEVER
+        confidence = self.budget.confidence
         if self.counted == "tokens":
             count = int(false_alarms.sum())
-            bound = poisson_upper_bound(count, self.budget.confidence) / max(self.num_tokens, 1)
-        else:
-            count = len(np.unique(self.groups[false_alarms]))
-            bound = upper_bound(count, self.total, self.budget.confidence)
-        return Chosen(
-            threshold=float(self.found.thresholds[row]),
-            false_alarms=count,
-            bound=bound,
-            recall=wilson(int(matched[self.positive].sum()), int(self.positive.sum())),
-        )
+            return count, poisson_upper_bound(count, confidence) / max(self.num_tokens, 1)
+        count = len(np.unique(self.groups[false_alarms]))
+        return count, upper_bound(count, self.total, confidence)
+
+    def at(self, row: int) -> Chosen:
+        count, bound = self.false_alarms_at(row)
+        hits = self.found.positions[None, row, self.positive] != NEVER
+        (recall,) = rates_of(hits, self.groups_of_positives, self.weights)
+        return Chosen(float(self.found.thresholds[row]), count, bound, recall)

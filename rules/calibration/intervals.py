@@ -32,15 +32,19 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
     """
     if total == 0:
         return Rate(0, 0, 0.0, 1.0)
+    return Rate(count, total, *wilson_bounds(count / total, total, confidence))
+
+
+def wilson_bounds(share: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of so many, which need not be a whole number."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = count / total
     centre = share + z * z / (2 * total)
     reach = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     # At the ends it is exact, but not in floating point.
-    low = 0.0 if count == 0 else (centre - reach) / scale
-    high = 1.0 if count == total else (centre + reach) / scale
-    return Rate(count, total, low, high)
+    low = 0.0 if share == 0 else (centre - reach) / scale
+    high = 1.0 if share == 1 else (centre + reach) / scale
+    return low, high
 
 
 def upper_bound(count: int, total: int, confidence: float) -> float:

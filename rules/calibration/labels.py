@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
         source: where it is from; results are told apart by it.
         split: `fit` or `test`, say.
         span: first and one past the last position of the tokens that are the harm.
+        weight: for how many requests like it this one stands, where it was drawn from those below
+            a threshold. It then tells of recall only: that none of them raises an alert was known.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str | None = None
     split: str | None = None
     span: tuple[int, int] | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,16 @@ class Example:
     def group(self) -> str:
         """What counts as one thing; a request without a group is one by itself."""
         return self.label.id if self.label.group is None else f"group {self.label.group}"
+
+    @property
+    def weight(self) -> float:
+        """For how many requests it stands."""
+        return 1.0 if self.label.weight is None else self.label.weight
+
+    def counts_for(self, rule: str) -> bool:
+        """Whether the rule's recall or false alarms are counted on it."""
+        answer = self.answer(rule)
+        return answer is True or (answer is False and self.label.weight is None)
 
     def answer(self, rule: str) -> bool | None:
         """Whether the rule should alert; None where that is not known."""
@@ -115,6 +129,8 @@ def _decode(line: bytes, where: str) -> Label:
         raise LabelError(f"{where}: {error}") from error
     if label.span is not None and not 0 <= label.span[0] < label.span[1]:
         raise LabelError(f"{where}: the span {list(label.span)} is not [first, one past the last]")
+    if label.weight is not None and not 0 < label.weight < inf:
+        raise LabelError(f"{where}: the weight {label.weight} is no number of requests")
     return label
 
 

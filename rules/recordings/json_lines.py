@@ -6,8 +6,8 @@
      "features": {"lie": [0, null, 4.5, 4, 0], "claim": [0, 0, 0.5, 7, 1]}}
 
 `null` is a score that was not observed. `phases` may be a list of one name for each token, too.
-`positions` are 0, 1, 2, … unless given; `token_ids` may be given; a request without a time is at
-the beginning of 1970.
+`positions` are 0, 1, 2, … unless given; `token_ids` may be given, and `watchlist`, the digest of
+that whose rows made the scores; a request without a time is at the beginning of 1970.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class _Line(
     phases: str | list[str]
     features: dict[str, list[float | None]]
     token_ids: list[int] | None = None
+    watchlist: str = ""
 
 
 _DECODER = msgspec.json.Decoder(_Line)
@@ -108,6 +109,7 @@ def _request(source: str, line: _Line) -> RecordedRequest:
         phases=phases,
         token_ids=None if line.token_ids is None else np.array(line.token_ids, np.int32),
         time_ns=0 if line.time is None else _parse_time(line.time),
+        watchlist=line.watchlist,
         source=source,
     )
 
@@ -124,6 +126,7 @@ def _line(request: RecordedRequest) -> _Line:
         },
         positions=None if positions == list(range(len(positions))) else positions,
         token_ids=None if request.token_ids is None else request.token_ids.tolist(),
+        watchlist=request.watchlist,
     )
 
 

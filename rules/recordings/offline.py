@@ -41,6 +41,8 @@ class RecordedRequest:
     token_ids: npt.NDArray[np.int32] | None = field(default=None, repr=False)
     """[tokens]; None where they were not captured."""
     time_ns: int = 0
+    watchlist: str = ""
+    """Digest of the watchlist whose rows made the scores; empty where that is not known."""
     source: str = ""
     """Where it was read, for error messages: `runs.jsonl:12`."""
 

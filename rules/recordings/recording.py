@@ -32,12 +32,13 @@ _TENSORS: dict[str, tuple[type[np.generic], int]] = {
 }
 
 
-class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is known of a request besides its tensors."""
 
     context: json_lines.Context
     columns: tuple[str, ...]
     time_ns: int
+    watchlist: str = ""
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +99,7 @@ def _encode_safetensors(requests: Sequence[RecordedRequest]) -> bytes:
 
 def _about(request: RecordedRequest) -> _About:
     context = json_lines.Context(**asdict(request.context))
-    return _About(context, request.columns, request.time_ns)
+    return _About(context, request.columns, request.time_ns, request.watchlist)
 
 
 def _read_safetensors(path: Path) -> Iterator[RecordedRequest]:
@@ -136,4 +137,11 @@ def _tensors_of(path: Path, i: int, tensors: dict[str, Any]) -> dict[str, Any]:
 
 def _request(source: str, about: _About, tensors: dict[str, Any]) -> RecordedRequest:
     context = RequestContext(**msgspec.structs.asdict(about.context))
-    return RecordedRequest(context, about.columns, time_ns=about.time_ns, source=source, **tensors)
+    return RecordedRequest(
+        context,
+        about.columns,
+        time_ns=about.time_ns,
+        watchlist=about.watchlist,
+        source=source,
+        **tensors,
+    )

@@ -72,6 +72,7 @@ def test_a_recording_has_what_the_record_has(saeguard, tmp_path):
         lora="l",
         token_ids=[5, 6, 7],
         start_time_ns=123,
+        watchlist="ab",
     )
     keep(tmp_path, record)
     saeguard("alerts", "export", "-o", "runs.jsonl")
@@ -81,7 +82,7 @@ def test_a_recording_has_what_the_record_has(saeguard, tmp_path):
     assert request.positions.tolist() == [4, 5, 6]
     assert request.token_ids.tolist() == [5, 6, 7]
     assert request.phases.tolist() == list(record.phases)
-    assert request.time_ns == 123
+    assert (request.time_ns, request.watchlist) == (123, "ab")
     np.testing.assert_array_equal(request.scores, record.score_array())
 
 

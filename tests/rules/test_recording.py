@@ -36,7 +36,7 @@ SOME = [
     recorded(
         9, columns=("c",), context=RequestContext("m", "l", "t", "c", "r"), time_ns=10**18 + 1
     ),
-    recorded(300, first=17, token_ids=np.arange(300, dtype=np.int32), time_ns=5),
+    recorded(300, first=17, token_ids=np.arange(300, dtype=np.int32), watchlist="ab"),
     recorded(0),
     recorded(3, columns=()),
 ]
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_again_to_the_last_bit(tmp_path, suffix):
     found = read_recordings(path)
     for before, after in zip(SOME, found, strict=True):
         assert (before.context, before.columns) == (after.context, after.columns)
-        assert before.time_ns == after.time_ns
+        assert (before.time_ns, before.watchlist) == (after.time_ns, after.watchlist)
         for name in ("scores", "positions", "phases", "token_ids"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
             assert getattr(before, name) is None or (

@@ -82,3 +82,40 @@ def test_labels_of_other_rules_say_nothing_of_this_one(tmp_path: Path):
     (result,) = backtest(load(tmp_path), known)
     assert (result.recall.total, result.false_alarm_rate.total) == (0, 1)
     assert result.recall.share is None
+
+
+def test_what_was_drawn_below_the_threshold_tells_of_recall_only_each_for_as_many_as_it_stands(
+    tmp_path: Path,
+):
+    loud, quiet = np.full(12, 5.0), np.zeros(12)
+    known = [
+        Example(request("a", loud), Label("a", True), True),
+        Example(request("b", quiet), Label("b", True, weight=9.0), True),
+        Example(request("c", quiet), Label("c", False, weight=9.0), False),
+        Example(request("d", loud), Label("d", False), False),
+    ]
+    (result,) = backtest(load(tmp_path), known)
+    assert (result.recall.count, result.recall.total) == (1, 10)
+    assert (result.false_alarm_rate.count, result.false_alarm_rate.total) == (1, 1)
+    assert result.recall.high > 0.5, "two requests say little, whatever they stand for"
+
+
+def test_requests_of_one_group_widen_the_intervals(tmp_path: Path):
+    def results(group):
+        rng = np.random.default_rng(0)
+        loud = {number: rng.random() < 0.5 for number in range(10)}
+        return backtest(
+            load(tmp_path),
+            [
+                Example(
+                    request(str(i), np.full(12, 5.0 * loud[i // 20])),
+                    Label(str(i), True, group=group(i)),
+                    True,
+                )
+                for i in range(200)
+            ],
+        )[0].recall
+
+    alone, together = results(lambda i: None), results(lambda i: str(i // 20))
+    assert (alone.count, alone.total) == (together.count, together.total)
+    assert together.high - together.low > 2 * (alone.high - alone.low)

@@ -36,6 +36,7 @@ def test_other_keys_are_left_to_those_who_made_the_request(tmp_path: Path):
         (['{"id": "a", "label": true}', '{"label": true}'], ":2: .*missing required field `id`"),
         (['{"id": "a", "label": 3}'], r":1: Expected `.*\$\.label`"),
         (["not json"], ":1: JSON is malformed"),
+        (['{"id": "a", "label": true, "weight": 0}'], ":1: the weight 0.0 is no number"),
         (['{"id": "a", "label": true, "span": [4, 4]}'], r":1: the span \[4, 4\] is not"),
         (['{"id": "a", "label": true}'] * 2, ":2: the id 'a' stands twice"),
         ([], ": holds no labels"),
