@@ -242,14 +242,14 @@ class Detector:
         """
         live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
         carry_over(live, engine, lookback, order)
+        heads = heads or LiveHeads({}, ())
+        heads.take_over(self._heads)
         if order is not None:
             for request in self._requests.values():
                 request.rearrange(order)
             self._table.rearrange(order)
             self._prefixes.rearrange(order)
             self._orders = {watchlist: None, self._watchlist: order}
-            heads = heads or LiveHeads({}, ())
-            heads.take_over(self._heads)
             self._heads = heads
         self._num_unevaluated += self._engine.num_ignored_tokens
         self._engine, self._watchlist = engine, watchlist

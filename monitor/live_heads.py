@@ -59,6 +59,7 @@ class LiveHeads:
             )
             for name, head in heads.items()
         ]
+        self._columns = [each.column for each in self._heads]
         self._pools = [each for each in self._heads if each.head.num_pooled]
         self._phases = np.empty(0, np.int64)  # of each slot's request, as the others
         self._begins = np.empty(0, np.int64)  # the position with which its phase run began
@@ -104,20 +105,36 @@ class LiveHeads:
             for each, made in zip(self._heads, outputs, strict=True):
                 if not each.head.num_pooled:
                     scores[:, each.column] = each.head.token_scores(made)
-            if not self._pools:
-                return
-            self._grow(int(slots.max()) + 1)
-            for turn in turns(cut(slots, starts, phases)):
-                self._begin_runs(turn, positions)
-                for length in np.unique(turn.lengths):
-                    lanes = turn.take(turn.lengths == length)
-                    which = lanes.begins[:, None] + np.arange(length)
-                    for each, made in zip(self._heads, outputs, strict=True):
-                        if each.head.num_pooled:
-                            num_tokens = self._num_tokens(each.head, lanes.slots, positions[which])
-                            scores[which, each.column], each.state[lanes.slots] = pool(
-                                each.head, each.state[lanes.slots], made[which], num_tokens
-                            )
+            pooled = [
+                pair for pair in zip(self._heads, outputs, strict=True) if pair[0].head.num_pooled
+            ]
+            if pooled:
+                self._pool(pooled, cut(slots, starts, phases), scores, positions)
+            filled = scores[:, self._columns]  # a float32 may have overflowed
+            scores[:, self._columns] = np.where(np.isfinite(filled), filled, np.float32(np.nan))
+
+    def _pool(
+        self,
+        pooled: Sequence[tuple[_Placed, Numbers]],
+        stretches: Stretches,
+        scores: Floats,
+        positions: Ints,
+    ) -> None:
+        """
+        Args:
+            pooled: heads that look at the tokens so far, and their outputs on each row.
+        """
+        self._grow(int(stretches.slots.max()) + 1)
+        for turn in turns(stretches):
+            self._begin_runs(turn, positions)
+            for length in np.unique(turn.lengths):
+                lanes = turn.take(turn.lengths == length)
+                rows = lanes.begins[:, None] + np.arange(length)
+                for each, outputs in pooled:
+                    num_tokens = self._num_tokens(each.head, lanes.slots, positions[rows])
+                    scores[rows, each.column], each.state[lanes.slots] = pool(
+                        each.head, each.state[lanes.slots], outputs[rows], num_tokens
+                    )
 
     def _begin_runs(self, turn: Stretches, positions: Ints) -> None:
         """Where a stretch is of another phase than what was before it, a run begins. Positions

@@ -2,9 +2,8 @@
 
 A softmax over tokens is kept as three logarithms: of the sum of exp(logit), and of the parts of
 the sum of exp(logit) * value with positive and with negative values. None of them can overflow,
-and each grows by one `logaddexp` a token. So does a maximum. Both are taken in the order of the
-tokens, whatever the calls are that they come in, and so how a request was cut into chunks changes
-nothing, not even in the last digit.
+and each grows by one `logaddexp` a token, in the order of the tokens, whatever the calls are that
+they come in: how a request was cut into chunks changes nothing.
 
 A token that was not observed is left out of what is pooled, and has no score itself. A maximum can
 only be too low by that. A mean may be anything: it is given where at least half of the tokens that

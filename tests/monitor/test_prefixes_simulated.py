@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from saeguard.monitor.detector import GRACE_S, Detector
+from saeguard.monitor.live_heads import LiveHeads
 from saeguard.monitor.messages import Frame, FrameArrays, NewBlocks, PrefixUpdate
 from saeguard.monitor.requests import LiveRequest
 from saeguard.monitor.tokens import TokenTexts
@@ -198,11 +199,19 @@ def conversations(rng: np.random.Generator) -> list[list[Served]]:
     return rounds
 
 
-def server_after(ruleset: RuleSet, seed: int, loss: float, num_bytes: int = 1 << 20):
+def server_after(
+    ruleset: RuleSet,
+    seed: int,
+    loss: float,
+    num_bytes: int = 1 << 20,
+    heads: LiveHeads | None = None,
+):
     """A server that has served some conversations, and their requests."""
     rng = np.random.default_rng(seed)
     engine = Engine(ruleset, FEATURES)
-    detector = Detector(engine, "w", len(FEATURES), record_tokens=128, prefix_bytes=num_bytes)
+    detector = Detector(
+        engine, "w", len(FEATURES), record_tokens=128, prefix_bytes=num_bytes, heads=heads
+    )
     server = Server(rng, detector, loss)
     rounds = conversations(rng)
     for requests in rounds:
