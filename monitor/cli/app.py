@@ -56,6 +56,7 @@ class Commands(LazyGroup):
         "review": "Review alerts in a browser.",
         "serve": "Serve a model with vLLM and watch it.",
         "capture": "Record the scores of given requests, offline.",
+        "discover": "Find features that tell labelled examples apart, and draft a rule.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
         "verify": "Prove on a live engine that watching works, and say what it costs.",
     }

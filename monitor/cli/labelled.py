@@ -47,7 +47,7 @@ def split_items(items: Sequence[str]) -> tuple[list[str], list[Path]]:
     recordings: list[Path] = []
     rules = []
     for item in items:
-        found = _recordings_in(item)
+        found = recordings_in(item)
         recordings += found
         if not found:
             rules.append(item)
@@ -58,7 +58,8 @@ def split_items(items: Sequence[str]) -> tuple[list[str], list[Path]]:
     return rules, recordings
 
 
-def _recordings_in(item: str) -> list[Path]:
+def recordings_in(item: str) -> list[Path]:
+    """The recording that an argument names, or those of a directory; none: it is something else."""
     path = Path(item)
     if item.endswith(SUFFIXES):
         return [path]
