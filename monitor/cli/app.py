@@ -58,6 +58,7 @@ class Commands(LazyGroup):
         "capture": "Record the scores of given requests, offline.",
         "discover": "Find features that tell labelled examples apart, and draft a rule.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
+        "directions": "Published directions as probes.",
         "verify": "Prove on a live engine that watching works, and say what it costs.",
     }
 
