@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.rules.calibration import resampling
+from saeguard.rules.calibration.intervals import wilson_bounds
+
 Doubles = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating]
 Which = npt.NDArray[np.bool_]
 
-_NUM_RESAMPLES = 500
 _BOUNDS = (0.025, 0.975)
 
 
@@ -37,18 +39,14 @@ class Accuracy:
 
 
 def accuracy(
-    scores: Scores, labels: Which, groups: Sequence[str], max_false: float = 0.01, seed: int = 0
+    scores: Scores, labels: Which, groups: Sequence[str], max_false: float = 0.01
 ) -> Accuracy:
-    """AUROC, and recall at a rate of false alarms; intervals by drawing whole groups."""
-    names, numbers = np.unique(list(groups), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(
-        len(names), np.full(len(names), 1 / max(len(names), 1)), _NUM_RESAMPLES
-    ).T[numbers]
-    weights = np.column_stack([np.ones(len(labels)), drawn])
+    """AUROC, and recall at a rate of false alarms."""
+    _, falling = np.unique(-scores, return_inverse=True)
+    area = resampling.auroc(falling, labels, groups)
     return Accuracy(
-        auroc=_measure(_auroc(scores, labels, weights)),
-        recall=_measure(_recall(scores, labels, weights, max_false)),
+        auroc=Measure(*area) if area else Measure(np.nan, np.nan, np.nan),
+        recall=_recall(falling, labels, groups, max_false),
         num_positives=int(labels.sum()),
         num_negatives=int((~labels).sum()),
     )
@@ -56,7 +54,10 @@ def accuracy(
 
 def auroc(scores: Scores, labels: Which) -> float:
     """The chance that a positive scores above a negative, ties counted half."""
-    return float(_auroc(scores, labels, np.ones((len(labels), 1)))[0])
+    negatives = np.sort(scores[~labels])
+    below = np.searchsorted(negatives, scores[labels], "left")
+    not_above = np.searchsorted(negatives, scores[labels], "right")
+    return float((below + not_above).mean() / 2 / max(len(negatives), 1))
 
 
 def threshold_for(scores: Scores, labels: Which, max_false: float) -> float:
@@ -74,34 +75,27 @@ def threshold_for(scores: Scores, labels: Which, max_false: float) -> float:
     return threshold if threshold > excluded else float(np.nextafter(np.float32(excluded), np.inf))
 
 
-def _auroc(scores: Scores, labels: Which, weights: Doubles) -> Doubles:
-    """With each column of weights [requests, draws]."""
-    positive, negative = _by_value(scores, labels, weights)
-    below = np.cumsum(negative, axis=0) - negative / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (positive * below).sum(axis=0) / (positive.sum(axis=0) * negative.sum(axis=0))
+def _recall(
+    levels: npt.NDArray[np.intp], labels: Which, groups: Sequence[str], max_false: float
+) -> Measure:
+    """At the lowest threshold that at most `max_false` of the negatives reach.
 
+    Args:
+        levels: [requests] ranks, that of the highest score first.
+    """
+    number, size = resampling.numbered(groups), int(levels.max()) + 1
 
-def _recall(scores: Scores, labels: Which, weights: Doubles, max_false: float) -> Doubles:
-    """At the lowest threshold that at most `max_false` of the negatives reach."""
-    positive, negative = _by_value(scores, labels, weights)
-    reached = np.cumsum(negative[::-1], axis=0)
-    found = np.cumsum(positive[::-1], axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        is_allowed = reached <= max_false * reached[-1] + 1e-9
-        return np.where(is_allowed, found, 0.0).max(axis=0) / found[-1]
+    def recall(weights: Doubles) -> float:
+        positive, negative = (
+            np.cumsum(np.bincount(levels[side], weights[side], size)) for side in (labels, ~labels)
+        )
+        is_allowed = negative <= max_false * negative[-1] + 1e-9
+        return float(positive[is_allowed].max(initial=0.0) / positive[-1])
 
-
-def _by_value(scores: Scores, labels: Which, weights: Doubles) -> tuple[Doubles, Doubles]:
-    """The weight of the positives and of the negatives at each value of the score, rising."""
-    _, places = np.unique(scores, return_inverse=True)
-    num_values = int(places.max()) + 1 if len(places) else 1
-    sums = np.zeros((2, num_values, weights.shape[1]))
-    np.add.at(sums, (1 - labels.astype(np.intp), places), weights)
-    return sums[0], sums[1]
-
-
-def _measure(values: Doubles) -> Measure:
-    drawn = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(drawn, _BOUNDS) if len(drawn) else (np.nan, np.nan)
-    return Measure(float(values[0]), float(low), float(high))
+    with np.errstate(invalid="ignore"):  # where no positive was drawn
+        found = recall(np.ones(len(labels)))
+        draws = resampling.multiplicities(int(number.max()) + 1)
+        low, high = np.nanquantile([recall(m[number].astype(float)) for m in draws], _BOUNDS)
+    if low == high:
+        low, high = wilson_bounds(found, len(set(number[labels].tolist())))
+    return Measure(found, min(float(low), found), max(float(high), found))

@@ -35,6 +35,7 @@ def rescore(shards: Sequence[Path], block: Block, names: Sequence[str], director
                     request,
                     columns=tuple(names),
                     scores=block(activations_at(request, block.hook_point)),
+                    watchlist="",
                 )
                 for request in read_recordings(shard)
             ]

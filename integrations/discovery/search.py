@@ -21,7 +21,8 @@ from saeguard.integrations.discovery.ranking import (
 from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.splits import Split, linked, make_splits
 from saeguard.monitor.errors import ConfigError
-from saeguard.rules.calibration.intervals import Rate, wilson
+from saeguard.rules.calibration.intervals import Rate
+from saeguard.rules.calibration.resampling import rates_of
 
 Scores = npt.NDArray[np.floating]
 
@@ -241,9 +242,8 @@ def _chosen(
 
 def _alarm(scores: Scores, corpus: Corpus, split: Split, max_false: float) -> Alarm:
     threshold = threshold_for(scores[split.train], corpus.labels[split.train], max_false)
-    reached, labels = scores[split.test] >= threshold, corpus.labels[split.test]
-    return Alarm(
-        threshold,
-        wilson(int((reached & labels).sum()), int(labels.sum())),
-        wilson(int((reached & ~labels).sum()), int((~labels).sum())),
-    )
+    rates = []
+    for side in (split.test & corpus.labels, split.test & ~corpus.labels):
+        groups = [corpus.groups[i] for i in np.flatnonzero(side)]
+        rates += rates_of(scores[side][None] >= threshold, groups)
+    return Alarm(threshold, *rates)
