@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from saeguard.monitor.cli import labelled
+from saeguard.monitor.cli import backtest_report, labelled
 from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
+from saeguard.rules import RuleSet
 from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, SourceResult, backtest
 from saeguard.rules.calibration.intervals import Rate
+from saeguard.rules.errors import did_you_mean
 from saeguard.rules.recordings.offline import RecordingError
 
 
@@ -26,7 +29,23 @@ def run(
     data: labelled.DataOption,
     positive: labelled.PositiveOption = None,
     split: labelled.SplitOption = None,
-    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; repeatable.")] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE[:SIGNAL]",
+            help="Only this rule, and which threshold of it the figures move; repeatable.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write all of it there, with figures, as one page.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write the figures into this directory, as PNG.")
+    ] = None,
+    hard: Annotated[
+        list[str] | None,
+        typer.Option(help="Sources that are hard negatives, such as 'hard-*': told apart there."),
+    ] = None,
     format_: shared.FormatOption = shared.Format.TEXT,
 ) -> None:
     """Say how often rules are right on recorded requests whose answers are known.
@@ -35,15 +54,41 @@ def run(
     """
     rules, files = labelled.split_items(items)
     matched = labelled.read_examples(files, data, positive, split)
+    ruleset = read_rules(rules)
+    wanted = _wanted(ruleset, rule)
+    labelled.warn_of_other_watchlists(ruleset, matched.examples)
+    wishes: dict[backtest_report.Kind, Path] = {
+        **({"html": html} if html else {}), **({"plots": plots} if plots else {}),
+    }  # fmt: skip
+    for kind in wishes:
+        backtest_report.writer(kind)  # whether there is one should not be learnt at the end
     try:
-        results = backtest(read_rules(rules), matched.examples)
+        results = backtest(ruleset, matched.examples)
     except RecordingError as error:
         raise ConfigError(str(error), "record it with a watchlist of these rules") from error
-    results = [result for result in results if not rule or result.rule in rule]
+    results = [result for result in results if not wanted or result.rule in wanted]
+    if wishes:
+        reports = backtest_report.reports_of(ruleset, matched.examples, results, wanted)
+        about = [f"{ruleset.name} {ruleset.version}; labels: {data.name}"]
+        about.append(labelled.describe(matched))
+        for kind, path in wishes.items():
+            backtest_report.write(kind, path, reports, about, hard or [])
     if format_ is shared.Format.JSON:
         print(json.dumps([_as_json(result) for result in results], indent=1))
         return
     shared.console().print(Group(labelled.describe(matched), "", *_as_text(results)))
+
+
+def _wanted(ruleset: RuleSet, written: list[str] | None) -> dict[str, str | None]:
+    """The rules that are named, with the signal that stands behind one."""
+    names = {rule.name for rule in ruleset.rules}
+    found: dict[str, str | None] = {}
+    for each in written or ():
+        name, _, signal = each.partition(":")
+        if name not in names:
+            raise ConfigError(f"no rule '{name}'{did_you_mean(name, names)}")
+        found[name] = signal or None
+    return found
 
 
 def _as_json(result: RuleResult) -> dict[str, Any]:
@@ -64,10 +109,14 @@ def _as_text(results: Sequence[RuleResult]) -> Iterator[RenderableType]:
                 names = ", ".join(source.source for source in quiet)
                 yield safe(f"  no alert in {num_requests} negatives of {names}")
         yield ""
-    yield "intervals: 95 %, Wilson, requests taken as independent; per million tokens: a bound"
-    yield "first alert: in the median, of those in requests with a span"
     if any(_num_requests(result) > result.num_groups for result in results):
-        yield "requests of one group are alike: the true intervals are wider"
+        yield (
+            "intervals: 95 %, by drawing whole groups again, never narrower than Wilson's; "
+            "per million tokens: a bound that takes requests as independent"
+        )
+    else:
+        yield "intervals: 95 %, Wilson, requests taken as independent; per million tokens: a bound"
+    yield "first alert: in the median, of those in requests with a span"
 
 
 def _figures(result: RuleResult) -> Table:

@@ -20,7 +20,9 @@ from saeguard.monitor.errors import ConfigError
 from saeguard.rules import Rule, RuleSet, Signal
 from saeguard.rules.calibration.budget import Budget, Calibration, Chosen, calibrate
 from saeguard.rules.calibration.labels import Example
+from saeguard.rules.calibration.peaks import only_columns, peaks_as_json, peaks_of
 from saeguard.rules.calibration.rewrite import CannotRewrite, set_threshold
+from saeguard.rules.calibration.statistics import as_json, statistics_of
 from saeguard.rules.calibration.sweep import CannotSweep, Sweep, find_signal, sweep
 from saeguard.rules.errors import did_you_mean
 from saeguard.rules.loading.sources import PACKS
@@ -67,6 +69,7 @@ def run(
     matched = labelled.read_examples(files, data, positive, split)
     ruleset = read_rules(rules)
     print(labelled.describe(matched))
+    labelled.warn_of_other_watchlists(ruleset, matched.examples)
     try:
         done = [
             _calibrate(ruleset, one, signal, matched.examples, budget)
@@ -76,7 +79,7 @@ def run(
         raise ConfigError(str(error), "record it with a watchlist of these rules") from error
     for each in done:
         print("\n".join(_report(each)))
-    _deliver([each for each in done if each.result.chosen], data, write)
+    _deliver([each for each in done if each.result.chosen], data, matched.examples, write)
     raise typer.Exit(0 if all(each.result.chosen for each in done) else 1)
 
 
@@ -133,7 +136,7 @@ def _what(choice: Chosen, result: Calibration) -> str:
     )
 
 
-def _deliver(done: Sequence[_Done], data: Path, write: bool) -> None:
+def _deliver(done: Sequence[_Done], data: Path, examples: Sequence[Example], write: bool) -> None:
     """Show the change of each file, or make it and leave a record beside it."""
     by_file: dict[Path, list[_Done]] = {}
     for each in done:
@@ -150,7 +153,7 @@ def _deliver(done: Sequence[_Done], data: Path, write: bool) -> None:
             continue
         record = path.with_suffix(".calibration.json")
         _replace(path, after)
-        _replace(record, json.dumps(_record(of_file, data), indent=1) + "\n")
+        _replace(record, json.dumps(_record(of_file, data, examples), indent=1) + "\n")
         print(f"{path}: {len(of_file)} thresholds set; how: {record}")
     if done and not write:
         print("nothing was written; --write does")
@@ -177,13 +180,25 @@ def _replace(path: Path, text: str) -> None:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _record(done: Sequence[_Done], data: Path) -> dict[str, Any]:
+def _record(done: Sequence[_Done], data: Path, examples: Sequence[Example]) -> dict[str, Any]:
     """What the thresholds rest on; it goes with the rules."""
     return {
         "version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "labels": {"file": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
+        "watchlists": labelled.watchlists_of(examples),
+        **_features(done, examples),
         "rules": {
             each.rule.name: {"signal": each.signal.name, **asdict(each.result)} for each in done
         },
+    }
+
+
+def _features(done: Sequence[_Done], examples: Sequence[Example]) -> dict[str, Any]:
+    """How the scores of the features that the rules read are distributed."""
+    names = list(dict.fromkeys(name for each in done for name in each.rule.features))
+    requests = [only_columns(example.request, names) for example in examples]
+    return {
+        "statistics": as_json(statistics_of(requests, [example.group for example in examples])),
+        "peaks": peaks_as_json(peaks_of(requests, [labelled.is_positive(e) for e in examples])),
     }

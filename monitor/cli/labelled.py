@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,10 @@ from typing import Annotated
 import typer
 
 from saeguard.monitor.cli.recordings import read_requests
-from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.errors import ConfigError, SaeguardError
+from saeguard.monitor.logging import printable
+from saeguard.rules import RuleSet
 from saeguard.rules.calibration.labels import (
     Example,
     LabelError,
@@ -81,7 +85,33 @@ def read_examples(
         raise ConfigError(str(error)) from error
 
 
-def _is_positive(example: Example) -> bool:
+def watchlists_of(examples: Sequence[Example]) -> list[str]:
+    """Digests of those that the scores are known to be from."""
+    return sorted({e.request.watchlist for e in examples} - {""})
+
+
+def warn_of_other_watchlists(ruleset: RuleSet, examples: Sequence[Example]) -> None:
+    """Say on stderr where scores are of other rows than those of which the rules speak now."""
+    if found := watchlists_of(examples):
+        try:
+            own = compile_watchlist(ruleset).digest
+        except SaeguardError as error:
+            reason = error.message.splitlines()[0]
+            return _warn(f"whether the scores are of the rules' features is not known: {reason}")
+        if others := [digest[:12] for digest in found if digest != own]:
+            _warn(
+                f"scores are from the watchlist {', '.join(others)}, and these rules compile to "
+                f"{own[:12]}: their rows may be others (an SAE, its units or norm_scaling_factor "
+                "changed), and then thresholds do not carry over"
+            )
+    return None
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def is_positive(example: Example) -> bool:
     """For any rule."""
     answers = example.answers
     return answers if isinstance(answers, bool) else any(answers.values())
@@ -89,7 +119,7 @@ def _is_positive(example: Example) -> bool:
 
 def describe(matched: Matched) -> str:
     """One line: how much there is, and what was left over."""
-    positives = sum(_is_positive(example) for example in matched.examples)
+    positives = sum(is_positive(example) for example in matched.examples)
     negatives = len(matched.examples) - positives
     parts = [f"{positives} positives and {negatives} negatives"]
     groups = len({example.group for example in matched.examples})

@@ -110,3 +110,23 @@ def test_a_rule_file_that_cannot_be_written_is_named_and_stays(folder: Path):
             catch_exceptions=False,
         )
     assert (folder / "rules.yaml").read_text() == RULES
+
+
+def test_a_report_and_plots_are_written_beside_the_text(folder: Path):
+    text = run(*BACKTEST, "--html", "report.html", "--plots", "plots", "--rule", "lying:lie")
+    assert "recall" in text
+    assert "arena" in (folder / "report.html").read_text()
+    assert len(list((folder / "plots").glob("lying-*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--html", "nowhere/report.html"), "nowhere/report.html: cannot be written"),
+        (("--plots", "rules.yaml"), "rules.yaml: cannot be written"),
+        (("--rule", "lyin"), "no rule 'lyin', did you mean 'lying'"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_named(folder: Path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(app, [*BACKTEST, *arguments], catch_exceptions=False)

@@ -1,0 +1,78 @@
+"""What `saeguard backtest --html` and `--plots` show, and who writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from saeguard.monitor.errors import ConfigError
+from saeguard.rules import RuleSet
+from saeguard.rules.calibration.backtest import RuleResult
+from saeguard.rules.calibration.curves import RuleReport, cases_of, curves_of
+from saeguard.rules.calibration.labels import Example
+from saeguard.rules.calibration.sweep import CannotSweep, find_signal, sweep
+
+Kind = Literal["html", "plots"]
+
+
+def writer(kind: Kind) -> Callable[..., Any]:
+    """What writes a report of this kind.
+
+    Raises:
+        ConfigError: it is not installed, or lacks what it needs.
+    """
+    for entry in entry_points(group="saeguard.reports", name=kind):
+        try:
+            found: Callable[..., Any] = entry.load()
+        except ImportError as error:
+            raise ConfigError(f"--{kind}: {error}", "pip install 'saeguard[report]'") from error
+        return found
+    raise ConfigError(f"--{kind}: no writer of such reports is installed")
+
+
+def reports_of(
+    ruleset: RuleSet,
+    examples: Sequence[Example],
+    results: Sequence[RuleResult],
+    signals: dict[str, str | None],
+) -> list[RuleReport]:
+    """Each result with what comes of sweeping the rule's threshold.
+
+    Args:
+        signals: of rules of which one of several signals is to be swept, its name.
+    """
+    return [_report(ruleset, examples, each, signals.get(each.rule)) for each in results]
+
+
+def _report(
+    ruleset: RuleSet, examples: Sequence[Example], result: RuleResult, name: str | None
+) -> RuleReport:
+    (rule,) = (rule for rule in ruleset.rules if rule.name == result.rule)
+    known = [example for example in examples if example.counts_for(rule.name)]
+    if not known:
+        return RuleReport(result, None, "no label says whether this rule should alert", ())
+    try:
+        signal = find_signal(rule, name)
+    except CannotSweep as error:
+        return RuleReport(result, None, f"{error} (--rule RULE:SIGNAL)", ())
+    found = sweep(ruleset, rule, signal, known)
+    return RuleReport(result, curves_of(found, known), "", cases_of(found, known))
+
+
+def write(
+    kind: Kind,
+    path: Path,
+    reports: Sequence[RuleReport],
+    about: Sequence[str],
+    hard: Sequence[str],
+) -> None:
+    """
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        writer(kind)(path, reports, about, hard)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
