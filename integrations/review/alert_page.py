@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saeguard.integrations.review import cards, charts, views
+from saeguard.integrations.review.calibrations import Calibration
 from saeguard.monitor import alert_context, store, verdicts
 from saeguard.monitor.alert_context import DAY_NS, HOUR_NS
 from saeguard.monitor.alerts import Alert
@@ -30,6 +31,8 @@ class Sources:
     """Says where features come from."""
     no_watchlist: str = "Start with --config to see where features come from."
     """What is said where there is none."""
+    calibrations: Sequence[Calibration] = ()
+    """What the thresholds of the rules rest on."""
 
 
 Agreement = Literal["", "agree", "disagree"]
@@ -73,7 +76,9 @@ def alert_values(
             "features": features,
             "strip": strip,
             "chart": charts.score_chart(strip),
-            "cards": cards.cards_of(sources.store, alert, record, watchlist if is_same else None),
+            "cards": cards.cards_of(
+                sources.store, alert, record, watchlist if is_same else None, sources.calibrations
+            ),
             "source_note": _source_note(sources, is_same),
         }
     return values if is_blind else values | _context(sources.store, alert)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from saeguard.integrations.review.calibrations import Calibrated, Calibration, calibrated
 from saeguard.integrations.review.views import read_features
 from saeguard.monitor.alerts import PHASES, Alert, RequestRecord
 from saeguard.monitor.recorded_peaks import Standing, recorded_peaks
@@ -38,6 +39,8 @@ class Card:
     """Where its row and its label come from: what, and how."""
     standing: Standing | None
     """None where it was never observed in the phase of the alert."""
+    calibrated: Calibrated | str
+    """What calibration knows of it; or why it knows nothing."""
     share_active: float
     """Of the recorded tokens on which it was observed."""
     top: list[TopToken]
@@ -47,13 +50,18 @@ class Card:
 
 
 def cards_of(
-    path: Path, alert: Alert, record: RequestRecord, watchlist: Watchlist | None
+    path: Path,
+    alert: Alert,
+    record: RequestRecord,
+    watchlist: Watchlist | None,
+    calibrations: Sequence[Calibration] = (),
 ) -> list[Card]:
     """One for each feature that the alert's signals read.
 
     Args:
         path: of the alert store.
         watchlist: that whose rows made the scores.
+        calibrations: of the rules.
 
     Raises:
         StoreError: the store cannot be read.
@@ -61,10 +69,12 @@ def cards_of(
     sites = watchlist.sites if watchlist else ()
     watched = {feature.name: (site, feature) for site in sites for feature in site.features}
     standings = recorded_peaks(path, record, PHASES.index(alert.phase))
-    return [
-        _card(alert, record, name, standings, watched.get(name))
-        for name in read_features(alert, record)
-    ]
+    cards = []
+    for name in read_features(alert, record):
+        peak = standings[name].peak if name in standings else None
+        known = calibrated(calibrations, name, alert.phase, alert.watchlist, peak)
+        cards.append(_card(alert, record, name, standings, watched.get(name), known))
+    return cards
 
 
 def _card(
@@ -73,6 +83,7 @@ def _card(
     name: str,
     standings: Mapping[str, Standing],
     watched: tuple[Site, WatchedFeature] | None,
+    known: Calibrated | str,
 ) -> Card:
     scores = record.score_array()[:, record.features.index(name)]
     seen = scores[np.isfinite(scores)]
@@ -82,6 +93,7 @@ def _card(
         signals=[s.name for s in alert.signals if name in re.findall(r"\w+", s.feature)],
         facts=_facts(*watched) if watched else [],
         standing=standings.get(name),
+        calibrated=known,
         share_active=float((seen > 0).mean()) if len(seen) else 0.0,
         top=_top(record, scores),
         link=alert.feature_links.get(name),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from saeguard.integrations.review.alert_page import Sources
+from saeguard.integrations.review.calibrations import read_calibrations
 from saeguard.monitor.alert_search import rules_of
 from saeguard.monitor.cli.options import DEFAULT_STORE
 from saeguard.monitor.config import load_config
@@ -33,7 +34,7 @@ def review(
         Path | None,
         typer.Option(
             envvar="SAEGUARD_CONFIG",
-            help="saeguard.yaml: for rule tests, and for where features come from.",
+            help="saeguard.yaml: for rule tests, and for where features come from and lie.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -84,7 +85,8 @@ def sources_of(store_path: Path | None, config: Path | None) -> Sources:
         return Sources(store_path or DEFAULT_STORE)
     settings = load_config(config)
     files = RuleFiles(settings.rules, settings.path.parent)
-    sources = Sources(store_path or settings.store, files)
+    calibrations = read_calibrations(settings.rules)
+    sources = Sources(store_path or settings.store, files, calibrations=calibrations)
     try:
         return replace(sources, watchlist=load(settings.watchlist))
     except WatchlistError as error:  # alerts can be reviewed all the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from html import unescape
@@ -12,15 +13,19 @@ import pytest
 from records import ANSWER, PROMPT, REASONING, make_alert, make_request
 from review_pages import browser, keep, listed, say
 
+from saeguard.integrations.review.calibrations import read_calibrations
 from saeguard.integrations.review.cards import cards_of
 from saeguard.integrations.review.charts import score_chart
 from saeguard.integrations.review.views import strip_of
 from saeguard.monitor.alerts import Coverage, SignalReading
+from saeguard.monitor.recordings import recorded_request
 from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.store import Store
 from saeguard.monitor.verdict_tests import RuleFiles
 from saeguard.monitor.watchlist import Site, WatchedFeature, build
 from saeguard.rules import load_rules
+from saeguard.rules.calibration.peaks import peaks_as_json, peaks_of
+from saeguard.rules.calibration.statistics import as_json, statistics_of
 
 NAN = float("nan")
 HOUR_NS = 3_600_000_000_000
@@ -333,3 +338,51 @@ def test_an_exported_alert_loads_nothing_and_runs_nothing(path: Path):
     assert "<svg" in text
     assert "not calibrated" in text
     assert "--config" not in text, "what is missing where the page runs is nobody else's business"
+
+
+def calibrate(directory: Path, watchlist: str) -> None:
+    """Leave a record beside the rules: 99 negatives that peak at 1 to 99, a positive at 50."""
+    peaks = [float(peak) for peak in range(1, 100)]
+    requests = [
+        recorded_request(make_request(scores=[0.0, 0.0, peak], phases=[ANSWER] * 3, texts=None))
+        for peak in [*peaks, 50.0]
+    ]
+    record = {
+        "watchlists": [watchlist] if watchlist else [],
+        "statistics": as_json(statistics_of(requests)),
+        "peaks": peaks_as_json(peaks_of(requests, [False] * 99 + [True])),
+    }
+    (directory / "rules.calibration.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ("w", "active on 33 % of 300 answer tokens of the calibration; here"),
+        ("", "active on 33 % of 300 answer tokens of the calibration (of which watchlist is not"),
+        ("other", "calibrated with another watchlist only; here"),
+    ],
+)
+def test_a_card_says_where_the_value_lies_in_the_calibration(path: Path, known, told):
+    calibrate(path.parent, known)
+    request = make_request(req_id="r", scores=[0.0, 95.0, 80.5], phases=[PROMPT, PROMPT, ANSWER])
+    alert = make_alert(req_id="r", phase="answer", watchlist="w")
+    keep(path, alert, requests=[request])
+    for rules in ("rules.yaml", "."):
+        records = read_calibrations([path.parent / rules, "pack:deception"])
+        text = words(browser(path, calibrations=records).get(f"/alerts/{alert.id}").text)
+        assert told in text
+        place = re.search(
+            r"above that of (\S+) % of 99 negatives , and of 100 % of 1 pos", text
+        ) or (
+            re.search(r"above that of 100 % of 1 positives, and of (\S+) % of 99 negatives", text)
+        )
+        assert (place is not None) == (known != "other")
+        if place:
+            assert float(place[1]) == pytest.approx(100 * 80 / 99, abs=2)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"statistics": 5}', '{"statistics": {}}'])
+def test_a_damaged_record_of_a_calibration_keeps_nobody_from_reviewing(path: Path, damage: str):
+    (path.parent / "rules.calibration.json").write_text(damage)
+    assert read_calibrations([path.parent / "rules.yaml"]) == []
