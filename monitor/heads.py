@@ -15,6 +15,7 @@ says where the formulas are from.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -99,11 +100,11 @@ def _silu(x: Numbers) -> Numbers:
 
 
 def _gelu(x: Numbers) -> Numbers:
-    return x * 0.5 * (1.0 + _erf(x / np.sqrt(2.0)))
+    return x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))
 
 
 def _gelu_tanh(x: Numbers) -> Numbers:
-    return x * 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+    return x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 ACTIVATIONS: Mapping[Activation, Callable[[Numbers], Numbers]] = {

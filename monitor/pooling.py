@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from saeguard.monitor.heads import Head, Numbers
 
-Flags = npt.NDArray[np.bool_]
-
 
 def empty_state(head: Head) -> Numbers:
     """Before the first token: how many were observed, and what `pool` keeps."""
@@ -40,7 +38,7 @@ def pool(
     Returns:
         Scores [requests, tokens], NaN where there is none, and the state after them.
     """
-    is_seen = ~np.isnan(outputs).any(axis=2)
+    is_seen = np.asarray(~np.isnan(outputs).any(axis=2))
     num_seen = state[:, :1] + is_seen.cumsum(axis=1)
     terms = np.where(is_seen[..., None], _terms(head, outputs), -np.inf)
     so_far = np.concatenate([state[:, None, 1:], terms], axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -93,8 +94,9 @@ def _read(path: Path) -> Arrays:
     try:
         match path.suffix:
             case ".npy":
-                with path.open("rb") as file:
-                    array = np.lib.format.read_array(file, allow_pickle=False)
+                array = np.load(path, allow_pickle=False)
+                if not isinstance(array, np.ndarray):  # an archive by another name
+                    raise CompileError(f"{path}: cannot be read as tensors: it holds several")
                 tensors: Arrays = {_ONLY: array}
             case ".safetensors":
                 tensors = load_file(path)
@@ -104,7 +106,7 @@ def _read(path: Path) -> Arrays:
         raise CompileError(
             f"{path}: has tensors of the type {error}, which is not read", "save them as float32"
         ) from error
-    except (SafetensorError, OSError, EOFError, ValueError, MemoryError) as error:
+    except (SafetensorError, OSError, EOFError, ValueError, MemoryError, BadZipFile) as error:
         raise CompileError(f"{path}: cannot be read as tensors: {error}") from error
     for name, tensor in tensors.items():
         if not np.issubdtype(tensor.dtype, np.number) or np.iscomplexobj(tensor):
