@@ -15,6 +15,8 @@ import typer
 
 from saeguard.monitor.cli import labelled
 from saeguard.monitor.cli.backtest import rate
+from saeguard.monitor.cli.recordings import read_requests
+from saeguard.monitor.cli.sample_below import sample_below
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import Rule, RuleSet, Signal
@@ -39,10 +41,24 @@ class _Done:
 
 def run(
     items: labelled.ItemsArgument,
-    data: labelled.DataOption,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="What is known of the requests: JSON lines with id and label."),
+    ] = None,
     max_false_alarms: Annotated[
-        str, typer.Option(metavar="N/M", help="The budget: 1/1000req, or 2/1Mtok for tokens.")
-    ],
+        str | None,
+        typer.Option(metavar="N/M", help="The budget: 1/1000req, or 2/1Mtok for tokens."),
+    ] = None,
+    below: Annotated[
+        int | None,
+        typer.Option(
+            "--sample-below",
+            min=1,
+            metavar="N",
+            help="Instead: print N requests without a label from the nearest below the threshold.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what --sample-below draws.")] = 0,
     rule: Annotated[
         list[str] | None,
         typer.Option(metavar="RULE[:SIGNAL]", help="Which to set; repeatable. Default: all."),
@@ -62,6 +78,11 @@ def run(
     rules, recordings or labels.
     """
     rules, files = labelled.split_items(items)
+    if below is not None:
+        _sample(rules, files, data, rule, below, seed)
+        return
+    if data is None or max_false_alarms is None:
+        raise typer.BadParameter("give --data and --max-false-alarms, or --sample-below")
     try:
         budget = Budget.parse(max_false_alarms, confidence)
     except ValueError as error:
@@ -81,6 +102,27 @@ def run(
         print("\n".join(_report(each)))
     _deliver([each for each in done if each.result.chosen], data, matched.examples, write)
     raise typer.Exit(0 if all(each.result.chosen for each in done) else 1)
+
+
+def _sample(
+    rules: list[str],
+    files: list[Path],
+    data: Path | None,
+    names: list[str] | None,
+    number: int,
+    seed: int,
+) -> None:
+    ruleset = read_rules(rules)
+    wanted = list(_wanted(ruleset, names))
+    if len(wanted) != 1:
+        raise ConfigError("requests are drawn for one rule", "name it: --rule RULE[:SIGNAL]")
+    ((rule, signal),) = wanted
+    known = {label.id for label in labelled.read_known(data)} if data else set()
+    try:
+        requests = read_requests(files)
+        sample_below(ruleset, rule, signal, requests, known, number, seed)
+    except RecordingError as error:
+        raise ConfigError(str(error), "record it with a watchlist of these rules") from error
 
 
 def _wanted(ruleset: RuleSet, names: list[str] | None) -> Iterator[tuple[Rule, Signal]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from saeguard.monitor.logging import printable
 from saeguard.rules import RuleSet
 from saeguard.rules.calibration.labels import (
     Example,
+    Label,
     LabelError,
     Matched,
     match_labels,
@@ -78,11 +81,35 @@ def read_examples(
     Raises:
         ConfigError: a file cannot be used, or nothing belongs together.
     """
+    labels = read_known(data)
     try:
-        labels = read_labels(data)
         return match_labels(read_requests(recordings), labels, positive or (), split)
     except LabelError as error:
         raise ConfigError(str(error)) from error
+
+
+def read_known(data: Path) -> list[Label]:
+    """The labels.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    try:
+        return read_labels(data)
+    except LabelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def read_answers(recordings: Collection[Path]) -> dict[str, str]:
+    """Id -> what was answered, where `saeguard capture` left it beside recordings."""
+    found: dict[str, str] = {}
+    for directory in {path.parent for path in recordings}:
+        path = directory / "answers.jsonl"
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                answer = json.loads(line)
+                found[str(answer["id"])] = str(answer["response"])
+    return found
 
 
 def watchlists_of(examples: Sequence[Example]) -> list[str]:

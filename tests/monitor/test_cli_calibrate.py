@@ -130,3 +130,43 @@ def test_a_report_and_plots_are_written_beside_the_text(folder: Path):
 def test_a_report_that_cannot_be_written_is_named(folder: Path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         CliRunner().invoke(app, [*BACKTEST, *arguments], catch_exceptions=False)
+
+
+def test_what_is_drawn_below_the_threshold_can_be_labelled_and_tells_of_recall(folder: Path):
+    lines = (folder / "labels.jsonl").read_text().splitlines()
+    truth = {line["id"]: line["label"] for line in map(json.loads, lines)}
+    (full,) = json.loads(run(*BACKTEST, "--format", "json"))
+    alerted = (set(truth) - set(full["missed"])) & {i for i, lies in truth.items() if lies}
+    known = [json.dumps({"id": i, "label": True}) for i in sorted(alerted)]
+    (folder / "alerts.jsonl").write_text("\n".join(known))
+    (folder / "recorded" / "answers.jsonl").write_text(
+        json.dumps({"id": full["missed"][0], "response": "I never met him."}) + "\n{broken\n"
+    )
+    command = ["calibrate", "rules.yaml", "recorded", "--sample-below", "200"]
+    result = CliRunner().invoke(app, [*command, "--data", "alerts.jsonl"])
+    assert result.exit_code == 0, result.output
+    drawn = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(drawn) == 200
+    assert "nearest below 3" in result.stderr
+    assert {line["source"] for line in drawn} == {
+        "recorded/1.safetensors",
+        "recorded/2.safetensors",
+    }
+    texts = [line["text"] for line in drawn if "text" in line]
+    assert texts in ([], ["I never met him."])
+    assert not alerted & {line["id"] for line in drawn}
+    (folder / "drawn.jsonl").write_text(result.stdout)
+    with pytest.raises(ConfigError, match="Expected `bool`, got `null`"):
+        CliRunner().invoke(app, [*BACKTEST[:-1], "drawn.jsonl"], catch_exceptions=False)
+    labelled = [line | {"label": {"lying": truth[line["id"]]}} for line in drawn]
+    (folder / "all.jsonl").write_text("\n".join([*known, *map(json.dumps, labelled)]))
+    (estimated,) = json.loads(run(*BACKTEST[:-1], "all.jsonl", "--format", "json"))
+    assert (
+        estimated["recall"]["low"] <= full["recall"]["count"] / 300 <= estimated["recall"]["high"]
+    )
+    assert estimated["false_alarm_rate"]["total"] == 0
+
+
+def test_a_calibration_needs_a_budget_or_a_number_to_draw(folder: Path):
+    assert "--sample-below" in run(*CALIBRATE, exit_code=2)
+    assert "--data" in run(*CALIBRATE[:3], "--max-false-alarms", "5/100req", exit_code=2)
