@@ -67,9 +67,9 @@ class Head:
         mixed: Numbers = ACTIVATIONS[self.activation](p) @ np.array(self.mix).T
         return mixed
 
-    def token_scores(self, outputs: Numbers) -> Numbers:
-        """Of a head that looks at one token only: [tokens, outputs] -> [tokens]."""
-        scores: Numbers
+    def token_scores(self, rows: npt.NDArray[np.floating]) -> Numbers:
+        """Of a head that looks at one token only: [tokens, rows] -> [tokens]."""
+        outputs, scores = self.outputs(rows), np.empty(0)
         match self.kind:
             case "subspace":
                 scores = (outputs * outputs).sum(axis=1)

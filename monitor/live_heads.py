@@ -101,29 +101,17 @@ class LiveHeads:
         if not self._heads:
             return
         with np.errstate(all="ignore"):
-            outputs = [each.head.outputs(scores[:, each.rows]) for each in self._heads]
-            for each, made in zip(self._heads, outputs, strict=True):
+            for each in self._heads:
                 if not each.head.num_pooled:
-                    scores[:, each.column] = each.head.token_scores(made)
-            pooled = [
-                pair for pair in zip(self._heads, outputs, strict=True) if pair[0].head.num_pooled
-            ]
-            if pooled:
-                self._pool(pooled, cut(slots, starts, phases), scores, positions)
+                    scores[:, each.column] = each.head.token_scores(scores[:, each.rows])
+            if self._pools:
+                self._pool(cut(slots, starts, phases), scores, positions)
             filled = scores[:, self._columns]  # a float32 may have overflowed
             scores[:, self._columns] = np.where(np.isfinite(filled), filled, np.float32(np.nan))
 
-    def _pool(
-        self,
-        pooled: Sequence[tuple[_Placed, Numbers]],
-        stretches: Stretches,
-        scores: Floats,
-        positions: Ints,
-    ) -> None:
-        """
-        Args:
-            pooled: heads that look at the tokens so far, and their outputs on each row.
-        """
+    def _pool(self, stretches: Stretches, scores: Floats, positions: Ints) -> None:
+        """The scores of the heads that look at the tokens so far."""
+        pooled = [(each, each.head.outputs(scores[:, each.rows])) for each in self._pools]
         self._grow(int(stretches.slots.max()) + 1)
         for turn in turns(stretches):
             self._begin_runs(turn, positions)

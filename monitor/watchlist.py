@@ -255,6 +255,8 @@ def load(path: Path) -> Watchlist:
             _check_shapes(site, header["d_model"])
         heads = msgspec.convert(header.get("heads", {}), dict[str, Head])
         watchlist, digest = build(header["d_model"], sites, heads), header["digest"]
+        if missing := {*heads, *watchlist.head_rows} - {*watchlist.columns}:
+            raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
     except UnsupportedError as error:
         raise WatchlistError(f"{path}: {error.message}", "made by a newer saeguard?") from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:

@@ -29,6 +29,8 @@ from saeguard.rules import Feature, ProbeFeature
 
 Numbers = npt.NDArray[np.float64]
 
+MAX_ROWS = 1024
+"""Of one probe."""
 _ORTHONORMAL = 1e-3
 """How far the products of the rows may be from those of an orthonormal basis."""
 
@@ -65,6 +67,10 @@ def read_features(features: Sequence[Feature], sample: Path | None = None) -> li
 def _row(parts: _Parts, probe: Probe, hook_point: HookPoint, digest: str) -> FeatureRow:
     weight, bias, head = _made(parts, probe)
     parts.end()
+    if len(weight) > MAX_ROWS:
+        raise parts.fault(
+            f"it has {len(weight)} rows, and each is a score per token: at most {MAX_ROWS}"
+        )
     if head is None and len(weight) != 1:
         raise parts.fault(f"weight has {len(weight)} rows, and a linear probe is one")
     norm: Norm = "none"

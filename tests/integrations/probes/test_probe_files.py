@@ -86,6 +86,14 @@ def test_a_head_that_was_changed_in_the_file_is_noticed(tmp_path: Path):
         wl.load(tmp_path / "watch.safetensors")
 
 
+def test_a_watchlist_that_lacks_a_row_of_a_head_is_refused(tmp_path: Path):
+    watchlist = compiled(tmp_path, {"relu": PROBES["relu"]})
+    heads = {"relu": replace(watchlist.heads["relu"], num_rows=7)}
+    wl.save(wl.build(D_MODEL, watchlist.sites, heads), tmp_path / "watch.safetensors")
+    with pytest.raises(wl.WatchlistError, match="lacks the columns relu/6"):
+        wl.load(tmp_path / "watch.safetensors")
+
+
 def test_what_a_head_is_shows_in_its_identity(tmp_path: Path):
     def identity(probe: Probe) -> str:
         watchlist = compiled(tmp_path, {"p": probe})
@@ -144,6 +152,7 @@ FAULTS = {
         Probe(Attention(), {"query": W, "value": W[:1]}),
         r"query and value differ in shape: \[2, 4\] and \[1, 4\]",
     ),
+    "too many": (Probe(MultiMax(), {"value": np.ones((1025, 4))}), "it has 1025 rows"),
     "no value": (Probe(MultiMax(), {"query": W}), "lacks the tensor value"),
     "no plane": (Probe(Angle(), {"weight": W[:1]}), "weight has 1 rows, and a plane has two"),
     "no basis": (Probe(Subspace(True), {"weight": W}), "no orthonormal basis.*orthonormalise"),
