@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saeguard.integrations.report.figures import as_svg, bin_edges, binned, drawings_of, save_png
 from saeguard.monitor.logging import printable
+from saeguard.monitor.strip import visible
 from saeguard.rules.calibration.backtest import SourceResult
 from saeguard.rules.calibration.curves import Case, Curves, RuleReport
 from saeguard.rules.calibration.intervals import Rate
@@ -64,7 +65,12 @@ def write_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": printable, "rate": rate, "number": number}
+    environment.filters |= {
+        "printable": printable,
+        "rate": rate,
+        "number": number,
+        "visible": visible,
+    }
     page = environment.get_template("report.html").render(
         about=about,
         rules=[_values(number, report, hard) for number, report in enumerate(reports)],

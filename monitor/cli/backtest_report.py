@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from saeguard.monitor.cli.captured import Decode, decoder, file_of
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet
 from saeguard.rules.calibration.backtest import RuleResult
-from saeguard.rules.calibration.curves import RuleReport, cases_of, curves_of
+from saeguard.rules.calibration.curves import Case, RuleReport, cases_of, curves_of
 from saeguard.rules.calibration.labels import Example
 from saeguard.rules.calibration.sweep import CannotSweep, find_signal, sweep
 
@@ -43,7 +45,18 @@ def reports_of(
     Args:
         signals: of rules of which one of several signals is to be swept, its name.
     """
-    return [_report(ruleset, examples, each, signals.get(each.rule)) for each in results]
+    decode = decoder({file_of(example.request) for example in examples})
+    reports = [_report(ruleset, examples, each, signals.get(each.rule)) for each in results]
+    return [replace(each, cases=_with_texts(each.cases, decode)) for each in reports]
+
+
+def _with_texts(cases: Sequence[Case], decode: Decode | None) -> tuple[Case, ...]:
+    return tuple(
+        case
+        if decode is None or case.token_id is None
+        else replace(case, token=decode([case.token_id]))
+        for case in cases
+    )
 
 
 def _report(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -98,18 +96,6 @@ def read_known(data: Path) -> list[Label]:
         return read_labels(data)
     except LabelError as error:
         raise ConfigError(str(error)) from error
-
-
-def read_answers(recordings: Collection[Path]) -> dict[str, str]:
-    """Id -> what was answered, where `saeguard capture` left it beside recordings."""
-    found: dict[str, str] = {}
-    for directory in {path.parent for path in recordings}:
-        path = directory / "answers.jsonl"
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError, LookupError, TypeError):
-                answer = json.loads(line)
-                found[str(answer["id"])] = str(answer["response"])
-    return found
 
 
 def watchlists_of(examples: Sequence[Example]) -> list[str]:

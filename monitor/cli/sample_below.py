@@ -6,12 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saeguard.monitor.cli.labelled import read_answers
+from saeguard.monitor.cli.captured import Decode, decoder, file_of, read_answers
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import Rule, RuleSet, Signal
 from saeguard.rules.calibration.labels import Example, Label
@@ -50,10 +49,11 @@ def sample_below(
         raise ConfigError("every recorded request has a label already", "record more of them")
     sources = [source_of(request) for request in unknown]
     found = draw_below(sweep(ruleset, rule, signal, examples), sources, number, seed)
-    answers = read_answers({Path(_file_of(request)) for request in unknown})
+    files = {file_of(request) for request in unknown}
+    answers, decode = read_answers(files), decoder(files)
     for drawn in found.drawn:
         request = unknown[drawn.index]
-        line = _line(rule, request, drawn, sources[drawn.index])
+        line = _line(rule, request, drawn, sources[drawn.index], decode)
         if (text := answers.get(request.context.id)) is not None:
             line["text"] = text
         print(json.dumps(line))
@@ -70,15 +70,13 @@ def sample_below(
 
 def source_of(request: RecordedRequest) -> str:
     """The recording it is from; of a capture the directory."""
-    path = Path(_file_of(request))
+    path = file_of(request)
     return str(path.parent if _SHARD.fullmatch(path.name) else path)
 
 
-def _file_of(request: RecordedRequest) -> str:
-    return re.sub(r"(, request \d+|:\d+)$", "", request.source)
-
-
-def _line(rule: Rule, request: RecordedRequest, drawn: Drawn, source: str) -> dict[str, Any]:
+def _line(
+    rule: Rule, request: RecordedRequest, drawn: Drawn, source: str, decode: Decode | None
+) -> dict[str, Any]:
     at = int(np.flatnonzero(request.positions == drawn.position)[0])
     around = slice(max(0, at - _AROUND), at + _AROUND + 1)
     line = {
@@ -91,5 +89,6 @@ def _line(rule: Rule, request: RecordedRequest, drawn: Drawn, source: str) -> di
         "phase": str(Phase(int(request.phases[at]))),
     }
     if request.token_ids is not None:
-        line["token_ids"] = request.token_ids[around].tolist()
+        ids = request.token_ids[around].tolist()
+        line["tokens"] = ids if decode is None else [decode([token]) for token in ids]
     return line

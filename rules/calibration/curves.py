@@ -54,6 +54,8 @@ class Case:
     """Of the token with which it first matches at that."""
     phase: str
     token_id: int | None
+    token: str | None = None
+    """Its text, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

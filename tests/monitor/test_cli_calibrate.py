@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calibration_data import RULES, examples
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from saeguard.monitor.cli.app import app
+from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import load_rules
 from saeguard.rules.calibration.labels import write_labels
-from saeguard.rules.recordings.recording import write_recordings
+from saeguard.rules.recordings.recording import read_recordings, write_recordings
 
 
 @pytest.fixture
@@ -110,6 +114,45 @@ def test_a_rule_file_that_cannot_be_written_is_named_and_stays(folder: Path):
             catch_exceptions=False,
         )
     assert (folder / "rules.yaml").read_text() == RULES
+
+
+def write_probe(path: Path, scale: float) -> None:
+    header = {"hook_name": "blocks.1.hook_resid_post", "names": ["lie", "calm"]}
+    tensors = {"weight": np.eye(2, 4, dtype=np.float32) * scale, "bias": np.zeros(2, np.float32)}
+    save_file(tensors, path, metadata={"saeguard_probe": json.dumps(header)})
+
+
+def test_scores_of_another_watchlist_are_warned_of_and_the_record_names_it(folder: Path):
+    write_probe(folder / "p.safetensors", 1.0)
+    digest = compile_watchlist(load_rules([folder / "rules.yaml"])).digest
+    for path in sorted((folder / "recorded").iterdir()):
+        requests = [replace(r, watchlist=digest) for r in read_recordings(path)]
+        write_recordings(path, requests)
+    budget = (*CALIBRATE, "--max-false-alarms", "5/100req")
+    same = CliRunner().invoke(app, [*budget, "--write"])
+    assert (same.exit_code, same.stderr) == (0, "")
+    record = json.loads((folder / "rules.calibration.json").read_text())
+    assert record["watchlists"] == [digest]
+    write_probe(folder / "p.safetensors", 2.0)
+    for command in (budget, BACKTEST):
+        other = CliRunner().invoke(app, list(command))
+        assert other.exit_code == 0
+        assert f"scores are from the watchlist {digest[:12]}" in other.stderr
+    (folder / "p.safetensors").unlink()
+    unknown = CliRunner().invoke(app, list(BACKTEST))
+    assert unknown.exit_code == 0
+    assert "is not known: rules.yaml:5" in unknown.stderr
+
+
+def test_the_record_holds_how_scores_are_distributed(folder: Path):
+    run(*CALIBRATE, "--max-false-alarms", "5/100req", "--write")
+    record = json.loads((folder / "rules.calibration.json").read_text())
+    answer = record["statistics"]["lie"]["answer"]
+    assert list(record["statistics"]) == list(record["peaks"]) == ["lie"]
+    assert (answer["num_tokens"], answer["density"]) == (600 * 20, 1.0)
+    peaks = record["peaks"]["lie"]["answer"]
+    assert peaks["positives"]["num_tokens"] == peaks["negatives"]["num_tokens"] == 300
+    assert peaks["positives"]["quantiles"]["0.5"] > 1.5 * peaks["negatives"]["quantiles"]["0.5"]
 
 
 def test_a_report_and_plots_are_written_beside_the_text(folder: Path):
