@@ -59,12 +59,23 @@ def read_features(features: Sequence[Feature], sample: Path | None = None) -> li
                 f"feature {feature.name!r}: {path} has no probe {name!r}",
                 f"it has {', '.join(file.probes)}",
             )
-        parts = _Parts(f"{path}: probe {name!r}", probe.tensors)
-        rows.append(_row(parts, probe, file.hook_point, digest))
+        rows.append(feature_row(probe, file.hook_point, f"{path}: probe {name!r}", digest))
     return rows
 
 
-def _row(parts: _Parts, probe: Probe, hook_point: HookPoint, digest: str) -> FeatureRow:
+def feature_row(
+    probe: Probe, hook_point: HookPoint, place: str = "a probe", digest: str = ""
+) -> FeatureRow:
+    """What a watchlist has of a probe.
+
+    Args:
+        place: where the probe is from, for error messages.
+        digest: of its file.
+
+    Raises:
+        CompileError: its tensors are not those of its kind.
+    """
+    parts = _Parts(place, probe.tensors)
     weight, bias, head = _made(parts, probe)
     parts.end()
     if len(weight) > MAX_ROWS:

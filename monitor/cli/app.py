@@ -59,6 +59,7 @@ class Commands(LazyGroup):
         "discover": "Find features that tell labelled examples apart, and draft a rule.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
         "directions": "Published directions as probes.",
+        "train-probe": "Train a probe on captured activations, and say what it is worth.",
         "verify": "Prove on a live engine that watching works, and say what it costs.",
     }
 

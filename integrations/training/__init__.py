@@ -1,0 +1,1 @@
+"""Probes trained on captured activations, and what they are worth against features of SAEs."""
