@@ -37,8 +37,8 @@ class Curves:
     negatives: npt.NDArray[np.float64] = field(repr=False)
     """Likewise of each negative."""
     earliest: tuple[tuple[int, Rate], ...]
-    """Share of the positives with a span that have an alert within so many tokens of its first, at
-    the threshold that the rule has."""
+    """Share of the positives with a span that have an alert at most so many tokens after its first
+    (negative: before it), at the threshold that the rule has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +152,12 @@ def _earliest(found: Sweep, examples: Sequence[Example]) -> list[tuple[int, Rate
     ]
     if not known:
         return []
-    delays = np.array([max(at - first, 0) if at != NEVER else np.inf for _, first, at in known])
+    delays = np.array([at - first if at != NEVER else np.inf for _, first, at in known])
     seen = np.unique(delays[np.isfinite(delays)]).astype(int)
     if len(seen) > _MAX_STEPS:
         seen = seen[np.linspace(0, len(seen) - 1, _MAX_STEPS).astype(int)]
-    steps = np.unique([0, *seen])
+    ends = [seen[0] - 1, seen[-1] + 1] if len(seen) else [1]
+    steps = np.unique([0, *ends, *seen])
     rates = rates_of(
         delays[None] <= steps[:, None],
         [example.group for example, _, _ in known],

@@ -20,6 +20,9 @@ from saeguard.rules.testing.derive import own_signals, wanted_truths, with_rules
 
 _NUM_THRESHOLDS = 200
 _DIGITS = 4
+_LONG = 1 << 40
+"""Tokens for which a match goes on: where the first one is goes by nothing else, and those after it
+would be most of the work."""
 _POWERS = 2.0 ** np.arange(-120.0, 121.0, 8.0)
 """With which it begins: from next to 0 to nearly the largest float32, 3e38."""
 
@@ -171,4 +174,11 @@ class _Runs:
             for signal in self.rule.signals
         )
         name = f"{self.rule.name}~{number}"
-        return replace(self.rule, id=name, name=name, signals=signals, emit=True)
+        return replace(
+            self.rule,
+            id=name,
+            name=name,
+            signals=signals,
+            emit=True,
+            keep_firing_for=_LONG,
+        )
