@@ -46,7 +46,7 @@ ACTIVATIONS = {
 }
 
 random_cases = settings(
-    max_examples=15,
+    max_examples=12,
     derandomize=True,
     phases=(Stage.generate,),
     deadline=None,
