@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ _INK, _LINE, _POSITIVE, _NEGATIVE = "#1b1f24", "#d5dae1", "#0072b2", "#c4500a"
 _VARIABLES = {
     _INK: "var(--ink)", _LINE: "var(--line)", _POSITIVE: "var(--pos)", _NEGATIVE: "var(--neg)",
 }  # fmt: skip
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK,
     "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "svg.fonttype": "none", "text.parse_math": False,
@@ -92,7 +93,7 @@ def save_png(drawing: Drawing, path: Path, title: str) -> None:
 
 
 @contextmanager
-def _drawn(drawing: Drawing, more: dict[str, str]) -> Iterator[Figure]:
+def _drawn(drawing: Drawing, more: dict[Any, Any]) -> Iterator[Figure]:
     with matplotlib.rc_context({**_STYLE, **more}):
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.subplots()

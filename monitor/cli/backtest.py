@@ -109,7 +109,7 @@ def _as_text(results: Sequence[RuleResult]) -> Iterator[RenderableType]:
                 names = ", ".join(source.source for source in quiet)
                 yield safe(f"  no alert in {num_requests} negatives of {names}")
         yield ""
-    if any(_num_requests(result) > result.num_groups for result in results):
+    if any(result.has_groups for result in results):
         yield (
             "intervals: 95 %, by drawing whole groups again, never narrower than Wilson's; "
             "per million tokens: a bound that takes requests as independent"
@@ -150,10 +150,6 @@ def _sources(result: RuleResult) -> Table:
 def _is_quiet(source: SourceResult) -> bool:
     """Only negatives, and no alert: as it should be, and many may be so."""
     return not source.positives.total and not source.negatives.count
-
-
-def _num_requests(result: RuleResult) -> int:
-    return result.recall.total + result.false_alarm_rate.total
 
 
 def rate(found: Rate) -> str:

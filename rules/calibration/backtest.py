@@ -42,6 +42,8 @@ class RuleResult:
     false_alarm_rate: Rate
     precision: Rate
     """As it is among these requests; with other shares of positives it is another."""
+    num_requests: int
+    """That are counted; with weights they stand for more."""
     num_groups: int
     false_alarms_per_million: float | None
     """False alarms for a million tokens of negatives; None of no tokens."""
@@ -56,6 +58,11 @@ class RuleResult:
     """Ids of the positives without an alert."""
     false_alarms: tuple[str, ...]
     """Ids of the negatives with one."""
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether some requests are alike, and the intervals are therefore by groups."""
+        return self.num_groups < self.num_requests
 
     @property
     def median_latency(self) -> float | None:
@@ -99,6 +106,7 @@ def _result(rule: str, examples: Sequence[Example], alerted: dict[str, int]) -> 
         recall=_share(positives, alerted),
         false_alarm_rate=_share(negatives, alerted),
         precision=_share([*hits, *false_alarms], {example.label.id for example in hits}),
+        num_requests=len(counted),
         num_groups=len({example.group for example in counted}),
         false_alarms_per_million=_per_million(len(false_alarms), num_tokens),
         false_alarms_per_million_high=_per_million(

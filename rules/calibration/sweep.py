@@ -117,7 +117,7 @@ class _Interval:
 
     @property
     def is_next_to_zero(self) -> bool:
-        return max(-self.low, self.high) <= _POWERS[0]
+        return max(-self.low, self.high) <= float(_POWERS[0])
 
 
 def _deciding(run: _Runs, thresholds: npt.NDArray[np.float64]) -> list[_Interval]:

@@ -98,6 +98,7 @@ def test_what_was_drawn_below_the_threshold_tells_of_recall_only_each_for_as_man
     assert (result.recall.count, result.recall.total) == (1, 10)
     assert (result.false_alarm_rate.count, result.false_alarm_rate.total) == (1, 1)
     assert result.recall.high > 0.5, "two requests say little, whatever they stand for"
+    assert (result.num_requests, result.has_groups) == (3, False)
 
 
 def test_requests_of_one_group_widen_the_intervals(tmp_path: Path):
