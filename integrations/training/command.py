@@ -19,7 +19,7 @@ from rich.progress import Progress
 from saeguard.integrations.probes.file import write_probe_file
 from saeguard.integrations.training.candidates import Kind
 from saeguard.integrations.training.cross_fit import num_fits
-from saeguard.integrations.training.draft import Provenance, rule_draft
+from saeguard.integrations.training.draft import HEADING, Provenance, rule_draft
 from saeguard.integrations.training.material import Material, gather, only_phases
 from saeguard.integrations.training.rivals import Rival
 from saeguard.integrations.training.rule_rival import RuleRival
@@ -93,18 +93,18 @@ def train_probe(
     """
     name = _name(name or re.sub(r"\W+", "_", output.stem).lower().strip("_"))
     phases = _phases(phase or ["answer"])
+    draft = _draft_beside(output)
     rival = None if against is None else _rules(against, against_rule)
     examples = _read(recordings, data, phases, positive, split_, rival)
     material = gather(examples, name, _hook_points(hook_point or ()), phases)
     of_folds = split(material, folds, seed)
     compared = _rival(against, rival, material)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    with Progress(console=console, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fits", total=num_fits(folds))
         trained = train(
             material, kind, name, of_folds, seed, compared, lambda: progress.advance(task)
         )
-    draft = output.with_suffix(".yaml")
     _write(trained, output, draft, phases, recordings, data)
     if format_ is shared.Format.JSON:
         json.dump(asdict(trained.report), sys.stdout, indent=1)
@@ -123,6 +123,25 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", text):
         raise ConfigError(f"{text!r} is no snake_case name of at most 64 characters", "give --name")
     return text
+
+
+def _draft_beside(output: Path) -> Path:
+    """Where the rule goes; asked before the work, not after it.
+
+    Raises:
+        ConfigError: one of the two cannot be written, or somebody's own rules stand there.
+    """
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"{output}: a probe's file ends in .safetensors", "name another --output")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: there is no directory {output.parent}", "make it first")
+    draft = output.with_suffix(".yaml")
+    if draft.exists() and not draft.read_bytes().startswith(HEADING.encode()):
+        raise ConfigError(
+            f"{draft}: is in the way of the rule draft, and was not written by train-probe",
+            "move it, or name another --output",
+        )
+    return draft
 
 
 def _phases(names: Sequence[str]) -> list[Phase]:

@@ -14,6 +14,9 @@ from saeguard.integrations.training.aggregates import Aggregate
 from saeguard.integrations.training.report import Report, verdict
 from saeguard.rules.phases import Phase
 
+HEADING = "# Written by saeguard train-probe"
+"""With which every draft begins: one that does may be written again."""
+
 _NAMESPACE = uuid.UUID("5b1d7d0e-6a55-4d0a-8f43-0a3d6c2c9b57")
 
 
@@ -72,7 +75,7 @@ rules:
 
 def _comments(report: Report, provenance: Provenance) -> str:
     lines = [
-        "Written by saeguard train-probe; a draft, to be read and tried.",
+        "A draft, to be read and tried before it is used.",
         provenance.sentence(report),
         f"Nested cross-validation, {report.num_folds} folds of groups: AUROC "
         f"{report.figures.auroc}, recall at 1 % false positives {report.figures.recall}.",
@@ -80,7 +83,7 @@ def _comments(report: Report, provenance: Provenance) -> str:
         "The threshold is what 1 % of the negatives were above in folds that had not seen them;",
         "saeguard calibrate sets one for a budget, on requests of its own.",
     ]
-    return "\n".join(f"# {line}" for line in lines)
+    return "\n".join([f"{HEADING}.", *(f"# {line}" for line in lines)])
 
 
 def _ignored(aggregate: Aggregate) -> str:

@@ -68,6 +68,24 @@ def test_the_draft_passes_the_check_and_says_where_it_is_from(run: Run, tmp_path
     assert any("Nested cross-validation, 3 folds" in line for line in comments)
 
 
+def test_rules_of_somebody_else_are_not_overwritten(run: Run, tmp_path: Path):
+    activation_data.write(tmp_path / "acts", activation_data.examples(40))
+    for _ in range(2):
+        assert train(run, "--kind", "mean-difference")[0] == 0  # its own draft may go
+    (tmp_path / "lies.yaml").write_text("# mine\n")
+    code, _, err = train(run, "--kind", "mean-difference")
+    assert (code, "in the way of the rule draft" in err) == (2, True)
+    assert (tmp_path / "lies.yaml").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("output", ["lies.yaml", "nowhere/lies.safetensors"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    run: Run, tmp_path: Path, output: str
+):
+    code, _, err = run("train-probe", "acts", "--data", "acts/labels.jsonl", "-o", output)
+    assert (code, output in err) == (2, True)
+
+
 def test_tokens_that_were_not_observed_are_left_out_and_counted(run: Run, tmp_path: Path):
     examples = activation_data.examples(60)
     for example in examples[:10]:
