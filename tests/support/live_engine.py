@@ -94,7 +94,7 @@ class Ask:
     prompt: Sequence[int]
     max_tokens: int = 8
     params: dict[str, Any] = field(default_factory=dict)
-    """More of `SamplingParams`."""
+    """More of `SamplingParams`; `structured_outputs` is a dictionary, too."""
     lora: tuple[str, int, str] | None = None
     """Name, number and directory of an adapter."""
     salt: str | None = None
@@ -154,8 +154,11 @@ def _put(values: list[Any], index: int, value: Any) -> None:
 def _add(engine: Any, ask: Ask) -> str:
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import StructuredOutputsParams
 
     values = {"temperature": 0.0, "ignore_eos": True, "max_tokens": ask.max_tokens, **ask.params}
+    if wanted := values.pop("structured_outputs", None):
+        values["structured_outputs"] = StructuredOutputsParams(**wanted)
     req_id: str = engine.add_request(
         ask.id,
         {"prompt_token_ids": list(ask.prompt), **({"cache_salt": ask.salt} if ask.salt else {})},

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_engine import Answer, Ask, drive
+from live_engine import Ask
 from running_monitor import wait_for
 from tiny_models import Models
 from watched_engine import WatchedEngine, relative_error
@@ -37,17 +37,9 @@ def test_each_of_n_samples_is_a_request_of_its_own_under_the_client_s_id(
         assert record.request_id == "three"
 
 
-def drive_with_choice(llm: Any, id: str, choice: list[str]) -> Answer:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    params = {"structured_outputs": StructuredOutputsParams(choice=choice), "ignore_eos": False}
-    return drive(llm, [Ask(id, PROMPT, 12, params=params)])[id]
-
-
-def test_structured_output(watched: WatchedEngine, models: Models, request: pytest.FixtureRequest):
-    if request.node.callspec.params["watched"].startswith("v2"):
-        pytest.skip("Triton's interpreter cannot run V2's kernel for grammars")
-    answer = watched.engine.call(drive_with_choice, "structured", ["w17"])
+def test_structured_output(watched: WatchedEngine, models: Models):
+    params = {"structured_outputs": {"choice": ["w17"]}, "ignore_eos": False}
+    answer = watched.engine.drive([Ask("structured", PROMPT, 12, params)])["structured"]
     assert answer.token_ids[0][0] == 17
     watched.assert_exact(models.base, PROMPT, answer)
 

@@ -16,6 +16,7 @@ if os.environ.get("V2_ON_CPU"):
     import triton.backends
     import triton.language
     from triton.language.extra import libdevice
+    from triton.runtime.interpreter import InterpreterBuilder
 
     class _Driver:
         @staticmethod
@@ -40,6 +41,15 @@ if os.environ.get("V2_ON_CPU"):
 
     # Up to 0.30 V2 draws samples with a function of CUDA's library, which the interpreter has not.
     libdevice.log1p = lambda x: triton.language.log(1.0 + x)
+
+    _store = InterpreterBuilder.create_masked_store
+
+    def _store_where(self, pointers, values, mask, *args):
+        mask.data = mask.data.astype(bool)
+        return _store(self, pointers, values, mask, *args)
+
+    # V2's kernel for grammars makes its mask with an integer's bits; the interpreter wants truths.
+    InterpreterBuilder.create_masked_store = _store_where
 
     class _Event:
         def __init__(self, *args, **kwargs):
