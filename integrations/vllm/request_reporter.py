@@ -4,32 +4,27 @@ for, and what came from the prefix cache.
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from saeguard.integrations.vllm.client_words import Said, external_id
 from saeguard.integrations.vllm.outbox import Connection, Outbox
+from saeguard.integrations.vllm.running_request import RunningRequest
 from saeguard.monitor.messages import (
     STOP_REASON,
-    NewBlocks,
     PrefixUpdate,
     RequestEnd,
     RequestStart,
     Running,
 )
-from saeguard.rules.scope import shortened
 
 _Told = RequestStart | PrefixUpdate | RequestEnd | Running
 
-_NEVER = 1 << 62
-_MAX_OPT_OUT = 2_000
-_SAMPLE = re.compile(r"^\d+_")
 _MAX_ENDED = 1_000
 _KEEP_S = 6.0
 """How long the end of a request is kept after it was told: longer than a monitor waits for its last
@@ -38,57 +33,10 @@ rows before it stores it.
 
 
 @dataclass(slots=True)
-class _Running:
-    """What was asked for a request, and what was said of it."""
-
-    request: Any
-    block_size: int
-    num_cached: int
-    num_scheduled: int
-    time_ns: int = field(default_factory=time.time_ns)
-    """When it was first scheduled; so is `clock_ns`."""
-    clock_ns: int = field(default_factory=time.monotonic_ns)
-    num_hashes: int = 0
-    """The monitor knows so many."""
-    furthest: int = 0
-    """Positions below it were computed or came from the cache, up to the last preemption."""
-    offset: int = 0
-    """The next position to be computed is so much above `num_scheduled`."""
-    next_block_at: int = 0
-    """Before `num_scheduled` is that large, no other block is full."""
-
-    @property
-    def num_rows(self) -> int:
-        """That were asked for or came from the cache."""
-        return self.num_scheduled + self.num_cached
-
-    def new_blocks(self) -> NewBlocks | None:
-        """Those of which the monitor has not been told."""
-        if not self.block_size:
-            self.next_block_at = _NEVER
-            return None
-        first, hashes = self.num_hashes, self.request.block_hashes
-        self.num_hashes = len(hashes)
-        self.next_block_at = (self.num_hashes + 1) * self.block_size - self.offset
-        return NewBlocks(first, hashes[first:]) if len(hashes) > first else None
-
-    def resume(self, num_computed: int) -> tuple[int, int] | None:
-        """It goes on at a position; from where to where it has skipped some that are new."""
-        # Rejected drafts count as computed here. There are none before the whole prompt is
-        # computed, and then the cache has nothing that is new.
-        begin = max(self.furthest, self.num_scheduled + self.offset)
-        self.offset = num_computed - self.num_scheduled
-        self.next_block_at = 0
-        self.furthest = max(begin, num_computed)
-        self.num_cached += self.furthest - begin
-        return (begin, num_computed) if num_computed > begin else None
-
-
-@dataclass(slots=True)
 class _Ended:
     """What was said of a request that a monitor may have heard and not stored."""
 
-    running: _Running
+    running: RunningRequest
     end: RequestEnd
     told_s: float
 
@@ -125,7 +73,7 @@ class RequestReporter:
         self._block_size = block_size
         self._outbox = outbox
         self._connection = connection
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, RunningRequest] = {}
         self._ended: deque[_Ended] = deque(maxlen=_MAX_ENDED)
         """The oldest first."""
         self._num_dropped_told = 0
@@ -206,7 +154,7 @@ class RequestReporter:
             self._announce(running, num_before=running.num_rows)
 
     def _start(self, request: Any, num_cached: int, num_scheduled: int) -> None:
-        running = _Running(
+        running = RunningRequest(
             request, self._block_size, num_cached, num_scheduled,
             furthest=num_cached, offset=num_cached,
         )  # fmt: skip
@@ -214,14 +162,16 @@ class RequestReporter:
         running.new_blocks()
         self._announce(running)
 
-    def _announce(self, running: _Running, num_before: int = 0, has_ended: bool = False) -> None:
+    def _announce(
+        self, running: RunningRequest, num_before: int = 0, has_ended: bool = False
+    ) -> None:
         request = running.request
-        said = _Said.by(request)
+        said = Said.by(request)
         hashes = request.block_hashes[: running.num_hashes] if self._block_size else []
         self._post(
             RequestStart(
                 req_id=request.request_id,
-                external_id=_external_id(request.request_id),
+                external_id=external_id(request.request_id),
                 model=self._model,
                 tokenizer_file=self._tokenizer_file,
                 prompt_token_ids=list(request.prompt_token_ids or ()),
@@ -278,42 +228,3 @@ def _end_reason(request: Any) -> str:
     if isinstance(reason, str) and reason.startswith(STOP_REASON):
         return reason
     return str(request.status.name.removeprefix("FINISHED_").lower())
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What a client says in `vllm_xargs`: numbers, texts or lists, and from scripts anything."""
-
-    tenant: str | None
-    client: str | None
-    policy: str | None
-    opt_out: str
-
-    @classmethod
-    def by(cls, request: Any) -> _Said:
-        extra = (request.sampling_params and request.sampling_params.extra_args) or {}
-        tenant, client, policy = (
-            None if extra.get(key) is None else shortened(_text(extra[key]))
-            for key in ("tenant", "client", "policy")
-        )
-        opt_out = extra.get("saeguard_opt_out") or ()
-        names = opt_out if isinstance(opt_out, list | tuple) else [opt_out]
-        return cls(tenant, client, policy, shortened(",".join(map(_text, names)), _MAX_OPT_OUT))
-
-
-def _text(value: Any) -> str:
-    """Whatever it is, it must not cost the request its announcement."""
-    try:
-        return str(value).encode(errors="replace").decode()
-    except Exception:
-        return "?"
-
-
-def _external_id(req_id: str) -> str:
-    """The client's id: vLLM appends `-` and eight random characters to it, and puts the number of
-    the sample and `_` before it where a client wants several.
-    """
-    if os.environ.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION") != "1":
-        head, dash, tail = req_id.rpartition("-")
-        req_id = head if dash and len(tail) == 8 else req_id
-    return shortened(_SAMPLE.sub("", req_id))
