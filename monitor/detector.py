@@ -24,6 +24,7 @@ from saeguard.monitor.live_heads import LiveHeads
 from saeguard.monitor.messages import (
     Frame,
     FrameArrays,
+    MoreInput,
     PrefixUpdate,
     RequestEnd,
     RequestStart,
@@ -133,6 +134,11 @@ class Detector:
         for req_id, skipped in message.skipped.items():
             if (request := self._requests.get(req_id)) is not None:
                 request.prefix.cached.append(skipped)
+
+    def extend(self, message: MoreInput) -> None:
+        """A request has a longer prompt now."""
+        if (request := self._requests.get(message.req_id)) is not None:
+            request.extend(message.prompt_token_ids)
 
     def end(self, message: RequestEnd, now_s: float) -> list[Detection]:
         """A request's end was announced; `finished` returns it once its rows are in."""

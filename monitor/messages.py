@@ -68,6 +68,8 @@ class RequestStart(msgspec.Struct, frozen=True, tag="start"):
     """Told again, right behind its end: the monitor that had heard of it may not have stored it."""
     engine: int = 0
     """Data-parallel rank of the engine that serves it."""
+    is_resumable: bool = False
+    """Its client streams its input: `MoreInput` may come."""
 
 
 STOP_REASON = "saeguard:"
@@ -97,6 +99,18 @@ class PrefixUpdate(msgspec.Struct, frozen=True, tag="prefix"):
     """
 
 
+class MoreInput(msgspec.Struct, frozen=True, tag="input"):
+    """A client that streams its input has gone on with it after an answer (EngineCore). A last
+    token of that answer that was not read is no part of the request any more.
+    """
+
+    req_id: str
+    prompt_token_ids: list[int]
+    """All that it begins with now: what was its prompt before, what is left of the answer, and the
+    new input.
+    """
+
+
 class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     """A request left the scheduler, for whatever reason (EngineCore)."""
 
@@ -110,6 +124,7 @@ class RequestEnd(msgspec.Struct, frozen=True, tag="end"):
     num_cached: int
     """Positions that were served from the prefix cache and never computed for this request."""
     num_output_tokens: int
+    """Behind the prompt."""
     time_ns: int
     num_dropped: int = 0
     """As in `RequestStart`."""
@@ -184,7 +199,9 @@ class SwapStatus(msgspec.Struct, frozen=True, tag="swap_status"):
     """Why it was refused."""
 
 
-Message = TapStatus | RequestStart | PrefixUpdate | RequestEnd | Running | Frame | SwapStatus
+Message = (
+    TapStatus | RequestStart | PrefixUpdate | MoreInput | RequestEnd | Running | Frame | SwapStatus
+)
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):

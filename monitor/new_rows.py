@@ -27,7 +27,7 @@ def only_new(
     kept, parts = [], []
     for i, request in enumerate(requests):
         part = taken(rows, slice(starts[i], starts[i + 1]))
-        part = taken(part, part.positions >= request.next_position)
+        part = taken(part, slice(_num_known(request, part), None))
         if len(part.positions):
             kept.append(request)
             parts.append(_continued(request, part))
@@ -37,9 +37,18 @@ def only_new(
     return kept, np.cumsum([0, *counts]), joined(parts)
 
 
+def _num_known(request: LiveRequest, rows: FrameArrays) -> int:
+    """How many of the rows, which are of consecutive positions, were there before."""
+    is_known = rows.positions < request.next_position
+    if request.start.is_resumable:  # more input takes the place of what vLLM had read ahead
+        before = request.table.token_ids(request.slot, rows.positions)
+        is_known &= (before < 0) | (before == rows.token_ids)
+    return len(is_known) if is_known.all() else int(is_known.argmin())
+
+
 def _continued(request: LiveRequest, rows: FrameArrays) -> FrameArrays:
     """The rows, preceded by all that is between them and what was seen of the request before."""
-    parts, position = [], request.next_position
+    parts, position = [], min(request.next_position, int(rows.positions[0]))
     for part in (*request.recall(int(rows.positions[0])), rows):
         parts.append(_with_placeholders(part, position))
         position = int(part.positions[-1]) + 1

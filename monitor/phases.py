@@ -105,6 +105,12 @@ class PhaseTracker:
         """Tokens that may yet become a delimiter."""
         self._is_unsure = False
 
+    def extended(self, prompt_token_ids: Sequence[int]) -> PhaseTracker:
+        """For what comes from now on of the same request, whose prompt has become longer."""
+        tracker = PhaseTracker(prompt_token_ids, self._matcher)
+        tracker.num_unsure = self.num_unsure
+        return tracker
+
     def phases(self, position: int, token_ids: Ints) -> Codes:
         """Of tokens from `position` on; -1 stands for one that was lost."""
         num_prompt = min(max(self.prompt_len - position, 0), len(token_ids))

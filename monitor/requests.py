@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from saeguard.monitor.alerts import Coverage, RequestRecord, UnseenReason
@@ -172,6 +173,11 @@ class LiveRequest:
         token_ids[~is_known] = -1
         rows = FrameArrays(scores, token_ids, np.arange(begin, end, dtype=np.int32))
         return taken(rows, slice(known[0], known[-1] + 1))
+
+    def extend(self, prompt_token_ids: list[int]) -> None:
+        """Its client has gone on with its prompt."""
+        self.start = msgspec.structs.replace(self.start, prompt_token_ids=prompt_token_ids)
+        self.phases = self.phases.extended(prompt_token_ids)
 
     def add_blocks(self, made: NewBlocks) -> None:
         """Hear of blocks that it has made; their rows may have come before."""

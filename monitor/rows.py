@@ -55,6 +55,12 @@ class RowTable:
             return None
         return int(self._token_ids[slot, cell])
 
+    def token_ids(self, slot: int, positions: Ints) -> Ints:
+        """What was read at these positions, -1 where that is not known."""
+        cells = positions % self.num_kept
+        is_kept = self._positions[slot, cells] == positions
+        return np.where(is_kept, self._token_ids[slot, cells], np.int32(-1))
+
     def get(self, slot: int) -> tuple[FrameArrays, Codes]:
         """What is kept of a request: one row per position from the first to the last, copies.
 

@@ -27,6 +27,7 @@ from saeguard.monitor.merge import Step, merged
 from saeguard.monitor.messages import (
     ENGINE_CORE,
     Frame,
+    MoreInput,
     PrefixUpdate,
     RequestEnd,
     RequestStart,
@@ -248,6 +249,8 @@ class Service:
                     self._start(message)
             case PrefixUpdate():
                 self._detector.update_prefixes(message)
+            case MoreInput():
+                self._detector.extend(message)
             case RequestEnd():
                 self._num_unsent = message.num_dropped
                 self._stops.ended(message.req_id)

@@ -17,13 +17,14 @@ from saeguard.integrations.vllm.outbox import Connection, Outbox
 from saeguard.integrations.vllm.running_request import RunningRequest
 from saeguard.monitor.messages import (
     STOP_REASON,
+    MoreInput,
     PrefixUpdate,
     RequestEnd,
     RequestStart,
     Running,
 )
 
-_Told = RequestStart | PrefixUpdate | RequestEnd | Running
+_Told = RequestStart | PrefixUpdate | MoreInput | RequestEnd | Running
 
 _MAX_ENDED = 1_000
 _KEEP_S = 6.0
@@ -90,8 +91,11 @@ class RequestReporter:
             running = self._running.get(req_id)
             if running is None:
                 new.append((self._requests[req_id], num_computed))
-            elif (skip := running.resume(num_computed)) is not None:
-                skipped[req_id] = skip
+            else:
+                if (more := running.more_input(num_computed)) is not None:
+                    self._post(more)
+                if (skip := running.resume(num_computed)) is not None:
+                    skipped[req_id] = skip
         running_by_id = self._running
         for req_id, num_tokens in num_scheduled.items():
             running = running_by_id.get(req_id)
@@ -156,7 +160,7 @@ class RequestReporter:
     def _start(self, request: Any, num_cached: int, num_scheduled: int) -> None:
         running = RunningRequest(
             request, self._block_size, num_cached, num_scheduled,
-            furthest=num_cached, offset=num_cached,
+            furthest=num_cached, offset=num_cached, prompt_len=request.num_prompt_tokens,
         )  # fmt: skip
         self._running[request.request_id] = running
         running.new_blocks()
@@ -190,6 +194,7 @@ class RequestReporter:
                 num_before=num_before,
                 has_ended=has_ended,
                 engine=self._engine,
+                is_resumable=bool(getattr(request, "resumable", False)),
             )
         )
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from saeguard.monitor.messages import NewBlocks
+from saeguard.monitor.messages import MoreInput, NewBlocks
 
 _NEVER = 1 << 62
 
@@ -22,6 +22,8 @@ class RunningRequest:
     time_ns: int = field(default_factory=time.time_ns)
     """When it was first scheduled; so is `clock_ns`."""
     clock_ns: int = field(default_factory=time.monotonic_ns)
+    prompt_len: int = 0
+    """As the monitor knows it."""
     num_hashes: int = 0
     """The monitor knows so many."""
     furthest: int = 0
@@ -45,6 +47,17 @@ class RunningRequest:
         self.num_hashes = len(hashes)
         self.next_block_at = (self.num_hashes + 1) * self.block_size - self.offset
         return NewBlocks(first, hashes[first:]) if len(hashes) > first else None
+
+    def more_input(self, num_computed: int) -> MoreInput | None:
+        """What its client has added to the prompt since the monitor was told of it, when it goes on
+        at a position.
+        """
+        if self.request.num_prompt_tokens == self.prompt_len:
+            return None
+        self.prompt_len = self.request.num_prompt_tokens
+        if self.block_size:  # of the block that it goes on in, the hash is another now
+            self.num_hashes = min(self.num_hashes, num_computed // self.block_size)
+        return MoreInput(self.request.request_id, list(self.request.prompt_token_ids or ()))
 
     def resume(self, num_computed: int) -> tuple[int, int] | None:
         """It goes on at a position; from where to where it has skipped some that are new."""

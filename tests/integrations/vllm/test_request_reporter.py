@@ -13,13 +13,15 @@ pytest.importorskip("vllm")
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from saeguard.integrations.vllm import request_reporter
 from saeguard.integrations.vllm.outbox import Build
 from saeguard.integrations.vllm.request_reporter import RequestReporter
 from saeguard.monitor.messages import (
     Message,
+    MoreInput,
     NewBlocks,
     PrefixUpdate,
     RequestEnd,
@@ -261,6 +263,40 @@ def test_what_a_resumed_request_has_computed_itself_is_not_cached(scheduled: Sch
     assert not scheduled.of(PrefixUpdate)
     (end,) = scheduled.of(RequestEnd)
     assert (end.num_cached, end.num_scheduled) == (0, 28)
+
+
+def go_on(request: Request, num_computed: int, more: list[int]) -> None:
+    """As vLLM does when input comes after an answer."""
+    request.num_computed_tokens = num_computed
+    update = StreamingUpdate(None, more, 16, time.time(), request.sampling_params)
+    scheduler = SimpleNamespace(hash_block_size=BLOCK_SIZE, log_stats=False)
+    Scheduler._update_request_as_session(scheduler, request, update)
+
+
+def test_a_prompt_that_has_become_longer_is_told_with_the_hash_of_its_new_block(
+    scheduled: Scheduled,
+):
+    request = scheduled.add("a", [1, 2])
+    scheduled.step(a=(0, 2))
+    request.append_output_token_ids([20, 21])
+    scheduled.step(a=(-1, 2))  # a block with the last token, which is then rejected
+    first = scheduled.messages[-1].made["a"]
+    go_on(request, 3, [30, 31, 32, 33, 34])
+    scheduled.step(a=(3, 5))
+    start, _, more, update = scheduled.messages
+    assert start.prompt_token_ids == [1, 2]
+    assert more == MoreInput("a", [1, 2, 20, 30, 31, 32, 33, 34])
+    assert update.made["a"] == NewBlocks(0, request.block_hashes)
+    if first.hashes[0] == request.block_hashes[0]:
+        pytest.skip("this vLLM keeps the hash of what it has dropped")
+    assert len(request.block_hashes) == 2
+
+
+def test_a_prompt_that_stays_as_it_is_is_not_told_again(scheduled: Scheduled):
+    scheduled.add("a", list(range(10)))
+    scheduled.step(a=(0, 10))
+    scheduled.step(a=(8, 2))  # after a preemption
+    assert scheduled.of(MoreInput) == []
 
 
 def test_without_a_prefix_cache_no_hashes_are_sent():
