@@ -10,17 +10,17 @@ from live_engine import Answer, Ask
 from numbered_models import END_OF_TEXT, FIRST_OWN, own_tokens
 from tiny_models import Models
 
-SHARES = {
-    "plain": 0.58,
-    "several": 0.08,
-    "stopped by a rule": 0.06,
-    "stop token": 0.07,
-    "stop string": 0.06,
-    "logprobs": 0.05,
-    "prompt logprobs": 0.03,
-    "structured": 0.07,
+KINDS = {
+    "plain": 22,
+    "several": 3,
+    "stopped by a rule": 3,
+    "stop token": 3,
+    "stop string": 3,
+    "logprobs": 2,
+    "prompt logprobs": 1,
+    "structured": 3,
 }
-"""Of each kind."""
+"""How many of each there are in 40."""
 SEED = 11
 
 
@@ -33,6 +33,7 @@ def make_asks(
         without: kinds that this engine cannot serve; plain ones come for them.
     """
     rng = np.random.default_rng(SEED)
+    kinds = rng.permutation([kind for kind, count in KINDS.items() for _ in range(count)])
     shared = [rng.integers(4, FIRST_OWN, rng.integers(20, 100)).tolist() for _ in range(5)]
     asks, step = [], 0
     for number in range(num_requests):
@@ -41,7 +42,7 @@ def make_asks(
         prompt = rng.choice(own, int(rng.integers(1, 60))).tolist()
         if rng.random() < 0.5:
             prompt = [*shared[rng.integers(5)], *prompt]
-        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        kind = str(kinds[number % len(kinds)])
         kind = "plain" if kind in without else kind
         lora = str(rng.choice(["", "", "red", "blue"])) if loras else ""
         asks.append(

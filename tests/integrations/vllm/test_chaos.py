@@ -54,17 +54,18 @@ DROP_SHARE = 0.05
 """Of frames."""
 BASE = {
     "max_num_batched_tokens": 64, "max_num_seqs": 8, "block_size": 32,
-    "num_gpu_blocks_override": 24, "enable_prefix_caching": True,
+    "num_gpu_blocks_override": 14, "enable_prefix_caching": True,
 }  # fmt: skip
 LORAS = {**BASE, "enable_lora": True, "max_loras": 3, "max_lora_rank": 8}
+ROOMY = {**LORAS, "num_gpu_blocks_override": 24}
 NGRAMS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}
-DRAFTS = {**BASE, "num_gpu_blocks_override": 14, "speculative_config": NGRAMS}
+DRAFTS = {**BASE, "speculative_config": NGRAMS}
 NOT_WITH_LORAS = frozenset({"prompt logprobs"})
 SETUPS = {
-    "v1_async": Setup(350, LORAS, V1_ASYNC, is_async=True, without=NOT_WITH_LORAS),
+    "v1_async": Setup(350, ROOMY, V1_ASYNC, is_async=True, without=NOT_WITH_LORAS),
     "v1_drafts": Setup(80, DRAFTS),
-    "v2_async": Setup(60, LORAS, V2, is_async=True, without=NOT_WITH_LORAS),
-    "v2_drafts": Setup(60, DRAFTS, V2, is_async=True),
+    "v2_async": Setup(40, LORAS, V2, is_async=True, without=NOT_WITH_LORAS),
+    "v2_drafts": Setup(40, DRAFTS, V2, is_async=True),
 }
 
 

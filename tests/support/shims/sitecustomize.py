@@ -42,13 +42,18 @@ if os.environ.get("V2_ON_CPU"):
     # Up to 0.30 V2 draws samples with a function of CUDA's library, which the interpreter has not.
     libdevice.log1p = lambda x: triton.language.log(1.0 + x)
 
-    _store = InterpreterBuilder.create_masked_store
+    _load, _store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    def _load_where(self, pointers, mask, *args):
+        mask.data = mask.data.astype(bool)
+        return _load(self, pointers, mask, *args)
 
     def _store_where(self, pointers, values, mask, *args):
         mask.data = mask.data.astype(bool)
         return _store(self, pointers, values, mask, *args)
 
-    # V2's kernel for grammars makes its mask with an integer's bits; the interpreter wants truths.
+    # Triton lets `&` join truths and integers; of the latter its interpreter takes no mask.
+    InterpreterBuilder.create_masked_load = _load_where
     InterpreterBuilder.create_masked_store = _store_where
 
     class _Event:
