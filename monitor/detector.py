@@ -138,7 +138,7 @@ class Detector:
     def extend(self, message: MoreInput) -> None:
         """A request has a longer prompt now."""
         if (request := self._requests.get(message.req_id)) is not None:
-            request.extend(message.prompt_token_ids)
+            request.extend(message)
 
     def end(self, message: RequestEnd, now_s: float) -> list[Detection]:
         """A request's end was announced; `finished` returns it once its rows are in."""

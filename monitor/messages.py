@@ -105,6 +105,8 @@ class MoreInput(msgspec.Struct, frozen=True, tag="input"):
     """
 
     req_id: str
+    position: int
+    """Of the first token of the new input."""
     prompt_token_ids: list[int]
     """All that it begins with now: what was its prompt before, what is left of the answer, and the
     new input.

@@ -105,12 +105,6 @@ class PhaseTracker:
         """Tokens that may yet become a delimiter."""
         self._is_unsure = False
 
-    def extended(self, prompt_token_ids: Sequence[int]) -> PhaseTracker:
-        """For what comes from now on of the same request, whose prompt has become longer."""
-        tracker = PhaseTracker(prompt_token_ids, self._matcher)
-        tracker.num_unsure = self.num_unsure
-        return tracker
-
     def phases(self, position: int, token_ids: Ints) -> Codes:
         """Of tokens from `position` on; -1 stands for one that was lost."""
         num_prompt = min(max(self.prompt_len - position, 0), len(token_ids))
@@ -187,7 +181,49 @@ class PhaseTracker:
         return before
 
 
-def phases_of(trackers: Iterable[PhaseTracker], starts: Starts, rows: FrameArrays) -> Codes:
+class ResumedTracker:
+    """Follows a request whose client has gone on with its input. Rows before that input may still
+    come, as they are told by other processes than it is.
+    """
+
+    def __init__(
+        self, before: Tracker, position: int, prompt_token_ids: Sequence[int], matcher: PhaseMatcher
+    ) -> None:
+        """
+        Args:
+            before: follows the request up to that position, at which the new input begins.
+            prompt_token_ids: all that was there when it came, and the input.
+        """
+        self._before: Tracker | None = before
+        self._position = position
+        self._after = PhaseTracker(prompt_token_ids, matcher)
+        self._num_unsure_before = 0
+        self.prompt_len = self._after.prompt_len
+
+    @property
+    def num_unsure(self) -> int:
+        before = self._before.num_unsure if self._before else self._num_unsure_before
+        return before + self._after.num_unsure
+
+    def phases(self, position: int, token_ids: Ints) -> Codes:
+        if self._before is None:
+            return self._after.phases(position, token_ids)
+        num_before = min(max(self._position - position, 0), len(token_ids))
+        codes = self._before.phases(position, token_ids[:num_before])
+        if num_before < len(token_ids):
+            self._num_unsure_before, self._before = self._before.num_unsure, None
+            after = self._after.phases(position + num_before, token_ids[num_before:])
+            codes = np.concatenate([codes, after])
+        return codes
+
+    def next_phase(self, token_id: int) -> Phase:
+        return self._after.next_phase(token_id)
+
+
+Tracker = PhaseTracker | ResumedTracker
+
+
+def phases_of(trackers: Iterable[Tracker], starts: Starts, rows: FrameArrays) -> Codes:
     """Of a step's rows; those of one request are at consecutive positions."""
     codes = np.empty(len(rows.positions), np.uint8)
     bounds = starts.tolist()

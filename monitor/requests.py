@@ -17,12 +17,13 @@ from saeguard.monitor.messages import (
     STOP_REASON,
     Frame,
     FrameArrays,
+    MoreInput,
     NewBlocks,
     RequestEnd,
     RequestStart,
 )
 from saeguard.monitor.opt_outs import OptOuts
-from saeguard.monitor.phases import PhaseTracker
+from saeguard.monitor.phases import ResumedTracker, Tracker
 from saeguard.monitor.prefixes import Prefix, keep_next
 from saeguard.monitor.rows import RowTable, taken
 from saeguard.monitor.tokens import NOT_CAPTURED, TokenTexts
@@ -56,7 +57,7 @@ class LiveRequest:
     start: RequestStart
     texts: TokenTexts
     table: RowTable
-    phases: PhaseTracker
+    phases: Tracker
     prefix: Prefix
     opt_outs: OptOuts = field(default_factory=dict)
     slot: int = -1
@@ -174,10 +175,11 @@ class LiveRequest:
         rows = FrameArrays(scores, token_ids, np.arange(begin, end, dtype=np.int32))
         return taken(rows, slice(known[0], known[-1] + 1))
 
-    def extend(self, prompt_token_ids: list[int]) -> None:
-        """Its client has gone on with its prompt."""
-        self.start = msgspec.structs.replace(self.start, prompt_token_ids=prompt_token_ids)
-        self.phases = self.phases.extended(prompt_token_ids)
+    def extend(self, more: MoreInput) -> None:
+        """Its client has gone on with its input."""
+        prompt = more.prompt_token_ids
+        self.start = msgspec.structs.replace(self.start, prompt_token_ids=prompt)
+        self.phases = ResumedTracker(self.phases, more.position, prompt, self.texts.phases)
 
     def add_blocks(self, made: NewBlocks) -> None:
         """Hear of blocks that it has made; their rows may have come before."""

@@ -57,7 +57,8 @@ class RunningRequest:
         self.prompt_len = self.request.num_prompt_tokens
         if self.block_size:  # of the block that it goes on in, the hash is another now
             self.num_hashes = min(self.num_hashes, num_computed // self.block_size)
-        return MoreInput(self.request.request_id, list(self.request.prompt_token_ids or ()))
+        request = self.request
+        return MoreInput(request.request_id, num_computed, list(request.prompt_token_ids or ()))
 
     def resume(self, num_computed: int) -> tuple[int, int] | None:
         """It goes on at a position; from where to where it has skipped some that are new."""
