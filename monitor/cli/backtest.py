@@ -57,22 +57,18 @@ def run(
     ruleset = read_rules(rules)
     wanted = _wanted(ruleset, rule)
     labelled.warn_of_other_watchlists(ruleset, matched.examples)
-    wishes: dict[backtest_report.Kind, Path] = {
-        **({"html": html} if html else {}), **({"plots": plots} if plots else {}),
-    }  # fmt: skip
-    for kind in wishes:
-        backtest_report.writer(kind)  # whether there is one should not be learnt at the end
+    outputs = backtest_report.outputs(html, plots)
     try:
         results = backtest(ruleset, matched.examples)
     except RecordingError as error:
         raise ConfigError(str(error), "record it with a watchlist of these rules") from error
     results = [result for result in results if not wanted or result.rule in wanted]
-    if wishes:
+    if outputs:
         reports = backtest_report.reports_of(ruleset, matched.examples, results, wanted)
         about = [f"{ruleset.name} {ruleset.version}; labels: {data.name}"]
         about.append(labelled.describe(matched))
-        for kind, path in wishes.items():
-            backtest_report.write(kind, path, reports, about, hard or [])
+        for output in outputs:
+            output.write(reports, about, hard or [])
     if format_ is shared.Format.JSON:
         print(json.dumps([_as_json(result) for result in results], indent=1))
         return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from saeguard.monitor.cli.captured import Decode, decoder, file_of
 from saeguard.monitor.errors import ConfigError
@@ -16,15 +16,40 @@ from saeguard.rules.calibration.curves import Case, RuleReport, cases_of, curves
 from saeguard.rules.calibration.labels import Example
 from saeguard.rules.calibration.sweep import CannotSweep, find_signal, sweep
 
-Kind = Literal["html", "plots"]
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A report that is wanted."""
+
+    path: Path
+    writer: Callable[..., Any]
+    """Takes the path, the reports, lines about them, and patterns of hard negatives' sources."""
+
+    def write(
+        self, reports: Sequence[RuleReport], about: Sequence[str], hard: Sequence[str]
+    ) -> None:
+        """
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            self.writer(self.path, reports, about, hard)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"{self.path}: cannot be written: {reason}") from error
 
 
-def writer(kind: Kind) -> Callable[..., Any]:
-    """What writes a report of this kind.
+def outputs(html: Path | None, plots: Path | None) -> list[Output]:
+    """Those that are wanted.
 
     Raises:
-        ConfigError: it is not installed, or lacks what it needs.
+        ConfigError: what writes them is not installed, or lacks what it needs.
     """
+    wanted = {"html": html, "plots": plots}
+    return [Output(path, _writer(kind)) for kind, path in wanted.items() if path is not None]
+
+
+def _writer(kind: str) -> Callable[..., Any]:
     for entry in entry_points(group="saeguard.reports", name=kind):
         try:
             found: Callable[..., Any] = entry.load()
@@ -72,20 +97,3 @@ def _report(
         return RuleReport(result, None, f"{error} (--rule RULE:SIGNAL)", ())
     found = sweep(ruleset, rule, signal, known)
     return RuleReport(result, curves_of(found, known), "", cases_of(found, known))
-
-
-def write(
-    kind: Kind,
-    path: Path,
-    reports: Sequence[RuleReport],
-    about: Sequence[str],
-    hard: Sequence[str],
-) -> None:
-    """
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        writer(kind)(path, reports, about, hard)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
