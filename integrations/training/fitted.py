@@ -37,10 +37,9 @@ class Fitted:
         rows = x @ weight.T + bias
         if head is None:
             return rows[:, 0].astype(np.float64)
-        outputs = head.outputs(rows)
         if not head.num_pooled:
-            return head.token_scores(outputs)
-        return _pooled(head, outputs, tokens)
+            return head.token_scores(rows)
+        return _pooled(head, head.outputs(rows), tokens)
 
     @cached_property
     def _rows(self) -> tuple[Floats, Floats, Head | None]:
