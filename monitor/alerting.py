@@ -138,7 +138,12 @@ def is_worth_recording(request: LiveRequest, share: float = 0.0) -> bool:
         return True
     if not request.coverage().complete or (request.end and request.end.reason == END_LOST):
         return True
-    return zlib.crc32(request.id.encode()) < share * 2**32
+    return is_drawn(request.id, share)
+
+
+def is_drawn(req_id: str, share: float) -> bool:
+    """Whether the request is one of this share, whatever happened in it: a fair sample."""
+    return zlib.crc32(req_id.encode()) < share * 2**32
 
 
 def _action_outcome(rule: Rule, request: LiveRequest) -> str:

@@ -57,6 +57,7 @@ class Commands(LazyGroup):
         "serve": "Serve a model with vLLM and watch it.",
         "capture": "Record the scores of given requests, offline.",
         "discover": "Find features that tell labelled examples apart, and draft a rule.",
+        "drift": "Say whether a model has moved away from what its rules were calibrated on.",
         "demo": "The bundled model, SAE and rules on a real server, end to end.",
         "directions": "Published directions as probes.",
         "train-probe": "Train a probe on captured activations, and say what it is worth.",

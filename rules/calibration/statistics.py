@@ -60,12 +60,15 @@ class FeatureStatistics:
             scores: [tokens, features], NaN where not observed; finite otherwise.
             num_groups: requests or groups of requests that the tokens are of.
         """
-        return tuple(cls._of_one(column[~np.isnan(column)], num_groups) for column in scores.T)
+        return tuple(
+            cls.of_bins(bin_numbers(column[~np.isnan(column)]), num_groups) for column in scores.T
+        )
 
     @classmethod
-    def _of_one(cls, scores: Scores, num_groups: int) -> FeatureStatistics:
-        bins, counts = np.unique(bin_numbers(scores), return_counts=True)
-        found = dict(zip(bins.tolist(), counts.tolist(), strict=True))
+    def of_bins(cls, bins: npt.NDArray[np.int64], num_groups: int) -> FeatureStatistics:
+        """Of one feature, by the bin of each of its scores."""
+        numbers, counts = np.unique(bins, return_counts=True)
+        found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
         return cls(found, num_groups if found else 0)
 
     @classmethod
