@@ -99,23 +99,24 @@ def write_plots(
 def _values(number: int, report: RuleReport, hard: Sequence[str]) -> dict[str, object]:
     """By the names that the template uses."""
     curves = report.curves
-    figures = [
-        Figure(drawing.name, drawing.title, as_svg(drawing, f"r{number}-{drawing.name}"))
-        for drawing in (drawings_of(curves) if curves else ())
-    ]
-    return {
+    values: dict[str, object] = {
         "result": report.result,
         "curves": curves,
         "no_curves": report.no_curves,
-        "figures": figures,
-        "points": _points(curves) if curves else [],
-        "bins": _bins(curves) if curves else [],
-        "never": [int(np.isnan(s).sum()) for s in (curves.positives, curves.negatives)]
-        if curves
-        else [],
         "blocks": _blocks(report.result.sources, hard),
         "missed": _cases(report, "missed"),
         "false_alarms": _cases(report, "false alarm"),
+    }
+    if curves is None:
+        return values
+    return values | {
+        "figures": [
+            Figure(drawing.name, drawing.title, as_svg(drawing, f"r{number}-{drawing.name}"))
+            for drawing in drawings_of(curves)
+        ],
+        "points": _points(curves),
+        "bins": _bins(curves),
+        "never": [int(np.isnan(side).sum()) for side in (curves.positives, curves.negatives)],
     }
 
 
