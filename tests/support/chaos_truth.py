@@ -50,6 +50,8 @@ class Truth:
     num_rejected: Counter[str] = field(default_factory=Counter)
     """Rows of drafts that the model did not keep."""
     last_drafts: dict[str, Drafts] = field(default_factory=dict)
+    has_lost_rows: set[str] = field(default_factory=set)
+    """Requests that were in a frame which was lost."""
     preempted: set[str] = field(default_factory=set)
     num_drafts: int = 0
     num_dropped_frames: int = 0
@@ -86,16 +88,17 @@ class Truth:
             self.num_drafts += num_drafts
             if is_lost:
                 self.num_dropped[req_id] += end - begin
+                self.has_lost_rows.add(req_id)
             elif num_drafts:
                 self.last_drafts[req_id] = Drafts(positions[end - 1] + 1, num_drafts)
 
     def settle(self, records: Iterable[RequestRecord]) -> None:
-        """Enter the drafts of each request's last step. They are lost where other rows are: what
-        was missing might have told more of them.
+        """Enter the drafts of each request's last step. They are lost where rows never came: those
+        might have told more of them.
         """
         for record in records:
             drafts = self.last_drafts.pop(record.req_id, Drafts(0, 0))
-            if self.num_dropped[record.req_id]:
+            if record.req_id in self.has_lost_rows:
                 self.num_dropped[record.req_id] += drafts.count
             else:
                 self.num_rejected[record.req_id] += drafts.num_rejected(record.num_tokens - 1)

@@ -85,13 +85,17 @@ def test_every_row_has_its_position_and_phase_and_all_are_accounted_for(
 def test_what_comes_in_the_place_of_a_token_that_was_read_ahead_is_scored(
     watched: WatchedEngine, models: Models, plain: list[list[int]]
 ):
-    """Under async scheduling the model has read the stop token before vLLM knows that it is one."""
+    """Under async scheduling the model has read the stop token before vLLM knows that it is one. Up
+    to 0.30 vLLM then keeps it, and answers with the token behind it, too.
+    """
     answers = watched.engine.call(stream, "stream-stopped0", [plain[0][1], -1])
-    assert [len(answer) for answer in answers] == [2, MAX_TOKENS]
+    num_dropped = 3 - len(answers[0])
+    assert num_dropped in (0, 1)
+    assert (answers[0][:2], len(answers[1])) == (plain[0][:2], MAX_TOKENS)
     record = watched.record("stream-stopped0")
     token_ids, phases = read(answers)
     got = record.score_array()
     assert len(got) == len(token_ids)
     assert relative_error(got[1:], watched.expected(models.base, token_ids)[1:]) <= 1e-4
     assert [PHASES[code] for code in record.phases] == phases
-    assert record.coverage.observed == record.coverage.scheduled > len(token_ids)
+    assert record.coverage.observed == record.coverage.scheduled == len(token_ids) + num_dropped
