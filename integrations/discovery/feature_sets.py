@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saeguard.integrations.discovery.accuracy import auroc
 from saeguard.integrations.discovery.contrast import Contrast
 from saeguard.integrations.discovery.corpus import Corpus, Which
 from saeguard.integrations.discovery.pooling import AGGS, Agg, Floats, TokenScores, token_scores
 from saeguard.integrations.discovery.sae_features import Block
 
 _LEAST_GAIN = 0.02
-"""Of the contrast: a feature that adds less is not worth a line of a rule."""
+"""Of the contrast. What adds less is not worth a line of a rule; and of the pairs of a positive and
+a negative that were in the wrong order it must put right:
+"""
+_LEAST_MENDED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def grow(
     scores: CandidateScores,
     candidates: Sequence[int],
     contrast: Contrast,
+    corpus: Corpus,
     train: Which,
     max_features: int,
 ) -> FeatureSet:
@@ -74,17 +79,21 @@ def grow(
         candidates: at least one.
         contrast: of the training side, [requests] where `train` holds.
     """
+    labels = corpus.labels[train]
     best = FeatureSet((), "max", -np.inf)
     for agg in AGGS:
-        chosen = FeatureSet((), agg, 0.0)
+        chosen, wrong = FeatureSet((), agg, 0.0), 1.0
         while len(chosen.features) < min(max_features, len(candidates)):
             left = [feature for feature in candidates if feature not in chosen.features]
             values = scores.with_each(chosen.features, left, agg)[train]
             found = np.nan_to_num(contrast(values)[0], nan=-np.inf)
-            if found.max() <= chosen.contrast * (1 + _LEAST_GAIN):
+            taken = int(found.argmax())
+            still_wrong = 1 - auroc(values[:, taken], labels)
+            is_better = found[taken] > chosen.contrast * (1 + _LEAST_GAIN)
+            if not is_better or still_wrong > wrong * (1 - _LEAST_MENDED):
                 break
-            taken = left[int(found.argmax())]
-            chosen = FeatureSet((*chosen.features, taken), agg, float(found.max()))
+            chosen = FeatureSet((*chosen.features, left[taken]), agg, float(found[taken]))
+            wrong = still_wrong
         if chosen.contrast > best.contrast:
             best = chosen
     return best

@@ -129,7 +129,14 @@ def discover(
     wanted = sorted({c.feature for each in candidates for c in each})
     scores = CandidateScores(corpus, sae.block(wanted))
     sets = [
-        grow(scores, [c.feature for c in each], contrast, split.train, settings.max_features)
+        grow(
+            scores,
+            [c.feature for c in each],
+            contrast,
+            corpus,
+            split.train,
+            settings.max_features,
+        )
         if each
         else None
         for each, contrast, split in zip(candidates, contrasts, splits, strict=True)

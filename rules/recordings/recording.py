@@ -63,6 +63,30 @@ def read_recordings(path: Path) -> list[RecordedRequest]:
     return requests
 
 
+def recorded_columns(path: Path) -> dict[str, tuple[str, ...]]:
+    """Ids of the requests of a `.safetensors` file, with what was recorded of them; its scores are
+    not read.
+
+    Raises:
+        RecordingError: as `read_recordings`.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            header = file.read(min(length, size))
+        tensors = msgspec.json.decode(header)
+        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise RecordingError(f"{path}: cannot be read as a recording: it was cut short")
+        abouts = msgspec.json.decode(tensors["__metadata__"][_KEY], type=_Header).requests
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError) as error:
+        raise RecordingError(f"{path}: cannot be read as a recording: {error}") from error
+    return {about.context.id: about.columns for about in abouts}
+
+
 def write_recordings(path: Path, requests: Sequence[RecordedRequest]) -> None:
     """Write a file in one move, so that a reader never meets half of it.
 

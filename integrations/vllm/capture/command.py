@@ -16,19 +16,16 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
+from saeguard.integrations.vllm.capture.bounds import LONGEST, STORE_MIB, Bounds, Disk
 from saeguard.integrations.vllm.capture.data import read_items
-from saeguard.integrations.vllm.capture.session import Session
+from saeguard.integrations.vllm.capture.session import Captured, Session
 from saeguard.integrations.vllm.capture.shards import Shards
+from saeguard.integrations.vllm.capture.watched import Watched, watched
 from saeguard.integrations.vllm.options import Model, VllmArgs
 from saeguard.integrations.vllm.preflight import check_model, check_vllm
-from saeguard.monitor.compile import compile_watchlist
-from saeguard.monitor.config import read_rules
-from saeguard.monitor.errors import SaeguardError
-from saeguard.monitor.watchlist import Watchlist, save
-from saeguard.rules.loading.sources import is_pack
+from saeguard.monitor.errors import ConfigError, SaeguardError
+from saeguard.monitor.watchlist import save
 
-_LONGEST = 16_384
-"""Tokens of a request that are recorded."""
 _NUM_LINES = 20
 
 
@@ -42,9 +39,16 @@ def capture(
         Path, typer.Option(help="The requests: JSON lines with id and messages or prompt.")
     ],
     rules: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Whose features are recorded: files, directories, pack:NAME."),
-    ],
+    ] = None,
+    activations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOOK_POINT",
+            help="All that is read there: blocks.3.hook_resid_post; may be repeated.",
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A directory; one that has a part goes on.")
     ] = Path("captured"),
@@ -52,39 +56,57 @@ def capture(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Of an answer, where the request says nothing else.")
     ] = 256,
+    max_disk_gib: Annotated[
+        float, typer.Option(min=0.0, help="How large the directory may grow.")
+    ] = 20.0,
 ) -> None:
-    """Run requests through a model offline, and record the scores of the watched features.
+    """Run requests through a model offline, and record the scores of the watched features, or
+    activations.
 
-    Exit code: 0 all are recorded, 1 some only in part, 2 wrong usage, or the engine did not run.
+    Exit code: 0 all are recorded, 1 not all, or some only in part, 2 wrong usage, or the engine did
+    not run.
     """
     check_vllm()
+    if not rules and not activations:
+        raise ConfigError("give --rules or --activations, or both", "see saeguard capture --help")
     items = read_items(data)
-    rule_files = [item if is_pack(item) else str(Path(item).absolute()) for item in rules]
-    watchlist = compile_watchlist(read_rules(rule_files))
-    check_model(model, watchlist)
-    shards = Shards(output)
-    done = shards.done()
+    work = Path(tempfile.mkdtemp(prefix="saeguard-capture-"))
+    try:
+        watch = watched(rules or [], activations or [], model, work)
+        check_model(model, watch.watchlist)
+        shards = Shards(output)
+        done = shards.done(watch.columns)
+    except SaeguardError:
+        shutil.rmtree(work)
+        raise
     waiting = [item for item in items if item.id not in done]
     console = Console(file=_own_stderr(), highlight=False, markup=False, soft_wrap=True)
     if done:
         console.print(f"{len(items) - len(waiting)} of {len(items)} requests are recorded already")
-    partly: tuple[str, ...] = ()
+    captured = Captured(0, ())
     if waiting:
-        work = Path(tempfile.mkdtemp(prefix="saeguard-capture-"))
-        config = _write_config(work, rule_files, watchlist)
+        bounds, disk = Bounds(len(watch.columns)), Disk(output, int(max_disk_gib * 2**30))
+        if bounds.record_tokens < LONGEST:
+            console.print(f"of each request the last {bounds.record_tokens:,} tokens are recorded")
+        config = _write_config(work, watch, bounds)
         console.print(f"starting the engine; its log is {work / 'engine.log'}")
-        with _engine(model, vllm_args or [], config, work / "engine.log") as engine:
-            session = Session(engine, work / "alerts.sqlite", shards, max_tokens)
+        # Prefix caching would have the monitor keep activations of what is in vLLM's cache.
+        arguments = [*(["--no-enable-prefix-caching"] if activations else []), *(vllm_args or [])]
+        with _engine(model, arguments, config, work / "engine.log") as engine:
+            store = work / "alerts.sqlite"
+            session = Session(engine, store, shards, disk, watch.columns, max_tokens)
             with Progress(console=console) as progress:
                 task = progress.add_task("requests", total=len(waiting))
                 captured = session.run(waiting, lambda n: progress.advance(task, n))
-        partly = captured.partly
-        shutil.rmtree(work)
+    shutil.rmtree(work)
     num_labels = shards.write_labels(data)
-    print(f"{output}: {len(items)} requests recorded, {num_labels} of them with labels")
-    for name in partly:
+    num_done = len(items) - len(waiting) + captured.num_requests
+    print(f"{output}: {num_done} requests recorded, {num_labels} labels")
+    for name in captured.partly:
         print(f"  {name}: not all of its tokens were seen")
-    raise typer.Exit(1 if partly else 0)
+    if captured.refusal is not None:
+        print(f"  {len(items) - num_done} of {len(items)} were not run: {captured.refusal}")
+    raise typer.Exit(1 if captured.partly or captured.refusal else 0)
 
 
 def _own_stderr() -> TextIO:
@@ -92,17 +114,18 @@ def _own_stderr() -> TextIO:
     return os.fdopen(os.dup(2), "w", buffering=1)
 
 
-def _write_config(work: Path, rules: list[str], watchlist: Watchlist) -> Path:
-    save(watchlist, work / "watch.safetensors")
+def _write_config(work: Path, watch: Watched, bounds: Bounds) -> Path:
+    save(watch.watchlist, work / "watch.safetensors")
     values = {
         "version": 1,
-        "rules": rules,
+        "rules": watch.rules,
         "watchlist": "watch.safetensors",
         "store": "alerts.sqlite",
         "reload": False,
         "fail": "closed",  # what is not seen is not to be taken for silence
         "record_share": 1.0,
-        "record_tokens": _LONGEST,
+        "record_tokens": bounds.record_tokens,
+        "store_mib": STORE_MIB,
     }
     path = work / "saeguard.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from saeguard.integrations.vllm.capture.bounds import Bounds, Disk, DiskFullError
 from saeguard.integrations.vllm.capture.data import Item, token_ids
 from saeguard.integrations.vllm.capture.shards import Answer, Shards
 from saeguard.integrations.vllm.engine import tokenizer_file_of
@@ -18,15 +19,14 @@ from saeguard.monitor.alerts import RequestRecord
 from saeguard.monitor.errors import ConfigError, SaeguardError
 from saeguard.monitor.phases import PhaseMatcher, PhaseTracker
 from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
-from saeguard.monitor.store import list_requests
+from saeguard.monitor.store import get_request
 from saeguard.monitor.tokens import TokenTexts
 from saeguard.rules import RequestContext
 from saeguard.rules.recordings.offline import RecordedRequest
 
-BATCH = 256
-"""Requests of one shard: as much is lost when a capture is ended before its time."""
-_PATIENCE_S = 60.0
-_POLL_S = 0.1
+_PATIENCE_S = 120.0
+"""For the next record of a batch."""
+_POLL_S = 0.05
 
 
 class CaptureError(SaeguardError):
@@ -40,99 +40,161 @@ class Captured:
     num_requests: int
     partly: tuple[str, ...]
     """Ids of the requests of which not every token has its scores."""
+    refusal: DiskFullError | None = None
+    """Why the others were not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A request of a batch."""
+
+    item: Item
+    prompt: Sequence[int]
+    max_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """At most."""
+        return len(self.prompt) + self.max_tokens
 
 
 class Session:
     """One engine, and the store of the monitor that watches it."""
 
-    def __init__(self, engine: Any, store: Path, shards: Shards, max_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        store: Path,
+        shards: Shards,
+        disk: Disk,
+        columns: Sequence[str],
+        max_tokens: int,
+    ) -> None:
         """
         Args:
             engine: a `vllm.v1.engine.llm_engine.LLMEngine`.
+            disk: where the shards are.
+            columns: what is kept of a record.
             max_tokens: of an answer, where the request says nothing else.
         """
         self._engine = engine
         self._store = store
         self._shards = shards
+        self._disk = disk
+        self._columns = tuple(columns)
+        self._bounds = Bounds(len(columns))
         self._max_tokens = max_tokens
         self._tokenizer = engine.get_tokenizer()
         file = tokenizer_file_of(engine.vllm_config.model_config)
+        shards.keep_tokenizer(file)
         self._phases = TokenTexts(file, captured=False).phases
         self._count = 0
 
     def run(self, items: Sequence[Item], progress: Callable[[int], None]) -> Captured:
-        """Run them all.
+        """Run them all, or as many as the disk has room for.
 
         Raises:
             ConfigError: a request cannot be run, or the directory not be written.
             CaptureError: the monitor recorded nothing of a request.
         """
         partly: list[str] = []
-        for start in range(0, len(items), BATCH):
-            batch = items[start : start + BATCH]
-            partly += self._run_batch(batch)
-            progress(len(batch))
-        return Captured(len(items), tuple(partly))
-
-    def _run_batch(self, items: Sequence[Item]) -> list[str]:
-        prompts = {self._name(): (item, token_ids(item, self._tokenizer)) for item in items}
-        for name, (item, prompt) in prompts.items():
+        num_done = 0
+        for batch in self._batches(items):
+            num_bytes = sum(self._bounds.num_bytes(running.num_tokens) for running in batch)
             try:
-                self._engine.add_request(name, {"prompt_token_ids": prompt}, self._sampling(item))
+                self._disk.check(self._shards.num_bytes, num_bytes)
+            except DiskFullError as error:
+                return Captured(num_done, tuple(partly), error)
+            partly += self._run_batch({self._name(): running for running in batch})
+            num_done += len(batch)
+            progress(len(batch))
+        return Captured(num_done, tuple(partly))
+
+    def _batches(self, items: Sequence[Item]) -> Iterator[list[_Running]]:
+        batch: list[_Running] = []
+        num_bytes = 0
+        for item in items:
+            running = _Running(item, token_ids(item, self._tokenizer), self._num_to_generate(item))
+            more = self._bounds.num_bytes(running.num_tokens)
+            if batch and not self._bounds.has_room(len(batch) + 1, num_bytes + more):
+                yield batch
+                batch, num_bytes = [], 0
+            batch.append(running)
+            num_bytes += more
+        if batch:
+            yield batch
+
+    def _num_to_generate(self, item: Item) -> int:
+        return 1 if item.response is not None else item.max_tokens or self._max_tokens
+
+    def _run_batch(self, batch: dict[str, _Running]) -> list[str]:
+        internal = {}
+        for name, running in batch.items():
+            prompt = {"prompt_token_ids": running.prompt}
+            try:
+                internal[name] = self._engine.add_request(name, prompt, _sampling(running))
             except ValueError as error:  # longer than the model takes, say
-                raise ConfigError(f"request {item.id!r}: {error}") from error
+                raise ConfigError(f"request {running.item.id!r}: {error}") from error
         outputs = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
-                    outputs[output.request_id] = output
-        answers = [
-            _answer(item, prompt, outputs[name].outputs[0], self._tokenizer)
-            for name, (item, prompt) in prompts.items()
-        ]
-        records = self._await_records(set(prompts))
-        requests = []
-        for (name, (item, prompt)), answer in zip(prompts.items(), answers, strict=True):
-            context = RequestContext(model=records[name].model, id=item.id)
-            request = replace(recorded_request(records[name]), context=context)
-            if item.response is not None:
-                request = _as_answered(request, prompt, answer, self._phases)
-            requests.append(request)
+                    outputs[output.request_id] = output.outputs[0]
+        requests, answers, partly = [], [], []
+        for name, running in batch.items():
+            record, output = self._await_record(internal[name]), outputs[name]
+            answers.append(_answer(running.item, running.prompt, output, self._tokenizer))
+            requests.append(self._recorded(record, running, output, answers[-1]))
+            if num_recorded(record) < num_evaluated(record):
+                partly.append(running.item.id)
         self._shards.add(requests, answers)
-        return [
-            item.id
-            for name, (item, _) in prompts.items()
-            if num_recorded(records[name]) < num_evaluated(records[name])
-        ]
+        return partly
+
+    def _recorded(
+        self, record: RequestRecord, running: _Running, output: Any, answer: Answer
+    ) -> RecordedRequest:
+        """What the monitor has stored, with what only we know."""
+        request, item = recorded_request(record), running.item
+        wanted = [request.columns.index(name) for name in self._columns]
+        tokens = np.array([*running.prompt, *output.token_ids], np.int32)
+        request = replace(
+            request,
+            context=RequestContext(model=record.model, id=item.id),
+            columns=self._columns,
+            scores=request.scores[:, wanted],
+            token_ids=tokens[request.positions],
+        )
+        if item.response is None:
+            return request
+        return _as_answered(request, running.prompt, answer, self._phases)
 
     def _name(self) -> str:
         """Ours, since vLLM puts characters of its own after a dash."""
         self._count += 1
         return f"capture.{self._count}"
 
-    def _sampling(self, item: Item) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            temperature=0.0,  # a second run says the same
-            max_tokens=1 if item.response is not None else item.max_tokens or self._max_tokens,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _await_records(self, names: set[str]) -> dict[str, RequestRecord]:
+    def _await_record(self, req_id: str) -> RequestRecord:
+        """Of a request that has ended, by vLLM's id."""
         deadline_s = time.monotonic() + _PATIENCE_S
-        while True:
-            found = list_requests(self._store, limit=2 * len(names))
-            records = {r.request_id: r for r in found if r.request_id in names}
-            if len(records) == len(names):
-                return records
+        while (record := get_request(self._store, req_id)) is None:
             if time.monotonic() > deadline_s:
                 raise CaptureError(
-                    f"the monitor recorded {len(records)} of {len(names)} requests",
+                    f"the monitor has not recorded {req_id} within {_PATIENCE_S:.0f} s",
                     "its log is in the work directory",
                 )
             time.sleep(_POLL_S)
+        return record
+
+
+def _sampling(running: _Running) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,  # a second run says the same
+        max_tokens=running.max_tokens,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _as_answered(

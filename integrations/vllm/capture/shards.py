@@ -3,10 +3,12 @@
 recorded-00000.safetensors   scores, one shard for each batch of requests
 answers.jsonl                what was answered, a line for each request
 labels.jsonl                 the labels that the requests came with, with their spans in tokens
+tokenizer.json               the model's, for whoever wants to read the tokens
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import msgspec
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules.calibration.labels import Label, LabelError, read_labels, write_labels
 from saeguard.rules.recordings.offline import RecordedRequest, RecordingError
-from saeguard.rules.recordings.recording import read_recordings, write_recordings
+from saeguard.rules.recordings.recording import recorded_columns, write_recordings
 
 _PATTERN = "recorded-*.safetensors"
 
@@ -46,7 +48,7 @@ class Shards:
     def __init__(self, directory: Path) -> None:
         """
         Raises:
-            ConfigError: the directory cannot be made, or holds a broken shard.
+            ConfigError: the directory cannot be made.
         """
         self.directory = directory
         try:
@@ -55,12 +57,45 @@ class Shards:
             raise ConfigError(f"{directory}: cannot be made: {error.strerror or error}") from error
         self._paths = sorted(directory.glob(_PATTERN))
 
-    def done(self) -> set[str]:
-        """Ids of the requests that are recorded already."""
+    def done(self, columns: Sequence[str]) -> set[str]:
+        """Ids of the requests that are recorded already.
+
+        Args:
+            columns: what is going to be recorded of the others.
+
+        Raises:
+            ConfigError: a shard is broken, or has other columns.
+        """
+        done = set()
+        for path in self._paths:
+            try:
+                recorded = recorded_columns(path)
+            except RecordingError as error:
+                remedy = "remove this file, and its requests run again"
+                raise ConfigError(str(error), remedy) from error
+            if any(set(found) != set(columns) for found in recorded.values()):
+                raise ConfigError(
+                    f"{path}: was recorded with other features or hook points",
+                    "give another directory, or what it was begun with",
+                )
+            done |= recorded.keys()
+        return done
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its shards."""
+        return sum(path.stat().st_size for path in self._paths)
+
+    def keep_tokenizer(self, file: str | None) -> None:
+        """
+        Raises:
+            ConfigError: it cannot be copied.
+        """
         try:
-            return {r.context.id for path in self._paths for r in read_recordings(path)}
-        except RecordingError as error:
-            raise ConfigError(str(error), "remove this file, and its requests run again") from error
+            if file is not None:
+                shutil.copyfile(file, self.directory / "tokenizer.json")
+        except OSError as error:
+            raise ConfigError(f"{self.directory}: cannot be written: {error}") from error
 
     def add(self, requests: Sequence[RecordedRequest], answers: Sequence[Answer]) -> None:
         """Answers first: a request counts as done once its scores are there.

@@ -6,11 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from saeguard.integrations.discovery.activations import activations_at, hook_points_of
+from saeguard.monitor.compile import compile_watchlist
+from saeguard.monitor.sites import HookPoint
+from saeguard.monitor.tokenizer_file import read_tokenizer
+from saeguard.monitor.watchlist import encode
+from saeguard.rules import load_rules
 from saeguard.rules.calibration.labels import read_labels
 from saeguard.rules.recordings.offline import RecordedRequest
 from saeguard.rules.recordings.recording import read_recordings
@@ -48,11 +58,18 @@ def saeguard(*arguments: object, exit_code: int = 0) -> str:
     return found.stdout + found.stderr
 
 
-def capture(data: Path, output: Path, **more: int) -> str:
+PLACES = (HookPoint(2), HookPoint(5, "resid_mid"))
+"""Of which all is captured; the rules have features at the first, too."""
+
+
+def capture(
+    data: Path, output: Path, *more: object, what: Sequence[object] = ("--rules", RULES), **how: int
+) -> str:
     engine = ("--", "--max-model-len", "1024", "--enforce-eager")
-    return saeguard(
-        "capture", MODEL, "--data", data, "--rules", RULES, "-o", output, *engine, **more
-    )
+    return saeguard("capture", MODEL, "--data", data, *what, "-o", output, *more, *engine, **how)
+
+
+BOTH = ("--rules", RULES, *(part for place in PLACES for part in ("--activations", place)))
 
 
 class Run:
@@ -64,7 +81,7 @@ class Run:
         given = {**self.requests[0], "id": "given", "response": "It costs 37 coins."}
         self.requests.append(given)
         self.data.write_text("\n".join(map(json.dumps, self.requests)))
-        self.printed = capture(self.data, self.output)
+        self.printed = capture(self.data, self.output, what=BOTH)
         lines = (self.output / "answers.jsonl").read_text().splitlines()
         self.answers = {answer["id"]: answer for answer in map(json.loads, lines)}
 
@@ -113,10 +130,62 @@ def test_spans_are_the_tokens_in_which_the_text_stands(run: Run):
 
 def test_what_is_recorded_already_is_not_run_again(run: Run):
     before = sorted(run.output.glob("*.safetensors"))
-    printed = capture(run.data, run.output)
+    printed = capture(run.data, run.output, what=BOTH)
     assert f"{len(run.requests)} of {len(run.requests)} requests are recorded already" in printed
     assert "starting the engine" not in printed
     assert sorted(run.output.glob("*.safetensors")) == before
+
+
+def test_what_is_recorded_already_of_other_columns_is_not_added_to(run: Run):
+    printed = capture(run.data, run.output, what=("--rules", RULES), exit_code=2)
+    assert "recorded-00000.safetensors: was recorded with other features or hook points" in printed
+
+
+def test_a_hook_point_is_captured_to_the_last_bit(run: Run):
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+    largest = {place: 0.0 for place in PLACES}
+    for request in list(run.recorded.values())[:20]:
+        assert hook_points_of(request) == PLACES
+        streams = hugging_face_streams(model, request.token_ids)
+        for place in PLACES:
+            got, expected = activations_at(request, place)[1:], streams[place][1:]
+            assert (got == torch.from_numpy(got).bfloat16().float().numpy()).all()
+            # vLLM's kernels round in other places than Hugging Face's do.
+            np.testing.assert_allclose(got, expected, rtol=0.05, atol=0.05 * np.abs(expected).max())
+            assert (got == expected).mean() > 0.2
+            largest[place] = max(largest[place], float(np.abs(got).max()))
+    assert min(largest.values()) > 3
+
+
+def hugging_face_streams(model: Any, token_ids: np.ndarray) -> dict[HookPoint, np.ndarray]:
+    """Activations at `PLACES`, [tokens, d_model]."""
+    found = {}
+    layer = model.model.layers[5]
+    hook = layer.post_attention_layernorm.register_forward_pre_hook(
+        lambda _, args: found.update({PLACES[1]: args[0][0].float().numpy()})
+    )
+    with torch.no_grad():
+        ids = torch.tensor(token_ids)[None].long()
+        states = model.model(ids, output_hidden_states=True).hidden_states
+    hook.remove()
+    return {PLACES[0]: states[3][0].float().numpy(), **found}
+
+
+def test_scores_are_those_of_the_activations_beside_them(run: Run):
+    watchlist = compile_watchlist(load_rules([RULES]))
+    (site,) = watchlist.sites
+    for request in run.recorded.values():
+        wanted = [request.columns.index(feature.name) for feature in site.features]
+        got, expected = request.scores[1:, wanted], encode(activations_at(request, PLACES[0]), site)
+        np.testing.assert_allclose(got, expected[1:], rtol=1e-4, atol=1e-3)
+
+
+def test_token_ids_and_the_tokenizer_are_kept_with_them(run: Run):
+    tokenizer = read_tokenizer(str(run.output / "tokenizer.json"))
+    request, answer = run.recorded["demo-000"], run.answers["demo-000"]
+    generated = request.token_ids[answer["num_prompt_tokens"] :]
+    assert answer["response"].startswith(tokenizer.decode(list(generated)))
+    assert len(generated) > 3
 
 
 def test_from_there_rules_are_backtested_and_calibrated(run: Run):

@@ -1,0 +1,100 @@
+"""What a capture watches, and how much it takes at once; no engine needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from planted import Planted
+
+from saeguard.integrations.vllm.capture.bounds import LONGEST, Bounds, Disk, DiskFullError
+from saeguard.integrations.vllm.capture.shards import Shards
+from saeguard.integrations.vllm.capture.watched import watched
+from saeguard.monitor.config import load_config
+from saeguard.monitor.errors import ConfigError, UnsupportedError
+from saeguard.monitor.rulebook import load_rulebook
+from saeguard.monitor.watchlist import encode, save
+from saeguard.rules.recordings.recording import recorded_columns
+
+ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
+MODEL, RULES = str(ORGANISM / "artifacts" / "model"), str(ORGANISM / "rules.yaml")
+
+
+def test_without_rules_a_monitor_takes_what_is_configured(tmp_path):
+    watch = watched([], ["blocks.1.hook_resid_post", "blocks.4.hook_resid_post"], MODEL, tmp_path)
+    save(watch.watchlist, tmp_path / "watch.safetensors")
+    values = {"version": 1, "rules": watch.rules, "watchlist": "watch.safetensors"}
+    (tmp_path / "saeguard.yaml").write_text(yaml.safe_dump(values))
+    book = load_rulebook(load_config(tmp_path / "saeguard.yaml"))
+    assert set(watch.columns) < set(book.watchlist.columns)
+    assert len(watch.columns) == 2 * 192
+    assert watch.columns[0] == "blocks.1.hook_resid_post/0"
+
+
+def test_identity_rows_score_each_coordinate_as_it_is(tmp_path):
+    watch = watched([RULES], ["blocks.2.hook_resid_post"], MODEL, tmp_path)
+    (site,) = watch.watchlist.sites
+    x = np.random.default_rng(0).normal(size=(5, 192)).astype(np.float32)
+    scores = encode(x, site)
+    names = [feature.name for feature in site.features]
+    order = [names.index(f"blocks.2.hook_resid_post/{i}") for i in range(192)]
+    assert (scores[:, order] == x).all()
+    assert "deceit_probe" in names
+    np.testing.assert_allclose(encode(site.golden_inputs, site), site.golden_scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("hook_point", "message"),
+    [
+        ("blocks.2.hook_nothing", "cannot be watched"),
+        ("router.2", "only what is as wide as the residual stream"),
+        ("blocks.2.attn.hook_z", "only what is as wide as the residual stream"),
+    ],
+)
+def test_a_hook_point_that_cannot_be_captured_is_refused(tmp_path, hook_point, message):
+    with pytest.raises((ConfigError, UnsupportedError), match=message):
+        watched([], [hook_point], MODEL, tmp_path)
+
+
+@pytest.mark.parametrize("num_columns", [1, 10, 192, 1152, 4096, 65_536])
+def test_a_batch_never_has_more_than_a_record_and_the_monitors_table_hold(num_columns):
+    bounds = Bounds(num_columns)
+    assert 1 <= bounds.record_tokens <= LONGEST
+    longest = bounds.num_bytes(10**9)
+    assert longest <= 512 << 20
+    assert not bounds.has_room(2, 2 * (128 << 20))
+    assert bounds.has_room(bounds.max_requests, 1000)
+    assert bounds.max_requests == (256 if num_columns < 256 else 64)
+    if num_columns <= 10:
+        assert bounds.record_tokens == LONGEST
+
+
+def test_a_full_disk_is_refused_before_it_is_full(tmp_path):
+    disk = Disk(tmp_path, 10 << 30)
+    disk.check(9 << 30, 1 << 20)
+    with pytest.raises(DiskFullError, match=r"holds 9\.90 GiB, and 0\.50 GiB more would be over"):
+        disk.check(int(9.9 * 2**30), 1 << 29)
+    with pytest.raises(DiskFullError, match="its disk has"):
+        Disk(tmp_path, 10**18).check(0, 10**17)
+
+
+def test_what_is_done_is_known_without_reading_scores(tmp_path):
+    planted = Planted(tmp_path)
+    for _ in range(5):
+        planted.add(True)
+    (path,), _ = planted.write()
+    columns = planted.requests[0].columns
+    assert recorded_columns(path) == {f"r{i}": columns for i in range(5)}
+    assert Shards(tmp_path).done(columns[::-1]) == {f"r{i}" for i in range(5)}
+    with pytest.raises(ConfigError, match="recorded with other features or hook points"):
+        Shards(tmp_path).done(columns[1:])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="cut short"):
+        Shards(tmp_path).done(columns)
+    for damaged in (b"", b"12345678", b"\xff" * 100, json.dumps({}).encode() * 9):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="cannot be read as a recording"):
+            Shards(tmp_path).done(columns)
