@@ -13,7 +13,8 @@ from rich.progress import Progress
 from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.draft import Origin, draft, rule_name
 from saeguard.integrations.discovery.evidence import Evidence, Texts, evidence
-from saeguard.integrations.discovery.report import as_json, as_text
+from saeguard.integrations.discovery.prompts import read_prompts
+from saeguard.integrations.discovery.report import as_json, as_text, causal_text
 from saeguard.integrations.discovery.rescored import relabel, rescore
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.integrations.discovery.search import Discovery, NothingFound, Settings
@@ -56,13 +57,27 @@ def discover(
     hold_out_sources: Annotated[
         bool, typer.Option(help="Judge on other sources, not only on other groups.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of folds, shuffles and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of folds, shuffles and random draws.")] = 0,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Let this model (Hugging Face) answer --prompts with the features taken out or "
+            "added: do they make it do what they show?",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="For --verify: requests as for capture, with labels.")
+    ] = None,
     format_: FormatOption = Format.TEXT,
 ) -> None:
     """Find the features of an SAE that tell labelled positives from negatives, and draft a rule.
 
     Exit code: 0 some were found, 1 none is better than chance, 2 wrong usage or data.
     """
+    if (verify is None) != (prompts is None):
+        raise typer.BadParameter("--verify MODEL and --prompts FILE go together")
+    asked = read_prompts(prompts) if prompts is not None else []
     shards = [path for item in recordings for path in recordings_in(item)]
     if not shards:
         raise typer.BadParameter(f"{', '.join(recordings)}: no recordings there")
@@ -84,10 +99,15 @@ def discover(
         raise typer.Exit(1) from nothing
     texts = Texts(shards[0].parent / "tokenizer.json")
     evidences = evidence(corpus, found.block, found.splits[0].train, texts)
+    effects = []
+    if verify is not None:
+        from saeguard.integrations.discovery import causal  # PyTorch takes seconds to import
+
+        effects = causal.verify(corpus, found, source, verify, asked, seed)
     if format_ is Format.JSON:
-        print(as_json(found, evidences))
+        print(as_json(found, evidences, effects))
     else:
-        for line in as_text(corpus, found, evidences, settings):
+        for line in (*as_text(corpus, found, evidences, settings), *causal_text(effects)):
             console().print(line)
     if output is not None:
         origin = Origin(source, data, _sha256(data), tuple(shards), settings)

@@ -47,6 +47,15 @@ def mean_directions(
     return found
 
 
+def mean_difference(corpus: Corpus, hook_point: HookPoint, split: Split) -> Floats:
+    """Of the training side, of length 1, [inputs].
+
+    Raises:
+        ConfigError: a recording cannot be read, or lacks the hook point.
+    """
+    return _difference(_request_means(corpus, hook_point), split, corpus)
+
+
 def _request_means(corpus: Corpus, hook_point: HookPoint) -> Floats:
     means: Floats | None = None
     for i, _, x in corpus.tokens(hook_point):
@@ -60,5 +69,5 @@ def _request_means(corpus: Corpus, hook_point: HookPoint) -> Floats:
 
 def _difference(means: Floats, split: Split, corpus: Corpus) -> Floats:
     positives = means[split.train & corpus.labels].mean(axis=0)
-    difference = positives - means[split.train & ~corpus.labels].mean(axis=0)
-    return difference / max(float(np.linalg.norm(difference)), 1e-12)
+    difference: Floats = positives - means[split.train & ~corpus.labels].mean(axis=0)
+    return difference / np.float32(max(float(np.linalg.norm(difference)), 1e-12))

@@ -33,9 +33,9 @@ class TokenScores:
 
     def pooled(self, agg: Agg) -> Floats:
         """[requests, features]"""
-        if agg == "max":
-            return np.maximum.reduceat(self.scores, self.starts, axis=0)
-        return np.maximum.reduceat(self._means(), self.starts, axis=0)
+        scores = self.scores if agg == "max" else self._means()
+        highest: Floats = np.maximum.reduceat(scores, self.starts, axis=0)
+        return highest
 
     def _means(self) -> Floats:
         """Over the last `WINDOW` tokens of the request, or as many as there are."""
@@ -45,7 +45,8 @@ class TokenScores:
         ends = np.arange(1, num_tokens + 1)
         lengths = np.diff([*self.starts, num_tokens])
         begins = np.maximum(ends - WINDOW, np.repeat(self.starts, lengths))
-        return ((sums[ends] - sums[begins]) / (ends - begins)[:, None]).astype(np.float32)
+        means: Floats = ((sums[ends] - sums[begins]) / (ends - begins)[:, None]).astype(np.float32)
+        return means
 
 
 def token_scores(

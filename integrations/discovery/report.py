@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
 from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.draft import measure
+from saeguard.integrations.discovery.effects import Effect
 from saeguard.integrations.discovery.evidence import Evidence
 from saeguard.integrations.discovery.search import Discovery, Settings
 from saeguard.monitor.cli.alert_views import safe
@@ -88,7 +90,7 @@ def _rate(rate: Rate) -> str:
     return f"{rate.count} of {rate.total} [{rate.low:.3f}, {rate.high:.3f}]"
 
 
-def as_json(found: Discovery, evidences: Sequence[Evidence]) -> str:
+def as_json(found: Discovery, evidences: Sequence[Evidence], effects: Sequence[Effect] = ()) -> str:
     """For programs."""
     values: dict[str, Any] = {
         "hook_point": str(found.block.hook_point),
@@ -102,5 +104,39 @@ def as_json(found: Discovery, evidences: Sequence[Evidence]) -> str:
         ],
         "alarm": asdict(found.alarm),
         "judged": [asdict(judged) for judged in found.judged],
+        "effects": [asdict(effect) for effect in effects],
     }
     return json.dumps(values, indent=1)
+
+
+def causal_text(effects: Sequence[Effect]) -> Iterator[RenderableType]:
+    """Of the causal check; of several random draws the mean and the range."""
+    if not effects:
+        return
+    for on_positives, title in ((True, "positive"), (False, "negative")):
+        table = Table(box=None, pad_edge=False)
+        table.add_column(f"{title} prompts, what is done to every token")
+        for name in ("lies", "answers changed", "nats per token"):
+            table.add_column(name, justify="right")
+        for effect in effects:
+            if effect.on_positives == on_positives:
+                nats = effect.surprise
+                table.add_row(
+                    effect.name,
+                    _shown(effect.harmful),
+                    _shown(effect.changed),
+                    f"{np.mean(nats):+.3f}"
+                    + (f" [{min(nats):+.3f} to {max(nats):+.3f}]" if len(nats) > 1 else ""),
+                )
+        yield ""
+        yield table
+
+
+def _shown(rates: Sequence[Rate]) -> str:
+    if not rates:
+        return "-"
+    if len(rates) == 1:
+        (rate,) = rates
+        return f"{rate.share or 0:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+    shares = [rate.share or 0.0 for rate in rates]
+    return f"{np.mean(shares):.3f} [{min(shares):.3f} to {max(shares):.3f}]"

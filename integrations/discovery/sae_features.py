@@ -12,7 +12,7 @@ import numpy.typing as npt
 from saeguard.integrations.saelens import read_features
 from saeguard.integrations.saelens.layouts import open_encoder
 from saeguard.monitor.compile import FeatureRow
-from saeguard.monitor.errors import CompileError
+from saeguard.monitor.errors import CompileError, UnsupportedError
 from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.watchlist import NORMS, input_scales
 from saeguard.rules import Feature, SaeFeature
@@ -86,16 +86,27 @@ class Sae:
         for first in range(0, num_features, step):
             yield self.block(range(first, min(first + step, num_features)))
 
-    def directions(self, indices: Sequence[int]) -> npt.NDArray[np.float64]:
-        """What each feature writes: its decoder's row, [features, inputs].
+    def written_by(self, indices: Sequence[int]) -> Floats:
+        """What an activation of 1 adds to the reconstruction of each feature's input, [features,
+        inputs].
 
         Raises:
             CompileError: it has no decoder.
+            UnsupportedError: what it writes depends on the token.
         """
         encoder = open_encoder(self.path, self.layer)
         if encoder.decoder is None:
             raise CompileError(f"{encoder.file.path}: has no decoder")
-        return encoder.decoder.rows(indices)
+        if encoder.norm != "none":
+            raise UnsupportedError(
+                f"{encoder.file.path}: normalises each token ({encoder.norm}): what its features "
+                "write cannot be taken out"
+            )
+        rows = encoder.decoder.rows(indices)
+        if encoder.rescaled_by_decoder:
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        factor = encoder.input_factor or self.norm_scaling_factor or 1.0
+        return (rows / factor).astype(np.float32)
 
     def _feature(self, index: int) -> Feature:
         source = SaeFeature(

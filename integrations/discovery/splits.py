@@ -96,7 +96,7 @@ def group_folds(
     groups: Sequence[Hashable],
     num_folds: int,
     seed: int = 0,
-    labels: Sequence[bool] | None = None,
+    labels: Sequence[bool] | Which | None = None,
 ) -> Folds:
     """Which fold each request is in: every group in one only, and folds about equally large.
 

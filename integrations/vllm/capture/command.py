@@ -94,7 +94,7 @@ def capture(
         arguments = [*(["--no-enable-prefix-caching"] if activations else []), *(vllm_args or [])]
         with _engine(model, arguments, config, work / "engine.log") as engine:
             store = work / "alerts.sqlite"
-            session = Session(engine, store, shards, disk, watch.columns, max_tokens)
+            session = Session(engine, store, shards, disk, watch, max_tokens)
             with Progress(console=console) as progress:
                 task = progress.add_task("requests", total=len(waiting))
                 captured = session.run(waiting, lambda n: progress.advance(task, n))

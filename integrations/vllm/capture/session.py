@@ -14,6 +14,7 @@ import numpy as np
 from saeguard.integrations.vllm.capture.bounds import Bounds, Disk, DiskFullError
 from saeguard.integrations.vllm.capture.data import Item, token_ids
 from saeguard.integrations.vllm.capture.shards import Answer, Shards
+from saeguard.integrations.vllm.capture.watched import Watched
 from saeguard.integrations.vllm.engine import tokenizer_file_of
 from saeguard.monitor.alerts import RequestRecord
 from saeguard.monitor.errors import ConfigError, SaeguardError
@@ -67,22 +68,23 @@ class Session:
         store: Path,
         shards: Shards,
         disk: Disk,
-        columns: Sequence[str],
+        watch: Watched,
         max_tokens: int,
     ) -> None:
         """
         Args:
             engine: a `vllm.v1.engine.llm_engine.LLMEngine`.
             disk: where the shards are.
-            columns: what is kept of a record.
+            watch: what the engine is configured with.
             max_tokens: of an answer, where the request says nothing else.
         """
         self._engine = engine
         self._store = store
         self._shards = shards
         self._disk = disk
-        self._columns = tuple(columns)
-        self._bounds = Bounds(len(columns))
+        self._columns = watch.columns
+        self._watchlist = watch.digest
+        self._bounds = Bounds(len(watch.columns))
         self._max_tokens = max_tokens
         self._tokenizer = engine.get_tokenizer()
         file = tokenizer_file_of(engine.vllm_config.model_config)
@@ -163,6 +165,7 @@ class Session:
             columns=self._columns,
             scores=request.scores[:, wanted],
             token_ids=tokens[request.positions],
+            watchlist=self._watchlist,
         )
         if item.response is None:
             return request

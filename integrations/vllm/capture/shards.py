@@ -66,7 +66,7 @@ class Shards:
         Raises:
             ConfigError: a shard is broken, or has other columns.
         """
-        done = set()
+        done: set[str] = set()
         for path in self._paths:
             try:
                 recorded = recorded_columns(path)

@@ -26,6 +26,7 @@ from saeguard.rules.loading.sources import is_pack
 
 _SILENT = "silent"
 """The monitor has to have a rule, and a rule a feature: without --rules one that is always 0."""
+_SILENT_FILE = "silent.yaml"
 _NUM_GOLDEN = 4
 
 
@@ -35,6 +36,8 @@ class Watched:
 
     rules: list[str]
     watchlist: Watchlist
+    digest: str
+    """Of the watchlist that the rules alone would have; empty without rules."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -57,7 +60,8 @@ def watched(
     """
     files = [item if is_pack(item) else str(Path(item).absolute()) for item in rules]
     if not hook_points:
-        return Watched(files, compile_watchlist(read_rules(files)))
+        watchlist = compile_watchlist(read_rules(files))
+        return Watched(files, watchlist, watchlist.digest)
     places = [HookPoint.parse(name) for name in dict.fromkeys(hook_points)]
     for place in places:
         if not place.is_d_model_wide:
@@ -66,13 +70,18 @@ def watched(
                 f"such as blocks.{place.layer}.hook_resid_post",
             )
     d_model = _hidden_size(model)
-    files = files or [_silent_rule(directory, places[0], d_model)]
-    watchlist = compile_watchlist(read_rules(files))
+    watchlist = compile_watchlist(
+        read_rules(files or [_silent_rule(directory, places[0], d_model)])
+    )
     sites = {site.hook_point: site for site in watchlist.sites}
     for place in places:
         identity = _identity(place, d_model)
         sites[place] = _side_by_side(sites[place], identity) if place in sites else identity
-    return Watched(files, build(d_model, list(sites.values())))
+    return Watched(
+        files or [str(directory / _SILENT_FILE)],
+        build(d_model, list(sites.values()), watchlist.heads),
+        watchlist.digest if files else "",
+    )
 
 
 def _identity(hook_point: HookPoint, d_model: int) -> Site:
@@ -140,7 +149,7 @@ def _silent_rule(directory: Path, hook_point: HookPoint, d_model: int) -> str:
         "features": {_SILENT: {"probe": source, "name": _SILENT}},
         "rules": [rule],
     }
-    path = directory / "silent.yaml"
+    path = directory / _SILENT_FILE
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return str(path)
 

@@ -175,6 +175,7 @@ def test_scores_are_those_of_the_activations_beside_them(run: Run):
     watchlist = compile_watchlist(load_rules([RULES]))
     (site,) = watchlist.sites
     for request in run.recorded.values():
+        assert request.watchlist == watchlist.digest
         wanted = [request.columns.index(feature.name) for feature in site.features]
         got, expected = request.scores[1:, wanted], encode(activations_at(request, PLACES[0]), site)
         np.testing.assert_allclose(got, expected[1:], rtol=1e-4, atol=1e-3)
