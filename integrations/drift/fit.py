@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,7 @@ class _Sums:
     errors: Doubles
     num_active: Doubles
 
-    def means(self, weights: npt.NDArray[np.generic]) -> tuple[Doubles, Doubles]:
+    def means(self, weights: npt.NDArray[Any]) -> tuple[Doubles, Doubles]:
         """Explained variance and L0 of groups that count so often, [draws]."""
         num_tokens = weights @ self.num_tokens
         variance = weights @ self.squares - np.square(weights @ self.x).sum(axis=1) / num_tokens
@@ -142,14 +143,14 @@ def _sums(encoder: Encoder, hook_point: HookPoint, side: Sample) -> _Sums:
     step = -(-num_tokens // _MAX_TOKENS)
     of_groups = [x[::step] for x in of_groups]
     lengths = [len(x) for x in of_groups]
-    x = np.concatenate(of_groups)
-    errors, num_active = _reconstruct(encoder, x)
+    tokens = np.concatenate(of_groups)
+    errors, num_active = _reconstruct(encoder, tokens)
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return _Sums(
         np.array(lengths, float),
         *(
             np.add.reduceat(values, first, axis=0)
-            for values in (x, np.square(x).sum(axis=1), errors, num_active)
+            for values in (tokens, np.square(tokens).sum(axis=1), errors, num_active)
         ),
     )
 

@@ -80,6 +80,7 @@ def compare_live(
                 "same source and label, so that nothing can be compared within one",
                 "leave --data out to compare all with all",
             )
+    knows_topics = sides.data is not None and isinstance(old, Sample)
     thresholds = {
         name: [threshold.score for threshold in found]
         for name, found in thresholds_of(ruleset).items()
@@ -89,7 +90,7 @@ def compare_live(
         if isinstance(old, dict):
             raise ConfigError(f"{sides.reference}: has no activations, which --sae is compared on")
         fit = compare_fit(sae, old, new)
-    return LiveDrift(compare(old, new, thresholds, criteria), fit, sides.data is not None)
+    return LiveDrift(compare(old, new, thresholds, criteria), fit, knows_topics)
 
 
 def _scored(
