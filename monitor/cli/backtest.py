@@ -12,16 +12,16 @@ import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from saeguard.monitor.cli import backtest_report, labelled
+from saeguard.monitor.cli import backtest_report, labelled, sharded
 from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
+from saeguard.monitor.cli.trials import try_files
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet
-from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, SourceResult, backtest
+from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, SourceResult, count_trials
 from saeguard.rules.calibration.intervals import Rate
 from saeguard.rules.errors import did_you_mean
-from saeguard.rules.recordings.offline import RecordingError
 
 
 def run(
@@ -47,24 +47,29 @@ def run(
         typer.Option(help="Sources that are hard negatives, such as 'hard-*': told apart there."),
     ] = None,
     format_: shared.FormatOption = shared.Format.TEXT,
+    ray: sharded.RayOption = False,
+    ray_workers: sharded.WorkersOption = 2,
+    ray_address: sharded.AddressOption = None,
 ) -> None:
     """Say how often rules are right on recorded requests whose answers are known.
 
     Exit code: 0 whatever is found, 2 for wrong usage, rules, recordings or labels.
     """
     rules, files = labelled.split_items(items)
-    matched = labelled.read_examples(files, data, positive, split)
+    runner = sharded.choose_runner(ray, ray_workers, ray_address)
     ruleset = read_rules(rules)
     wanted = _wanted(ruleset, rule)
-    labelled.warn_of_other_watchlists(ruleset, matched.examples)
     outputs = backtest_report.outputs(html, plots)
-    try:
-        results = backtest(ruleset, matched.examples)
-    except RecordingError as error:
-        raise ConfigError(str(error), "record it with a watchlist of these rules") from error
+    if outputs and ray:
+        raise typer.BadParameter("--html and --plots need all scores in one place: without --ray")
+    matched = try_files(runner, ruleset, files, labelled.known_labels(data, positive, split))
+    watchlists = sorted({trial.watchlist for trial in matched.examples} - {""})
+    labelled.warn_of_other_watchlists(ruleset, watchlists)
+    results = count_trials(ruleset, matched.examples)
     results = [result for result in results if not wanted or result.rule in wanted]
     if outputs:
-        reports = backtest_report.reports_of(ruleset, matched.examples, results, wanted)
+        examples = labelled.read_examples(files, data, positive, split).examples
+        reports = backtest_report.reports_of(ruleset, examples, results, wanted)
         about = [f"{ruleset.name} {ruleset.version}; labels: {data.name}"]
         about.append(labelled.describe(matched))
         for output in outputs:

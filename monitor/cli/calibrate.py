@@ -90,7 +90,7 @@ def run(
     matched = labelled.read_examples(files, data, positive, split)
     ruleset = read_rules(rules)
     print(labelled.describe(matched))
-    labelled.warn_of_other_watchlists(ruleset, matched.examples)
+    labelled.warn_of_other_watchlists(ruleset, labelled.watchlists_of(matched.examples))
     try:
         done = [
             _calibrate(ruleset, one, signal, matched.examples, budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,9 @@ from saeguard.monitor.errors import ConfigError, SaeguardError
 from saeguard.monitor.logging import printable
 from saeguard.rules import RuleSet
 from saeguard.rules.calibration.labels import (
+    Answered,
     Example,
+    Known,
     Label,
     LabelError,
     Matched,
@@ -73,7 +75,7 @@ def recordings_in(item: str) -> list[Path]:
 
 def read_examples(
     recordings: Sequence[Path], data: Path, positive: Sequence[str] | None, split: str | None
-) -> Matched:
+) -> Matched[Example]:
     """The recorded requests with their labels.
 
     Raises:
@@ -98,14 +100,30 @@ def read_known(data: Path) -> list[Label]:
         raise ConfigError(str(error)) from error
 
 
+def known_labels(data: Path, positive: Sequence[str] | None, split: str | None) -> Known:
+    """What requests can be joined with.
+
+    Raises:
+        ConfigError: the file cannot be used, or there are no such labels.
+    """
+    try:
+        return Known.of(read_known(data), positive or (), split)
+    except LabelError as error:
+        raise ConfigError(str(error)) from error
+
+
 def watchlists_of(examples: Sequence[Example]) -> list[str]:
     """Digests of those that the scores are known to be from."""
     return sorted({e.request.watchlist for e in examples} - {""})
 
 
-def warn_of_other_watchlists(ruleset: RuleSet, examples: Sequence[Example]) -> None:
-    """Say on stderr where scores are of other rows than those of which the rules speak now."""
-    if found := watchlists_of(examples):
+def warn_of_other_watchlists(ruleset: RuleSet, found: Sequence[str]) -> None:
+    """Say on stderr where scores are of other rows than those of which the rules speak now.
+
+    Args:
+        found: digests of the watchlists that the scores are known to be from.
+    """
+    if found:
         try:
             own = compile_watchlist(ruleset).digest
         except SaeguardError as error:
@@ -124,13 +142,13 @@ def _warn(text: str) -> None:
     print(f"warning: {printable(text)}", file=sys.stderr)
 
 
-def is_positive(example: Example) -> bool:
+def is_positive(example: Answered) -> bool:
     """For any rule."""
     answers = example.answers
     return answers if isinstance(answers, bool) else any(answers.values())
 
 
-def describe(matched: Matched) -> str:
+def describe(matched: Matched[Any]) -> str:
     """One line: how much there is, and what was left over."""
     positives = sum(is_positive(example) for example in matched.examples)
     negatives = len(matched.examples) - positives

@@ -6,16 +6,15 @@ count, since a limit hides alerts of other requests; those of an exception do no
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 
 from saeguard.rules.calibration.first_positions import NEVER, first_positions
 from saeguard.rules.calibration.intervals import Rate, poisson_upper_bound
-from saeguard.rules.calibration.labels import Example
+from saeguard.rules.calibration.labels import Answered, Example, Label
 from saeguard.rules.calibration.resampling import rates_of
 from saeguard.rules.model import RuleSet
 
@@ -73,74 +72,101 @@ class RuleResult:
         return median(self.to_end) if self.to_end else None
 
 
+@dataclass(frozen=True, slots=True)
+class Trial(Answered):
+    """What came of one example; without its scores, of which there may be too many to keep."""
+
+    label: Label
+    answers: bool | Mapping[str, bool]
+    read_from: str
+    """Where the recording of the request was read."""
+    watchlist: str
+    """The recording's."""
+    num_observed: int
+    """Tokens with scores."""
+    alerts: Mapping[str, int]
+    """Rule -> position of its first match."""
+
+
 def backtest(ruleset: RuleSet, examples: Sequence[Example]) -> list[RuleResult]:
     """The result of every rule that raises alerts in a request of its own.
 
     Raises:
         RecordingError: a request has no scores of a feature that the rules read.
     """
-    positions = first_positions(ruleset, [example.request for example in examples])
+    return count_trials(ruleset, try_rules(ruleset, examples))
+
+
+def try_rules(ruleset: RuleSet, examples: Sequence[Example]) -> list[Trial]:
+    """One of each example; it is the same whatever other examples there are.
+
+    Raises:
+        RecordingError: a request has no scores of a feature that the rules read.
+    """
+    found = first_positions(ruleset, [example.request for example in examples])
     return [
-        _result(rule.name, examples, _alerted(examples, positions[rule.name]))
-        for rule in ruleset.rules
-        if rule.emit and rule.name in positions
+        Trial(
+            label=example.label,
+            answers=example.answers,
+            read_from=example.request.source,
+            watchlist=example.request.watchlist,
+            num_observed=int((~np.isnan(example.request.scores)).any(axis=1).sum()),
+            alerts={rule: int(first[i]) for rule, first in found.items() if first[i] != NEVER},
+        )
+        for i, example in enumerate(examples)
     ]
 
 
-def _alerted(examples: Sequence[Example], positions: npt.NDArray[np.int64]) -> dict[str, int]:
-    """Id of each request that raised an alert -> position of the first."""
-    found = zip(examples, positions.tolist(), strict=True)
-    return {example.label.id: position for example, position in found if position != NEVER}
+def count_trials(ruleset: RuleSet, trials: Sequence[Trial]) -> list[RuleResult]:
+    """The result of every rule that raises alerts in a request of its own."""
+    return [_result(rule.name, trials) for rule in ruleset.rules if rule.emit and rule.signals]
 
 
-def _result(rule: str, examples: Sequence[Example], alerted: dict[str, int]) -> RuleResult:
-    counted = [example for example in examples if example.counts_for(rule)]
-    positives = [example for example in counted if example.answer(rule)]
-    negatives = [example for example in counted if not example.answer(rule)]
-    hits = [example for example in positives if example.label.id in alerted]
-    false_alarms = [example for example in negatives if example.label.id in alerted]
-    spans = [(alerted[e.label.id], e.label.span) for e in hits if e.label.span is not None]
-    num_tokens = sum(_num_observed(example) for example in negatives)
+def _result(rule: str, trials: Sequence[Trial]) -> RuleResult:
+    counted = [trial for trial in trials if trial.counts_for(rule)]
+    positives = [trial for trial in counted if trial.answer(rule)]
+    negatives = [trial for trial in counted if not trial.answer(rule)]
+    hits = [trial for trial in positives if rule in trial.alerts]
+    false_alarms = [trial for trial in negatives if rule in trial.alerts]
+    spans = [(trial.alerts[rule], trial.label.span) for trial in hits if trial.label.span]
+    num_tokens = sum(trial.num_observed for trial in negatives)
     return RuleResult(
         rule=rule,
-        recall=_share(positives, alerted),
-        false_alarm_rate=_share(negatives, alerted),
-        precision=_share([*hits, *false_alarms], {example.label.id for example in hits}),
+        recall=_alerted(rule, positives),
+        false_alarm_rate=_alerted(rule, negatives),
+        precision=_share([*hits, *false_alarms], [True] * len(hits) + [False] * len(false_alarms)),
         num_requests=len(counted),
-        num_groups=len({example.group for example in counted}),
+        num_groups=len({trial.group for trial in counted}),
         false_alarms_per_million=_per_million(len(false_alarms), num_tokens),
         false_alarms_per_million_high=_per_million(
             poisson_upper_bound(len(false_alarms), 0.975), num_tokens
         ),
         latencies=tuple(position - first for position, (first, _) in spans),
         to_end=tuple(end - 1 - position for position, (_, end) in spans),
-        sources=tuple(_by_source(rule, counted, alerted)),
-        missed=tuple(e.label.id for e in positives if e.label.id not in alerted),
-        false_alarms=tuple(e.label.id for e in false_alarms),
+        sources=tuple(_by_source(rule, counted)),
+        missed=tuple(trial.label.id for trial in positives if rule not in trial.alerts),
+        false_alarms=tuple(trial.label.id for trial in false_alarms),
     )
 
 
-def _share(examples: Sequence[Example], alerted: Container[str]) -> Rate:
-    """Of the examples those that are among the alerted."""
-    hits = np.array([[example.label.id in alerted for example in examples]], np.bool_)
-    weights = np.array([example.weight for example in examples])
-    (rate,) = rates_of(hits, [example.group for example in examples], weights)
+def _alerted(rule: str, trials: Sequence[Trial]) -> Rate:
+    """Those in which the rule raised an alert."""
+    return _share(trials, [rule in trial.alerts for trial in trials])
+
+
+def _share(trials: Sequence[Trial], is_hit: Sequence[bool]) -> Rate:
+    weights = np.array([trial.weight for trial in trials])
+    (rate,) = rates_of(np.array([is_hit], np.bool_), [trial.group for trial in trials], weights)
     return rate
 
 
-def _by_source(
-    rule: str, examples: Sequence[Example], alerted: Container[str]
-) -> Iterable[SourceResult]:
-    sides: dict[str, tuple[list[Example], list[Example]]] = {}
-    for example in examples:
-        of_source = sides.setdefault(example.label.source or NO_SOURCE, ([], []))
-        of_source[not example.answer(rule)].append(example)
+def _by_source(rule: str, trials: Sequence[Trial]) -> Iterable[SourceResult]:
+    sides: dict[str, tuple[list[Trial], list[Trial]]] = {}
+    for trial in trials:
+        of_source = sides.setdefault(trial.label.source or NO_SOURCE, ([], []))
+        of_source[not trial.answer(rule)].append(trial)
     for source, (positives, negatives) in sorted(sides.items()):
-        yield SourceResult(source, _share(positives, alerted), _share(negatives, alerted))
-
-
-def _num_observed(example: Example) -> int:
-    return int((~np.isnan(example.request.scores)).any(axis=1).sum())
+        yield SourceResult(source, _alerted(rule, positives), _alerted(rule, negatives))
 
 
 def _per_million(count: float, num_tokens: int) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -47,11 +48,10 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A request whose answer is known."""
+class Answered:
+    """Whose answer is known."""
 
-    request: RecordedRequest
+    __slots__ = ()
     label: Label
     answers: bool | Mapping[str, bool]
 
@@ -73,6 +73,15 @@ class Example:
     def answer(self, rule: str) -> bool | None:
         """Whether the rule should alert; None where that is not known."""
         return self.answers if isinstance(self.answers, bool) else self.answers.get(rule)
+
+
+@dataclass(frozen=True, slots=True)
+class Example(Answered):
+    """A request whose answer is known."""
+
+    request: RecordedRequest
+    label: Label
+    answers: bool | Mapping[str, bool]
 
 
 _DECODER = msgspec.json.Decoder(Label)
@@ -134,11 +143,14 @@ def _decode(line: bytes, where: str) -> Label:
     return label
 
 
+Each = TypeVar("Each", bound=Answered)
+
+
 @dataclass(frozen=True, slots=True)
-class Matched:
+class Matched(Generic[Each]):
     """Recordings and labels that belong together, and what was left over."""
 
-    examples: tuple[Example, ...]
+    examples: tuple[Each, ...]
     num_unlabelled: int
     """Recorded requests of which nothing is known."""
     num_unrecorded: int
@@ -150,7 +162,7 @@ def match_labels(
     labels: Sequence[Label],
     positive: Collection[str] = (),
     split: str | None = None,
-) -> Matched:
+) -> Matched[Example]:
     """Join by the id of the request.
 
     Args:
@@ -163,25 +175,59 @@ def match_labels(
         LabelError: two recorded requests have one id, a word was given no meaning, or nothing
             belongs together.
     """
-    known = {label.id: label for label in labels if split is None or label.split == split}
-    if not known:
-        named = sorted({str(label.split) for label in labels})
-        raise LabelError(f"no label is of the split {split!r}; there are {', '.join(named)}")
-    examples, num_unlabelled, seen = [], 0, set[str]()
-    for request in requests:
-        label = known.get(request.context.id)
+    known = Known.of(labels, positive, split)
+    found = [known.example(request) for request in requests]
+    examples = tuple(example for example in found if example is not None)
+    known.check([(e.label.id, e.request.source) for e in examples])
+    return Matched(examples, len(found) - len(examples), len(known.labels) - len(examples))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Labels that requests can be joined with."""
+
+    labels: Mapping[str, Label]
+    """By the id of the request."""
+    positive: frozenset[str]
+
+    @classmethod
+    def of(cls, labels: Sequence[Label], positive: Collection[str], split: str | None) -> Known:
+        """Those of a split.
+
+        Raises:
+            LabelError: there are none, or a word was given no meaning.
+        """
+        known = {label.id: label for label in labels if split is None or label.split == split}
+        if not known:
+            named = sorted({str(label.split) for label in labels})
+            raise LabelError(f"no label is of the split {split!r}; there are {', '.join(named)}")
+        _check_words(labels, positive)
+        return cls(known, frozenset(positive))
+
+    def example(self, request: RecordedRequest) -> Example | None:
+        """None where nothing is known of it."""
+        label = self.labels.get(request.context.id)
         if label is None:
-            num_unlabelled += 1
-            continue
-        if label.id in seen:
-            raise LabelError(f"{request.source}: the id {label.id!r} was recorded twice")
-        seen.add(label.id)
-        answers = label.label in positive if isinstance(label.label, str) else label.label
-        examples.append(Example(request, label, answers))
-    if not examples:
-        raise LabelError("no recorded request has a label: their ids are compared")
-    _check_words(labels, positive)
-    return Matched(tuple(examples), num_unlabelled, len(known) - len(seen))
+            return None
+        answers = label.label in self.positive if isinstance(label.label, str) else label.label
+        return Example(request, label, answers)
+
+    def check(self, found: Iterable[tuple[str, str]]) -> None:
+        """Whether something was found, and nothing twice.
+
+        Args:
+            found: id of each request with a label, and where it was read.
+
+        Raises:
+            LabelError: it was not.
+        """
+        seen = set[str]()
+        for name, source in found:
+            if name in seen:
+                raise LabelError(f"{source}: the id {name!r} was recorded twice")
+            seen.add(name)
+        if not seen:
+            raise LabelError("no recorded request has a label: their ids are compared")
 
 
 def _check_words(labels: Sequence[Label], positive: Collection[str]) -> None:
