@@ -19,9 +19,11 @@ from saeguard.integrations.discovery.rescored import relabel, rescore
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.integrations.discovery.search import Discovery, NothingFound, Settings
 from saeguard.integrations.discovery.search import discover as search
+from saeguard.monitor.cli import sharded
 from saeguard.monitor.cli.labelled import DataOption, PositiveOption, recordings_in
 from saeguard.monitor.cli.recordings import Format, FormatOption, console
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.shards import Runner
 from saeguard.rules.phases import Phase
 
 
@@ -70,6 +72,9 @@ def discover(
         Path | None, typer.Option(help="For --verify: requests as for capture, with labels.")
     ] = None,
     format_: FormatOption = Format.TEXT,
+    ray: sharded.RayOption = False,
+    ray_workers: sharded.WorkersOption = 2,
+    ray_address: sharded.AddressOption = None,
 ) -> None:
     """Find the features of an SAE that tell labelled positives from negatives, and draft a rule.
 
@@ -78,6 +83,7 @@ def discover(
     if (verify is None) != (prompts is None):
         raise typer.BadParameter("--verify MODEL and --prompts FILE go together")
     asked = read_prompts(prompts) if prompts is not None else []
+    runner = sharded.choose_runner(ray, ray_workers, ray_address)
     shards = [path for item in recordings for path in recordings_in(item)]
     if not shards:
         raise typer.BadParameter(f"{', '.join(recordings)}: no recordings there")
@@ -93,7 +99,7 @@ def discover(
     corpus = Corpus.read(shards, data, _phase(phase), positive or (), answer)
     source = Sae(sae, layer, norm_scaling_factor)
     try:
-        found = _searched(corpus, source, settings)
+        found = _searched(corpus, source, settings, runner)
     except NothingFound as nothing:
         print(nothing)
         raise typer.Exit(1) from nothing
@@ -125,11 +131,11 @@ def _phase(name: str) -> Phase:
         raise typer.BadParameter(str(error)) from error
 
 
-def _searched(corpus: Corpus, sae: Sae, settings: Settings) -> Discovery:
+def _searched(corpus: Corpus, sae: Sae, settings: Settings, runner: Runner) -> Discovery:
     err = Console(stderr=True)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("features", total=sae.shape()[0])
-        return search(corpus, sae, settings, lambda n: progress.advance(task, n))
+        return search(corpus, sae, settings, lambda n: progress.advance(task, n), runner)
 
 
 def _write(

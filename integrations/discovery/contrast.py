@@ -121,6 +121,10 @@ class Chance:
         """Contrasts of shuffled labels, of any shape; NaN counts for nothing."""
         self._counts += np.bincount(self._bins(null[~np.isnan(null)]), minlength=len(self._counts))
 
+    def join(self, other: Chance) -> None:
+        """What chance has made of other features."""
+        self._counts += other._counts
+
     def p_values(self, found: Doubles) -> Doubles:
         """One-sided; NaN where a contrast is NaN."""
         as_large = np.cumsum(self._counts[::-1])[::-1]

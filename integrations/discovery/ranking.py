@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,10 @@ from saeguard.integrations.discovery.contrast import (
     shuffled_labels,
 )
 from saeguard.integrations.discovery.corpus import Corpus
-from saeguard.integrations.discovery.pooling import AGGS, Agg, pooled
+from saeguard.integrations.discovery.pooling import AGGS, Agg, Floats, pooled
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.integrations.discovery.splits import Split
+from saeguard.monitor.shards import Runner, run_here
 
 Doubles = npt.NDArray[np.float64]
 
@@ -87,12 +90,14 @@ def rank(
     splits: Sequence[Split],
     contrasts: Sequence[Contrast],
     progress: Callable[[int], None] = lambda num_features: None,
+    runner: Runner = run_here,
 ) -> list[Ranking]:
     """Rank all features, for each split.
 
     Args:
         contrasts: of the splits' training sides.
         progress: called with how many more features are done.
+        runner: where blocks of features are ranked.
 
     Raises:
         SaeguardError: the SAE or a recording cannot be read.
@@ -100,15 +105,43 @@ def rank(
     num_features, _ = sae.shape()
     found = [np.full((num_features, len(AGGS)), np.nan) for _ in splits]
     chances = [Chance() for _ in splits]
-    for block in sae.blocks(max(1, _POOLED_NUMBERS // len(corpus))):
-        places = np.array(block.indices)
-        values = pooled(corpus, block.hook_point, block, len(places), block.tokens_at_once)
-        for i, split in enumerate(splits):
-            for j, agg in enumerate(AGGS):
-                found[i][places, j], null = contrasts[i](values[agg][split.train])
-                chances[i].add(null)
-        progress(len(places))
+    blocks = sae.ranges(max(1, _POOLED_NUMBERS // len(corpus)))
+    with closing(runner(partial(_ranking, corpus, sae, splits, contrasts), blocks)) as ranked:
+        for features, of_splits in zip(blocks, ranked, strict=True):
+            for i, (values, chance) in enumerate(of_splits):
+                found[i][features] = values
+                chances[i].join(chance)
+            progress(len(features))
     return [
         Ranking(f, q_values(chance.p_values(f.ravel())).reshape(f.shape))
         for f, chance in zip(found, chances, strict=True)
     ]
+
+
+_Ranked = list[tuple[Doubles, Chance]]
+"""Of each split: contrasts of some features, [features, `AGGS`], and what chance makes of them."""
+
+
+@contextmanager
+def _ranking(
+    corpus: Corpus, sae: Sae, splits: Sequence[Split], contrasts: Sequence[Contrast]
+) -> Iterator[Callable[[range], _Ranked]]:
+    def rank_block(features: range) -> _Ranked:
+        block = sae.block(features)
+        values = pooled(corpus, block.hook_point, block, len(features), block.tokens_at_once)
+        return [
+            _contrasts(contrast, [values[agg][split.train] for agg in AGGS])
+            for split, contrast in zip(splits, contrasts, strict=True)
+        ]
+
+    yield rank_block
+
+
+def _contrasts(contrast: Contrast, values: Sequence[Floats]) -> tuple[Doubles, Chance]:
+    chance = Chance()
+    found = []
+    for of_agg in values:
+        ours, null = contrast(of_agg)
+        found.append(ours)
+        chance.add(null)
+    return np.stack(found, axis=1), chance

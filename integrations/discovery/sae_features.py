@@ -81,10 +81,16 @@ class Sae:
 
     def blocks(self, at_once: int) -> Iterator[Block]:
         """All of its features, at most so many at once."""
+        for features in self.ranges(at_once):
+            yield self.block(features)
+
+    def ranges(self, at_once: int) -> list[range]:
+        """The numbers of the features of each block."""
         num_features, num_inputs = self.shape()
         step = max(1, min(at_once, _BLOCK_NUMBERS // num_inputs))
-        for first in range(0, num_features, step):
-            yield self.block(range(first, min(first + step, num_features)))
+        return [
+            range(first, min(first + step, num_features)) for first in range(0, num_features, step)
+        ]
 
     def written_by(self, indices: Sequence[int]) -> Floats:
         """What an activation of 1 adds to the reconstruction of each feature's input, [features,

@@ -21,6 +21,7 @@ from saeguard.integrations.discovery.ranking import (
 from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.splits import Split, linked, make_splits
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.shards import Runner, run_here
 from saeguard.rules.calibration.intervals import Rate
 from saeguard.rules.calibration.resampling import rates_of
 
@@ -106,8 +107,12 @@ def discover(
     sae: Sae,
     settings: Settings,
     progress: Callable[[int], None] = lambda num_features: None,
+    runner: Runner = run_here,
 ) -> Discovery:
     """
+    Args:
+        runner: where blocks of features are ranked, which is most of the work.
+
     Raises:
         NothingFound: on the training side of the first split no feature is beyond chance.
         SaeguardError: the SAE, the labels or a recording cannot be used.
@@ -116,7 +121,7 @@ def discover(
     strata = strata_of(corpus)
     splits = _splits(corpus, settings)
     contrasts = [training_contrast(corpus, strata, split, settings.seed) for split in splits]
-    rankings = rank(corpus, sae, splits, contrasts, progress)
+    rankings = rank(corpus, sae, splits, contrasts, progress, runner)
     candidates = [ranking.best(_NUM_CANDIDATES, settings.max_q) for ranking in rankings]
     if not candidates[0]:
         best = next(iter(rankings[0].best(1)), None)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import ray
 
+from saeguard.integrations.ray.attempts import WorkerError
 from saeguard.monitor.errors import ConfigError
 
 _PATIENCE_S = 10.0
@@ -25,7 +26,7 @@ def connected(address: str | None, num_cpus: int, num_gpus: int) -> Iterator[str
         num_gpus: likewise.
 
     Yields:
-        Where its logs are. Those of one of our own are left there if something is raised.
+        Where its logs are. Those of one of our own stay there only after a `WorkerError`.
 
     Raises:
         ConfigError: there is none at the address, or ours did not start.
@@ -43,13 +44,18 @@ def connected(address: str | None, num_cpus: int, num_gpus: int) -> Iterator[str
             ray.init(address=address, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         what = f"no Ray at {address}" if address else "no Ray cluster could be started"
-        raise ConfigError(f"{what}: {error.__cause__ or error}") from error
+        remedy = f"its logs may say why: {own}" if own else ""
+        raise ConfigError(f"{what}: {error.__cause__ or error}", remedy) from error
+    are_wanted = False
     try:
         yield own or "on its machines, by default in /tmp/ray"
+    except WorkerError:
+        are_wanted = True
+        raise
     finally:
         ray.shutdown()
-    if own:
-        shutil.rmtree(own, ignore_errors=True)
+        if own and not are_wanted:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def _check_address(address: str) -> None:

@@ -58,7 +58,8 @@ class RayRunner:
                 for row in self._dataset(start, shards, attempts).iter_rows():
                     yield _result(row)
             except RayError as error:
-                raise WorkerError(f"Ray gave up: {str(error).splitlines()[0]}") from error
+                said = str(error).splitlines()[0]
+                raise WorkerError(f"Ray gave up: {said}", f"its logs: {logs}") from error
             finally:
                 with suppress(RayError):  # where the cluster is gone, they are
                     attempts.forget()

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calibration_data import RULES, examples
+from planted import Planted, write_sae
 from ray_cluster import ENVIRONMENT, LONGEST_S, Gate, ray_cluster
 
 from saeguard.rules.calibration.labels import write_labels
@@ -91,6 +93,24 @@ def test_what_is_wrong_with_the_first_bad_recording_is_told_as_without_ray(folde
     assert (alone.exit_code, alone.out) == (2, "")
     assert alone.err.startswith("error: recorded/1.safetensors: cannot be read as a recording")
     assert run(folder, *BACKTEST, *cluster) == alone
+
+
+def test_features_are_discovered_in_blocks_as_without_ray(tmp_path: Path, cluster):
+    write_sae(tmp_path / "sae", np.eye(24))
+    (tmp_path / "acts").mkdir()
+    planted = Planted(tmp_path / "acts")
+    for i in range(120):
+        label = i % 3 == 0
+        height = planted.rng.normal(3.0, 1.2)
+        planted.add(label, {0: [0.0, height]} if label else {}, group=f"g{i // 6}", source="x")
+    planted.write()
+    in_three = (
+        "from saeguard.integrations.discovery import ranking; ranking._POOLED_NUMBERS = 120 * 9; "
+    )
+    discover = ("discover", "sae", "acts", "--data", "acts/labels.jsonl", "--format", "json")
+    alone = run(tmp_path, *discover, before=in_three)
+    assert alone.exit_code == 0
+    assert run(tmp_path, *discover, *cluster, before=in_three) == alone
 
 
 def test_a_recording_that_ends_every_worker_is_named_in_the_end(folder: Path, cluster):
