@@ -18,6 +18,7 @@ from saeguard.integrations.vllm.capture.watched import Watched
 from saeguard.integrations.vllm.engine import tokenizer_file_of
 from saeguard.monitor.alerts import RequestRecord
 from saeguard.monitor.errors import ConfigError, SaeguardError
+from saeguard.monitor.live_heads import with_scores
 from saeguard.monitor.phases import PhaseMatcher, PhaseTracker
 from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
 from saeguard.monitor.store import get_request
@@ -84,6 +85,7 @@ class Session:
         self._disk = disk
         self._columns = watch.columns
         self._watchlist = watch.digest
+        self._heads = watch.heads
         self._bounds = Bounds(len(watch.columns))
         self._max_tokens = max_tokens
         self._tokenizer = engine.get_tokenizer()
@@ -157,19 +159,18 @@ class Session:
     ) -> RecordedRequest:
         """What the monitor has stored, with what only we know."""
         request, item = recorded_request(record), running.item
-        wanted = [request.columns.index(name) for name in self._columns]
         tokens = np.array([*running.prompt, *output.token_ids], np.int32)
         request = replace(
             request,
             context=RequestContext(model=record.model, id=item.id),
-            columns=self._columns,
-            scores=request.scores[:, wanted],
             token_ids=tokens[request.positions],
             watchlist=self._watchlist,
         )
-        if item.response is None:
-            return request
-        return _as_answered(request, running.prompt, answer, self._phases)
+        if item.response is not None:
+            request = _as_answered(request, running.prompt, answer, self._phases)
+        request = with_scores(request, self._heads)  # which may go by the phases
+        wanted = [request.columns.index(name) for name in self._columns]
+        return replace(request, columns=self._columns, scores=request.scores[:, wanted])
 
     def _name(self) -> str:
         """Ours, since vLLM puts characters of its own after a dash."""

@@ -7,7 +7,7 @@ coordinate i of what is read there, to the last bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from saeguard.integrations.discovery.activations import column_names
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
+from saeguard.monitor.heads import Head, row_names
 from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.watchlist import Site, WatchedFeature, Watchlist, build
 from saeguard.rules.loading.sources import is_pack
@@ -38,11 +39,16 @@ class Watched:
     watchlist: Watchlist
     digest: str
     """Of the watchlist that the rules alone would have; empty without rules."""
+    heads: Mapping[str, Head]
+    """Not in the watchlist: the monitor is to record their rows, of which the scores are made here,
+    where the phases of a given response are known.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What is kept of it."""
-        return tuple(name for name in self.watchlist.columns if name != _SILENT)
+        left_out = {_SILENT, *row_names(self.heads)}
+        return tuple(name for name in self.watchlist.columns if name not in left_out)
 
 
 def watched(
@@ -61,7 +67,8 @@ def watched(
     files = [item if is_pack(item) else str(Path(item).absolute()) for item in rules]
     if not hook_points:
         watchlist = compile_watchlist(read_rules(files))
-        return Watched(files, watchlist, watchlist.digest)
+        rows = build(watchlist.d_model, watchlist.sites)
+        return Watched(files, rows, watchlist.digest, watchlist.heads)
     places = [HookPoint.parse(name) for name in dict.fromkeys(hook_points)]
     for place in places:
         if not place.is_d_model_wide:
@@ -79,8 +86,9 @@ def watched(
         sites[place] = _side_by_side(sites[place], identity) if place in sites else identity
     return Watched(
         files or [str(directory / _SILENT_FILE)],
-        build(d_model, list(sites.values()), watchlist.heads),
+        build(d_model, list(sites.values())),
         watchlist.digest if files else "",
+        watchlist.heads,
     )
 
 
