@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
+from saeguard.integrations.output import printing_to
 from saeguard.integrations.vllm.capture.bounds import LONGEST, STORE_MIB, Bounds, Disk
 from saeguard.integrations.vllm.capture.data import read_items
 from saeguard.integrations.vllm.capture.session import Captured, Session
@@ -141,7 +141,7 @@ def _engine(model: str, vllm_args: list[str], config: Path, log: Path) -> Iterat
     """
     os.environ |= {"SAEGUARD_CONFIG": str(config), "VLLM_NO_USAGE_STATS": "1"}
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as `vllm serve` does
-    with log.open("wb") as file, _printing_to(file.fileno()):
+    with log.open("wb") as file, printing_to(file.fileno()):
         try:
             from saeguard.integrations.vllm.offline_engine import start_engine
 
@@ -153,22 +153,6 @@ def _engine(model: str, vllm_args: list[str], config: Path, log: Path) -> Iterat
             yield engine
         finally:
             engine.engine_core.shutdown()
-
-
-@contextlib.contextmanager
-def _printing_to(target: int) -> Iterator[None]:
-    """Lead standard output and error of this process and its children there."""
-    sys.stdout.flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    for number in (1, 2):
-        os.dup2(target, number)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for number, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, number)
-            os.close(old)
 
 
 def _tail(log: Path) -> str:
