@@ -104,9 +104,11 @@ def capture(
     print(f"{output}: {num_done} requests recorded, {num_labels} labels")
     for name in captured.partly:
         print(f"  {name}: not all of its tokens were seen")
+    for name in captured.failed:
+        print(f"  {name}: ended by an error, and not recorded; the same command runs it again")
     if captured.refusal is not None:
         print(f"  {len(items) - num_done} of {len(items)} were not run: {captured.refusal}")
-    raise typer.Exit(1 if captured.partly or captured.refusal else 0)
+    raise typer.Exit(1 if captured.partly or captured.failed or captured.refusal else 0)
 
 
 def _own_stderr() -> TextIO:

@@ -29,6 +29,8 @@ from saeguard.rules.recordings.offline import RecordedRequest
 _PATIENCE_S = 120.0
 """For the next record of a batch."""
 _POLL_S = 0.05
+_FAILURES = ("error", "abort")
+"""Reasons to end that say nothing of the model."""
 
 
 class CaptureError(SaeguardError):
@@ -42,6 +44,9 @@ class Captured:
     num_requests: int
     partly: tuple[str, ...]
     """Ids of the requests of which not every token has its scores."""
+    failed: tuple[str, ...] = ()
+    """Ids of those that vLLM ended with an error, as it does while nothing is watched: they are not
+    recorded."""
     refusal: DiskFullError | None = None
     """Why the others were not run."""
 
@@ -102,17 +107,20 @@ class Session:
             CaptureError: the monitor recorded nothing of a request.
         """
         partly: list[str] = []
+        failed: list[str] = []
         num_done = 0
         for batch in self._batches(items):
             num_bytes = sum(self._bounds.num_bytes(running.num_tokens) for running in batch)
             try:
                 self._disk.check(self._shards.num_bytes, num_bytes)
             except DiskFullError as error:
-                return Captured(num_done, tuple(partly), error)
-            partly += self._run_batch({self._name(): running for running in batch})
-            num_done += len(batch)
+                return Captured(num_done, tuple(partly), tuple(failed), error)
+            of_batch = self._run_batch({self._name(): running for running in batch})
+            partly += of_batch.partly
+            failed += of_batch.failed
+            num_done += of_batch.num_requests
             progress(len(batch))
-        return Captured(num_done, tuple(partly))
+        return Captured(num_done, tuple(partly), tuple(failed))
 
     def _batches(self, items: Sequence[Item]) -> Iterator[list[_Running]]:
         batch: list[_Running] = []
@@ -131,7 +139,7 @@ class Session:
     def _num_to_generate(self, item: Item) -> int:
         return 1 if item.response is not None else item.max_tokens or self._max_tokens
 
-    def _run_batch(self, batch: dict[str, _Running]) -> list[str]:
+    def _run_batch(self, batch: dict[str, _Running]) -> Captured:
         internal = {}
         for name, running in batch.items():
             prompt = {"prompt_token_ids": running.prompt}
@@ -144,15 +152,19 @@ class Session:
             for output in self._engine.step():
                 if output.finished:
                     outputs[output.request_id] = output.outputs[0]
-        requests, answers, partly = [], [], []
+        requests, answers, partly, failed = [], [], [], []
         for name, running in batch.items():
+            if outputs[name].finish_reason in _FAILURES:
+                failed.append(running.item.id)
+                continue
             record, output = self._await_record(internal[name]), outputs[name]
             answers.append(_answer(running.item, running.prompt, output, self._tokenizer))
             requests.append(self._recorded(record, running, output, answers[-1]))
             if num_recorded(record) < num_evaluated(record):
                 partly.append(running.item.id)
-        self._shards.add(requests, answers)
-        return partly
+        if requests:
+            self._shards.add(requests, answers)
+        return Captured(len(requests), tuple(partly), tuple(failed))
 
     def _recorded(
         self, record: RequestRecord, running: _Running, output: Any, answer: Answer

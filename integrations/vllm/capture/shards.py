@@ -8,6 +8,7 @@ tokenizer.json               the model's, for whoever wants to read the tokens
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Shards:
         self._paths = sorted(directory.glob(_PATTERN))
 
     def done(self, columns: Sequence[str]) -> set[str]:
-        """Ids of the requests that are recorded already.
+        """Ids of the requests that are recorded already; only their answers are kept.
 
         Args:
             columns: what is going to be recorded of the others.
@@ -79,6 +80,7 @@ class Shards:
                     "give another directory, or what it was begun with",
                 )
             done |= recorded.keys()
+        self._drop_answers(done)
         return done
 
     @property
@@ -138,10 +140,24 @@ class Shards:
             raise ConfigError(f"{known}: cannot be written: {error.strerror or error}") from error
         return len(labels)
 
+    def _drop_answers(self, done: set[str]) -> None:
+        """Of a capture that was killed between answers and scores: those requests run again."""
+        path = self.directory / "answers.jsonl"
+        kept = [answer for answer in self._answers() if answer.id in done]
+        temporary = path.with_name(path.name + ".partial")
+        try:
+            temporary.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in kept))
+            temporary.replace(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
     def _answers(self) -> list[Answer]:
         path = self.directory / "answers.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        return [msgspec.json.decode(line, type=Answer) for line in lines]
+        answers = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with contextlib.suppress(msgspec.DecodeError):  # cut off when a capture was killed
+                answers.append(msgspec.json.decode(line, type=Answer))
+        return answers
 
 
 def _with_span(label: Label, span: tuple[int, int] | None) -> Label:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
 from planted import Planted
 
 from saeguard.integrations.vllm.capture.bounds import LONGEST, Bounds, Disk, DiskFullError
-from saeguard.integrations.vllm.capture.shards import Shards
+from saeguard.integrations.vllm.capture.shards import Answer, Shards
 from saeguard.integrations.vllm.capture.watched import watched
 from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError, UnsupportedError
@@ -98,3 +99,19 @@ def test_what_is_done_is_known_without_reading_scores(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match="cannot be read as a recording"):
             Shards(tmp_path).done(columns)
+
+
+def test_answers_of_a_capture_that_was_killed_before_their_scores_are_given_anew(tmp_path):
+    planted = Planted(tmp_path / "planted")
+    planted.add(True)
+    shards = Shards(tmp_path / "acts")
+    answers = [Answer(f"r{i}", "yes", "stop", 3, 2) for i in range(3)]
+    shards.add(planted.requests, answers[:1])
+    path = shards.directory / "answers.jsonl"
+    with path.open("ab") as file:  # of the batch behind it
+        file.write(msgspec.json.encode(answers[1]) + b"\n" + msgspec.json.encode(answers[2])[:-9])
+    again = Shards(tmp_path / "acts")
+    assert again.done(planted.requests[0].columns) == {"r0"}
+    again.add(planted.requests, answers[1:])
+    lines = path.read_bytes().splitlines()
+    assert [msgspec.json.decode(line, type=Answer).id for line in lines] == ["r0", "r1", "r2"]

@@ -1,0 +1,51 @@
+"""What becomes of requests that an engine does not answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from transformers import PreTrainedTokenizerFast
+
+from saeguard.integrations.vllm.capture.bounds import Disk
+from saeguard.integrations.vllm.capture.data import Item
+from saeguard.integrations.vllm.capture.session import Captured, Session
+from saeguard.integrations.vllm.capture.shards import Shards
+from saeguard.integrations.vllm.capture.watched import watched
+
+MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "organism" / "artifacts" / "model")
+
+
+class FailingEngine:
+    """Ends every request with an error, as EngineCore does with `fail: closed` while blind."""
+
+    def __init__(self) -> None:
+        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(tokenizer=MODEL))
+        self._waiting: list[str] = []
+
+    def get_tokenizer(self) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast.from_pretrained(MODEL)
+
+    def add_request(self, name: str, prompt: object, sampling: object) -> str:
+        self._waiting.append(name)
+        return name
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._waiting)
+
+    def step(self) -> list[SimpleNamespace]:
+        ended = SimpleNamespace(finish_reason="error", token_ids=[], text="")
+        name = self._waiting.pop()
+        return [SimpleNamespace(request_id=name, finished=True, outputs=[ended])]
+
+
+def test_a_request_that_vllm_ends_with_an_error_is_named_and_not_recorded(tmp_path: Path):
+    watch = watched([], ["blocks.1.hook_resid_post"], MODEL, tmp_path)
+    shards, disk = Shards(tmp_path / "acts"), Disk(tmp_path, 1 << 30)
+    session = Session(FailingEngine(), tmp_path / "none", shards, disk, watch, max_tokens=4)
+    captured = session.run(
+        [Item("r1", prompt="the lamp"), Item("r2", prompt="the")], lambda _: None
+    )
+    assert captured == Captured(0, (), ("r1", "r2"))
+    assert not list(shards.directory.glob("recorded-*"))
+    assert shards.done(watch.columns) == set()
