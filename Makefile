@@ -34,7 +34,7 @@ demo: setup ## The main job: a real server, a model that deceives, live alerts
 	$(BIN)/saeguard demo
 
 test: setup-test ## The whole test suite: real engines and servers, and the rest beside them
-	@echo "==> running the tests (about 25 minutes on 2 cores); each half is shown when it is done"
+	@echo "==> running the tests (about 30 minutes on 2 cores); each half is shown when it is done"
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync --keep-going test-engines test-rest
 
 # Niced: where both halves want a core, the other one's tests have the shorter times to keep.

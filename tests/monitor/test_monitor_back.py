@@ -119,6 +119,7 @@ def test_the_account_reaches_records_and_metrics(monitor: Monitor):
         lambda: monitor.metric("saeguard.tokens", coverage="unseen", reason="monitor_down") == 15,
         20,
     )
+    wait_for(lambda: get_request(monitor.store, "told-1") is not None, 20)
     record = get_request(monitor.store, "told-1")
     assert record is not None
     assert record.coverage.unseen == {"monitor_down": 3}
