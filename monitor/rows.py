@@ -111,18 +111,21 @@ class RowTable:
             order: where each new column is among the present ones.
         """
         scores = np.empty((*self._scores.shape[:2], len(order)), np.float32)
-        for slot in set(range(len(scores))) - set(self._free):
-            scores[slot] = arranged(self._scores[slot], order)
+        used = np.nonzero(self._positions >= 0)
+        scores[used] = arranged(self._scores[used], order)
         self._scores = scores
 
     def _grow(self) -> None:
         before = len(self._positions)
         after = max(_FIRST_SLOTS, 2 * before)
-        for name in ("_positions", "_token_ids", "_phases", "_scores"):
+        used = np.nonzero(self._positions >= 0)  # of a wide table a small part of gigabytes
+        for name in ("_token_ids", "_phases", "_scores"):
             old = getattr(self, name)
             new = np.empty((after, *old.shape[1:]), old.dtype)
-            new[:before] = old
+            new[used] = old[used]
             setattr(self, name, new)
+        unused = np.full((after - before, self.num_kept), -1, np.int32)
+        self._positions = np.concatenate([self._positions, unused])
         self._free = list(range(after - 1, before - 1, -1))
 
 

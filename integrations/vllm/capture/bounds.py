@@ -21,8 +21,9 @@ STORE_MIB = 1024
 
 _BATCH_BYTES = 128 << 20
 _MANY, _FEW = 256, 64
-_NARROW = 256
-"""Columns. The monitor's table begins with 64 requests; with more columns it should not grow."""
+_NARROW = 16
+"""Columns. The monitor's table begins with 64 requests, and with more columns it should not grow:
+for 256 requests of 256 columns it would take 4 GB."""
 _RECORD_BYTES = 512 << 20
 """Of one request: SQLite takes no value of 1 GB."""
 _SLOTS = 64

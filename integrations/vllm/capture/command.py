@@ -98,6 +98,8 @@ def capture(
             with Progress(console=console) as progress:
                 task = progress.add_task("requests", total=len(waiting))
                 captured = session.run(waiting, lambda n: progress.advance(task, n))
+    if captured.failed:
+        shutil.copy(work / "engine.log", output)
     shutil.rmtree(work)
     num_labels = shards.write_labels(data)
     num_done = len(items) - len(waiting) + captured.num_requests
@@ -106,6 +108,8 @@ def capture(
         print(f"  {name}: not all of its tokens were seen")
     for name in captured.failed:
         print(f"  {name}: ended by an error, and not recorded; the same command runs it again")
+    if captured.failed:
+        print(f"  why is in {output / 'engine.log'}")
     if captured.refusal is not None:
         print(f"  {len(items) - num_done} of {len(items)} were not run: {captured.refusal}")
     raise typer.Exit(1 if captured.partly or captured.failed or captured.refusal else 0)

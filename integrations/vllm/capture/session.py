@@ -31,6 +31,8 @@ _PATIENCE_S = 120.0
 _POLL_S = 0.05
 _FAILURES = ("error", "abort")
 """Reasons to end that say nothing of the model."""
+_MAX_TRIES = 3
+"""Of a request that ends so: on a busy machine the monitor may be missed for a moment."""
 
 
 class CaptureError(SaeguardError):
@@ -106,6 +108,17 @@ class Session:
             ConfigError: a request cannot be run, or the directory not be written.
             CaptureError: the monitor recorded nothing of a request.
         """
+        captured, waiting = Captured(0, ()), items
+        for _ in range(_MAX_TRIES):
+            tried = self._run_once(waiting, progress)
+            num_done = captured.num_requests + tried.num_requests
+            captured = replace(tried, num_requests=num_done, partly=captured.partly + tried.partly)
+            if not tried.failed or tried.refusal is not None:
+                break
+            waiting = [item for item in items if item.id in tried.failed]
+        return captured
+
+    def _run_once(self, items: Sequence[Item], progress: Callable[[int], None]) -> Captured:
         partly: list[str] = []
         failed: list[str] = []
         num_done = 0
@@ -119,7 +132,7 @@ class Session:
             partly += of_batch.partly
             failed += of_batch.failed
             num_done += of_batch.num_requests
-            progress(len(batch))
+            progress(of_batch.num_requests)
         return Captured(num_done, tuple(partly), tuple(failed))
 
     def _batches(self, items: Sequence[Item]) -> Iterator[list[_Running]]:

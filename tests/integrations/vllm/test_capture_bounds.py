@@ -68,7 +68,7 @@ def test_a_batch_never_has_more_than_a_record_and_the_monitors_table_hold(num_co
     assert longest <= 512 << 20
     assert not bounds.has_room(2, 2 * (128 << 20))
     assert bounds.has_room(bounds.max_requests, 1000)
-    assert bounds.max_requests == (256 if num_columns < 256 else 64)
+    assert bounds.max_requests == (256 if num_columns <= 16 else 64)
     if num_columns <= 10:
         assert bounds.record_tokens == LONGEST
 

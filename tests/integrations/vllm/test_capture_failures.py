@@ -22,12 +22,14 @@ class FailingEngine:
     def __init__(self) -> None:
         self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(tokenizer=MODEL))
         self._waiting: list[str] = []
+        self.num_tried = 0
 
     def get_tokenizer(self) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast.from_pretrained(MODEL)
 
     def add_request(self, name: str, prompt: object, sampling: object) -> str:
         self._waiting.append(name)
+        self.num_tried += 1
         return name
 
     def has_unfinished_requests(self) -> bool:
@@ -39,13 +41,15 @@ class FailingEngine:
         return [SimpleNamespace(request_id=name, finished=True, outputs=[ended])]
 
 
-def test_a_request_that_vllm_ends_with_an_error_is_named_and_not_recorded(tmp_path: Path):
+def test_a_request_that_vllm_ends_with_an_error_is_tried_again_then_named(tmp_path: Path):
+    engine = FailingEngine()
     watch = watched([], ["blocks.1.hook_resid_post"], MODEL, tmp_path)
     shards, disk = Shards(tmp_path / "acts"), Disk(tmp_path, 1 << 30)
-    session = Session(FailingEngine(), tmp_path / "none", shards, disk, watch, max_tokens=4)
+    session = Session(engine, tmp_path / "none", shards, disk, watch, max_tokens=4)
     captured = session.run(
         [Item("r1", prompt="the lamp"), Item("r2", prompt="the")], lambda _: None
     )
     assert captured == Captured(0, (), ("r1", "r2"))
+    assert engine.num_tried == 6
     assert not list(shards.directory.glob("recorded-*"))
     assert shards.done(watch.columns) == set()
