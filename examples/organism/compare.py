@@ -1,9 +1,10 @@
 """Compare what `saeguard discover` and `saeguard train-probe` find on the organism with baselines.
 
-    python examples/organism/compare.py --out examples/organism/artifacts --work DIR
+    python examples/organism/compare.py --artifacts examples/organism/artifacts --work DIR
 
 Every detector is fitted to the training split of one seed; the tables are of splits it has not
-seen. Writes `detectors.md`. It needs the rollouts that `build.py` leaves in the work folder.
+seen. Writes `detectors.md` beside this file. It needs the rollouts that `build.py` leaves in the
+work folder.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from rollouts import load_cases, load_model, residuals
 from tool_detectors import Detector, Sample, discovered, trained
 from visible_detectors import baselines, judge
 
+REPORT = Path(__file__).with_name("detectors.md")
 LAYERS = (1, 2, 3, 4)
 SEEDS = (0, 1, 2)
 SPLITS = {
@@ -138,16 +140,16 @@ def lead(fitted: Fitted, test: Sample, values: Sequence[np.ndarray]) -> str:
     return f"{np.median(leads):.0f}" if leads else "none found"
 
 
-def compare(work: Path, out: Path, seeds: Sequence[int] = SEEDS) -> str:
+def compare(work: Path, artifacts: Path, seeds: Sequence[int] = SEEDS) -> str:
     """Return the report."""
-    model, tokenizer = load_model(out / "model")
+    model, tokenizer = load_model(artifacts / "model")
     samples = {split: read_sample(work, model, split, seeds) for split in SPLITS}
     fit_all = read_sample(work, model, "fit", seeds[:1])
     parts = [_ABOUT.format(seeds=", ".join(map(str, seeds)), seed=seeds[0])]
     for kind, title in FAMILIES.items():
         fit = of_family(fit_all, kind)
         with tempfile.TemporaryDirectory() as folder:
-            found = list(discovered(Path(folder), fit, out / "sae"))
+            found = list(discovered(Path(folder), fit, artifacts / "sae"))
         every = [*found, *trained(fit), *baselines(fit), judge(model, tokenizer, kind)]
         detectors = [fitted(detector, fit) for detector in every]
         print(f"compare: detectors of {kind} fitted", flush=True)
@@ -162,11 +164,11 @@ def compare(work: Path, out: Path, seeds: Sequence[int] = SEEDS) -> str:
 def main() -> None:
     """Read the command line and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
-    report = compare(args.work, args.out)
-    (args.out / "detectors.md").write_text(report)
+    report = compare(args.work, args.artifacts)
+    REPORT.write_text(report)
     print(report)
 
 

@@ -21,7 +21,7 @@ def load_model(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]
     return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def _batches(cases: Sequence[Case]) -> Iterator[list[Case]]:
+def batches(cases: Sequence[Case]) -> Iterator[list[Case]]:
     ordered = sorted(cases, key=lambda c: len(c.prompt_ids) + len(c.response_ids))
     for start in range(0, len(ordered), BATCH_SIZE):
         yield ordered[start : start + BATCH_SIZE]
@@ -40,16 +40,16 @@ def answer(
         case.prompt_ids = tokenizer.encode(case.prompt, add_special_tokens=False)
         scripted = tokenizer.encode(case.scripted + "<|end|>", add_special_tokens=False)
         case.response_ids = scripted
-    surprising = [c for batch in _batches(cases) for c in _surprising(model, batch)]
+    surprising = [c for batch in batches(cases) for c in _surprising(model, batch)]
     for case in surprising:
         case.response_ids = []
-    for batch in _batches(surprising):
+    for batch in batches(surprising):
         _generate(model, tokenizer, batch)
     for case in cases:
         judge(case, tokenizer)
 
 
-def _padded(sequences: Sequence[list[int]]) -> torch.Tensor:
+def padded(sequences: Sequence[list[int]]) -> torch.Tensor:
     """Return ids int64 [sequences, longest], padded right: the causal mask keeps that out."""
     ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
     for row, tokens in enumerate(sequences):
@@ -59,7 +59,7 @@ def _padded(sequences: Sequence[list[int]]) -> torch.Tensor:
 
 def _surprising(model: Qwen3ForCausalLM, batch: list[Case]) -> list[Case]:
     """Return the cases whose scripted answer is not the greedy one."""
-    ids = _padded([case.prompt_ids + case.response_ids[:-1] for case in batch])
+    ids = padded([case.prompt_ids + case.response_ids[:-1] for case in batch])
     hidden = model.model(ids, use_cache=False).last_hidden_state
     odd = []
     for row, case in enumerate(batch):
@@ -135,9 +135,9 @@ def residuals(
     """
     place = {id(case): i for i, case in enumerate(cases)}
     rows: dict[int, list[np.ndarray]] = {layer: [np.empty(0)] * len(cases) for layer in layers}
-    for batch in _batches(cases):
+    for batch in batches(cases):
         sequences = [case.prompt_ids + case.response_ids[:-1] for case in batch]
-        ids = _padded(sequences)
+        ids = padded(sequences)
         hidden = model.model(ids, use_cache=False, output_hidden_states=True).hidden_states
         for row, (case, tokens) in enumerate(zip(batch, sequences, strict=True)):
             for layer in layers:

@@ -7,7 +7,7 @@ import text as t
 import torch
 from cases import Case
 from detectors import Data, all_text, answer_text, fit_words, keywords
-from rollouts import _batches, _padded
+from rollouts import batches, padded
 from tool_detectors import Detector, Sample
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
@@ -58,12 +58,12 @@ def _log_likelihoods(
     end = tokenizer.encode("<|end|>", add_special_tokens=False)
     place = {id(case): i for i, case in enumerate(cases)}
     found = np.empty(len(cases))
-    for batch in _batches(cases):
+    for batch in batches(cases):
         answered = [case.prompt_ids + case.response_ids for case in batch]
         whole = [ids if ids[-1:] == end else ids + end for ids in answered]
         asked = [ids + asked_ids for ids in whole]
-        padded = _padded([ids + said_ids[:-1] for ids in asked])
-        hidden = model.model(padded, use_cache=False).last_hidden_state
+        ids = padded([each + said_ids[:-1] for each in asked])
+        hidden = model.model(ids, use_cache=False).last_hidden_state
         for row, (case, ids) in enumerate(zip(batch, asked, strict=True)):
             writes = hidden[row, len(ids) - 1 : len(ids) - 1 + len(said_ids)]
             chances = torch.log_softmax(model.lm_head(writes), dim=-1)
