@@ -248,9 +248,9 @@ class Detector:
         """
         live = [r for r in self._requests.values() if r.slot >= 0 and r.is_evaluated]
         carry_over(live, engine, lookback, order)
-        heads = heads or LiveHeads({}, ())
-        heads.take_over(self._heads)
         if order is not None:
+            heads = heads or LiveHeads({}, ())
+            heads.take_over(self._heads)
             for request in self._requests.values():
                 request.rearrange(order)
             self._table.rearrange(order)

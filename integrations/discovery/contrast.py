@@ -137,16 +137,3 @@ class Chance:
         # Downwards: a contrast counts as no larger than it is, and chance as no smaller.
         inside = np.clip(values, -self._REACH, self._REACH - self._STEP)
         return ((inside + self._REACH) / self._STEP).astype(np.intp)
-
-
-def q_values(p: Doubles) -> Doubles:
-    """The false-discovery rate at which each would be called different; 1 where p is NaN.
-
-    Source: Y. Benjamini and Y. Hochberg, J. R. Stat. Soc. B 57 (1995).
-    """
-    num = int((~np.isnan(p)).sum())
-    order = np.argsort(p, kind="stable")  # NaN last
-    scaled = p[order[:num]] * num / np.arange(1, num + 1)
-    out = np.ones(len(p))
-    out[order[:num]] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return out

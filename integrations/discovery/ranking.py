@@ -14,7 +14,6 @@ from saeguard.integrations.discovery.contrast import (
     Chance,
     Contrast,
     covariates,
-    q_values,
     shuffled_labels,
 )
 from saeguard.integrations.discovery.corpus import Corpus
@@ -22,6 +21,7 @@ from saeguard.integrations.discovery.pooling import AGGS, Agg, Floats, pooled
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.integrations.discovery.splits import Split
 from saeguard.monitor.shards import Runner, run_here
+from saeguard.rules.drift.discoveries import q_values
 
 Doubles = npt.NDArray[np.float64]
 

@@ -48,7 +48,7 @@ def connected(address: str | None, num_cpus: int, num_gpus: int) -> Iterator[str
         raise ConfigError(f"{what}: {error.__cause__ or error}", remedy) from error
     are_wanted = False
     try:
-        yield own or "on its machines, by default in /tmp/ray"
+        yield own or "on its machines, where its temporary folder is"
     except WorkerError:
         are_wanted = True
         raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from saeguard.integrations.discovery.accuracy import accuracy, auroc, threshold_for
-from saeguard.integrations.discovery.contrast import Chance, q_values, shuffled_labels
+from saeguard.integrations.discovery.contrast import Chance, shuffled_labels
+from saeguard.rules.drift.discoveries import q_values
 
 
 def some(num: int, seed: int, shift: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
