@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from saeguard.integrations.output import printing_to
+from saeguard.integrations.vllm.capture import silent
 from saeguard.integrations.vllm.capture.bounds import LONGEST, STORE_MIB, Bounds, Disk
 from saeguard.integrations.vllm.capture.data import read_items
 from saeguard.integrations.vllm.capture.session import Captured, Session
@@ -124,7 +125,7 @@ def _write_config(work: Path, watch: Watched, bounds: Bounds) -> Path:
     save(watch.watchlist, work / "watch.safetensors")
     values = {
         "version": 1,
-        "rules": watch.rules,
+        "rules": [silent.FILE],
         "watchlist": "watch.safetensors",
         "store": "alerts.sqlite",
         "reload": False,

@@ -8,31 +8,35 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import yaml
 from planted import Planted
 
 from saeguard.integrations.vllm.capture.bounds import LONGEST, Bounds, Disk, DiskFullError
+from saeguard.integrations.vllm.capture.command import _write_config
 from saeguard.integrations.vllm.capture.shards import Answer, Shards
 from saeguard.integrations.vllm.capture.watched import watched
 from saeguard.monitor.config import load_config
 from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.rulebook import load_rulebook
-from saeguard.monitor.watchlist import encode, save
+from saeguard.monitor.watchlist import encode
+from saeguard.rules import load_rules
 from saeguard.rules.recordings.recording import recorded_columns
 
 ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
 MODEL, RULES = str(ORGANISM / "artifacts" / "model"), str(ORGANISM / "rules.yaml")
 
 
-def test_without_rules_a_monitor_takes_what_is_configured(tmp_path):
-    watch = watched([], ["blocks.1.hook_resid_post", "blocks.4.hook_resid_post"], MODEL, tmp_path)
-    save(watch.watchlist, tmp_path / "watch.safetensors")
-    values = {"version": 1, "rules": watch.rules, "watchlist": "watch.safetensors"}
-    (tmp_path / "saeguard.yaml").write_text(yaml.safe_dump(values))
-    book = load_rulebook(load_config(tmp_path / "saeguard.yaml"))
-    assert set(watch.columns) < set(book.watchlist.columns)
-    assert len(watch.columns) == 2 * 192
-    assert watch.columns[0] == "blocks.1.hook_resid_post/0"
+LAYERS = ["blocks.1.hook_resid_post", "blocks.4.hook_resid_post"]
+
+
+@pytest.mark.parametrize(("rules", "hook_points"), [([], LAYERS), ([RULES], []), ([RULES], LAYERS)])
+def test_a_monitor_takes_what_is_configured_and_no_rule_of_the_users(tmp_path, rules, hook_points):
+    watch = watched(rules, hook_points, MODEL, tmp_path)
+    book = load_rulebook(load_config(_write_config(tmp_path, watch, Bounds(len(watch.columns)))))
+    features = load_rules(rules).used_features() if rules else ()
+    coordinates = [f"{hook_point}/{i}" for hook_point in hook_points for i in range(192)]
+    assert {*watch.columns} == {*features, *coordinates}
+    assert {*book.watchlist.columns} == {*watch.columns, "saeguard_silent"}
+    assert [rule.name for rule in book.ruleset.rules] == ["saeguard_silent"]
 
 
 def test_identity_rows_score_each_coordinate_as_it_is(tmp_path):
