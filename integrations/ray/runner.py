@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from saeguard.monitor.shards import Result, Shard, Start
 
 _PASSED_ON = ("CUDA_", "HF_", "OMP_", "SAEGUARD_", "TORCH", "VLLM_")
 """Variables that workers have as this process has them, on other machines too."""
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,9 @@ class RayRunner:
         with connected(self.address, num_workers, ceil(num_workers * self.gpus)) as logs:
             attempts = Attempts(num_workers, logs)
             try:
-                for row in self._dataset(start, shards, attempts).iter_rows():
-                    yield _result(row)
-            except RayError as error:
-                said = str(error).splitlines()[0]
-                raise WorkerError(f"Ray gave up: {said}", f"its logs: {logs}") from error
+                with closing(_rows(self._dataset(start, shards, attempts), logs)) as rows:
+                    for row in rows:
+                        yield _result(row)
             finally:
                 with suppress(RayError):  # where the cluster is gone, they are
                     attempts.forget()
@@ -83,6 +83,29 @@ class RayRunner:
 def _setting() -> Setting:
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     return Setting(os.getcwd(), passed_on)
+
+
+def _rows(dataset: ray.data.Dataset, logs: str) -> Generator[Row, None, None]:
+    """
+    Raises:
+        WorkerError: the cluster is gone, or whatever else Ray gives up for: its errors have no
+            class in common.
+    """
+    before = set(threading.enumerate())
+    try:
+        with closing(iter(dataset.iter_rows())) as rows:
+            yield from rows
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        what = f"Ray gave up: {type(error).__name__}: {said}"
+        raise WorkerError(what, f"its logs: {logs}") from error
+    finally:
+        # Ray Data's threads end soon; one that asks Ray for something once that is shut down has it
+        # end this process. The prefetcher asks for nothing, and may wait for as long as there is
+        # somebody who knows it.
+        for thread in set(threading.enumerate()) - before:
+            if thread.name != "Prefetcher":
+                thread.join(_PATIENCE_S)
 
 
 def _result(row: Row) -> Any:

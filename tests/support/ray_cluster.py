@@ -47,10 +47,11 @@ def ray_cluster(num_cpus: int) -> Iterator[str]:
             wait_for(lambda: "--block" in log.read_text(), process, log.read_text)
             yield Path(directory, "t", "ray_current_cluster").read_text().strip()
         finally:
-            started = psutil.Process(process.pid).children(recursive=True)
-            for each in (*started, process):  # asked to stop, they would take half a minute
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended by itself, and `wait_for` says how
+                started = psutil.Process(process.pid).children(recursive=True)
+                for each in (*started, process):  # asked to stop, they would take half a minute
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
             process.wait()
 
 

@@ -119,7 +119,7 @@ def test_a_recording_that_ends_every_worker_is_named_in_the_end(folder: Path, cl
         for _ in range(3):
             gate.kill_reader(sharded)
         ended = printed(sharded)
-    assert (ended.exit_code, ended.out) == (2, "")
+    assert (ended.exit_code, ended.out) == (2, ""), ended.err
     assert ended.err.startswith("error: recorded/1.safetensors has ended 3 workers of Ray\n")
 
 
