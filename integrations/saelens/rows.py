@@ -19,7 +19,7 @@ from saeguard.rules import Feature, SaeFeature
 
 
 def read_features(features: Sequence[Feature], sample: Path | None = None) -> list[FeatureRow]:
-    """The rows of the given features, all of one SAE, in the order given; folded in float64.
+    """The rows of the given features, all of one SAE, in the order given.
 
     Args:
         sample: activations to find the threshold of a TopK SAE on, and measure it.
@@ -73,14 +73,20 @@ def read_features(features: Sequence[Feature], sample: Path | None = None) -> li
 def _folded(encoder: Encoder, indices: Sequence[int], factor: float) -> list[tuple[Doubles, float]]:
     """Of each feature the row on the raw input, up to a scale of each token, and what the decoder's
     bias takes off.
+
+    What multiplies a row is rounded to fp32 where sae-lens rounds it, so that both decide by the
+    same weights.
     """
     folded = []
     for index, row in zip(indices, encoder.weights.rows(indices), strict=True):
         slope = float(encoder.gate.slope[index])
         shift = 0.0 if encoder.b_dec is None else -slope * float(encoder.b_dec @ row)
+        with np.errstate(over="ignore"):  # what is not finite is refused by the caller
+            single = row.astype(np.float32) * np.float32(factor) * np.float32(slope)
+        row = single.astype(np.float64)
         if encoder.norm == "layer_norm":  # x loses its mean: so may the row instead
-            row = row - row.mean()
-        folded.append((row * slope * factor, shift))
+            row -= row.mean()
+        folded.append((row, shift))
     return folded
 
 

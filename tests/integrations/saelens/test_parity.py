@@ -1,10 +1,12 @@
 """What a worker computes of a compiled SAE is what sae-lens' own `encode` says: the parity table.
 
-The arithmetic is the tap's own op: in fp32, and with the rows as halves of bfloat16.
+The arithmetic is the tap's own op: in fp32, and with the rows as halves of bfloat16. What is right
+where the two differ is told by sae-lens' encoder in float64.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +32,28 @@ FACTOR = 1.7
 NUM_TOKENS = 4_096
 MAX_FLIPS = 1e-5
 """Of active decisions, with activations of 16 bits."""
+U = 2.0**-24
+"""The unit roundoff of fp32."""
 
 
 @dataclass
 class Counts:
-    """Of decisions, and of those in which a gate was open on one side only."""
+    """Of decisions."""
 
     active: int = 0
+    """Where sae-lens' gate is open."""
+    undecidable: int = 0
+    """Whose exact margin is less than what an fp32 sum of such terms may be off by."""
     flipped: int = 0
+    """Where one of the two gates is open and the other is not."""
+    wrong: int = 0
+    """Where ours is not as the exact one."""
+    wrong_there: int = 0
+    """Where sae-lens' is not as the exact one."""
 
     def __iadd__(self, other: Counts) -> Counts:
-        self.active += other.active
-        self.flipped += other.flipped
+        for name, number in vars(other).items():
+            setattr(self, name, getattr(self, name) + number)
         return self
 
 
@@ -77,14 +89,37 @@ def products_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "mm", summed_in_fp32)
 
 
-def compare(site: wl.Site, sae: Any, x: torch.Tensor) -> Counts:
-    """Asserts that scores are equal and that no gate differs beyond what fp32 itself leaves open,
-    and counts those that do differ.
+def gates_in_float64(sae: Any, x: torch.Tensor) -> np.ndarray:
+    sae = copy.deepcopy(sae).double()
+    sae.dtype = torch.float64  # of the input, which a transcoder asks for
+    with torch.no_grad():
+        acts = sae.encode(x.double())
+    assert acts.dtype == torch.float64
+    return acts.numpy() > 0
+
+
+def is_undecidable(site: wl.Site, sae: Any, x: np.ndarray) -> np.ndarray:
+    """Whether the terms of a decision add up to so little that in fp32 its side depends on their
+    order: the bound of a sum's rounding error (N. Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, chapter 3), with some more roundings for the rows and the scales.
     """
+    size_of_row = np.abs(site.weight.astype(np.float64)).T
+    sizes = np.abs(x) @ size_of_row
+    sizes *= wl.input_scales(x)[:, [wl.NORMS.index(norm) for norm in site.norms]]
+    if sae.cfg.apply_b_dec_to_input:
+        sizes += np.abs(sae.b_dec.detach().numpy()) @ size_of_row
+    sizes += np.abs(site.bias) + np.abs(site.threshold)
+    margin = wl.projections(x, site) + site.bias.astype(np.float64) - site.threshold
+    return np.abs(margin) <= (x.shape[1] + 8) * U * sizes
+
+
+def compare(site: wl.Site, sae: Any, x: torch.Tensor) -> Counts:
+    """Asserts that scores are equal, and that gates are wherever fp32 can tell."""
     indices = [feature.index for feature in site.features]
     with torch.no_grad():
         expected = sae.encode(x.float()).numpy()[:, indices]
     got = worker_scores(site, x)
+    exact = gates_in_float64(sae, x)[:, indices]
     flipped = (got > 0) != (expected > 0)
     p = wl.projections(x.float().numpy(), site) + site.bias
     scale = np.abs(p).max() + np.abs(site.bias).max()
@@ -92,8 +127,17 @@ def compare(site: wl.Site, sae: Any, x: torch.Tensor) -> Counts:
     np.testing.assert_allclose(
         got[~flipped], expected[~flipped], rtol=2e-5, atol=1e-5 * float(scale)
     )
-    assert (np.abs(p - site.threshold)[flipped] < 1e-5 * scale).all()
-    return Counts(int((expected > 0).sum()), int(flipped.sum()))
+    undecidable = is_undecidable(site, sae, x.double().numpy())
+    if x.dtype == torch.float32:
+        assert not (flipped & ~undecidable).any()
+        assert not (((got > 0) != exact) & ~undecidable).any()
+    return Counts(
+        active=int((expected > 0).sum()),
+        undecidable=int(undecidable.sum()),
+        flipped=int(flipped.sum()),
+        wrong=int(((got > 0) != exact).sum()),
+        wrong_there=int(((expected > 0) != exact).sum()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +173,15 @@ def table(folder: Path, rules: RuleSet, rules_with_factor: RuleSet, dtype: torch
     return total
 
 
-def test_no_gate_flips_in_fp32_but_where_its_own_rounding_decides(
+def test_no_gate_flips_in_fp32_that_fp32_can_decide(
     folder: Path, rules: RuleSet, rules_with_factor: RuleSet
 ):
+    """And of the others hardly one: which do depends on the order in which a processor adds."""
     counts = table(folder, rules, rules_with_factor, torch.float32)
     print(f"fp32: {counts}")
     assert counts.active > 1_500_000
-    assert counts.flipped <= 1e-6 * counts.active
+    assert counts.undecidable < MAX_FLIPS * counts.active, "the bound would excuse too much"
+    assert max(counts.flipped, counts.wrong) <= 1e-6 * counts.active
 
 
 @pytest.mark.usefixtures("products_in_fp32")
