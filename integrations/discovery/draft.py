@@ -74,7 +74,8 @@ def draft(
         "    severity: medium",
         f"    scope: {{phase: [{corpus.phase}]}}",
         "    signals:",
-        f"      # Set so that at most {origin.settings.max_false:.1%} of the negatives reach it;",
+        f"      # As discovered: gte {alarm.threshold:g}, which at most "
+        f"{origin.settings.max_false:.1%} of the negatives reach;",
         f"      # held out {_rate(alarm.recall)} positives do and {_rate(alarm.false_alarms)} "
         "negatives.",
         f"      score: {{{what}, agg: {agg}, window: {WINDOW} tokens, gte: {alarm.threshold:g}}}",

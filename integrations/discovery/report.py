@@ -18,6 +18,7 @@ from saeguard.integrations.discovery.evidence import Evidence
 from saeguard.integrations.discovery.search import Discovery, Settings
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.rules.calibration.intervals import Rate
+from saeguard.rules.quantity import quantity
 
 _FEW_GROUPS = 20
 
@@ -57,15 +58,17 @@ def _about(corpus: Corpus, found: Discovery, settings: Settings) -> Iterator[str
     num_groups = len(set(corpus.groups))
     num_positives = int(corpus.labels.sum())
     yield (
-        f"{num_positives} positives and {len(corpus) - num_positives} negatives in {num_groups} "
-        f"groups; {corpus.num_left_out} recorded requests have no label, or no token of the phase"
+        f"{quantity(num_positives, 'positive')} and "
+        f"{quantity(len(corpus) - num_positives, 'negative')} in {quantity(num_groups, 'group')}; "
+        f"{quantity(corpus.num_left_out, 'recorded request')} without a label, or a token of the "
+        "phase"
     )
     if num_groups < _FEW_GROUPS:
-        yield f"with {num_groups} groups chance is hard to tell: label more of them"
+        yield f"with {quantity(num_groups, 'group')} chance is hard to tell: label more of them"
     if not found.is_source_controlled:
         yield "sources were not controlled for: in most of them all labels are the same"
     yield (
-        f"{found.num_found} features differ beyond chance (false-discovery rate "
+        f"{quantity(found.num_found, 'feature')} beyond chance (false-discovery rate "
         f"{settings.max_q:g}), length and position apart"
     )
 

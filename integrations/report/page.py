@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -140,11 +139,8 @@ def _bins(curves: Curves) -> list[Bin]:
 
 
 def _blocks(sources: Sequence[SourceResult], hard: Sequence[str]) -> list[Block]:
-    def is_hard(source: SourceResult) -> bool:
-        return any(fnmatchcase(source.source, pattern) for pattern in hard)
-
-    hard_ones = [source for source in sources if is_hard(source)]
-    others = [source for source in sources if not is_hard(source)]
+    hard_ones = [source for source in sources if source.is_like(hard)]
+    others = [source for source in sources if not source.is_like(hard)]
     blocks = [
         Block("hard negatives", hard_ones),
         Block("with positives", [source for source in others if source.positives.total]),

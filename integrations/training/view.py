@@ -11,6 +11,7 @@ from saeguard.integrations.training.report import Comparison, Figures, Report, v
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.cli.recordings import indented
 from saeguard.rules.calibration.backtest import NO_SOURCE
+from saeguard.rules.quantity import quantity
 
 _RECALL = "recall at 1 % false positives"
 
@@ -21,16 +22,17 @@ def as_text(report: Report) -> RenderableType:
 
 def _lines(report: Report) -> Iterator[RenderableType]:
     yield (
-        f"{report.num_positives} positives and {report.num_negatives} negatives in "
-        f"{report.num_groups} groups, {report.num_tokens:,} tokens to learn from"
+        f"{quantity(report.num_positives, 'positive')} and "
+        f"{quantity(report.num_negatives, 'negative')} in {quantity(report.num_groups, 'group')}, "
+        f"{quantity(report.num_tokens, 'token')} to learn from"
     )
-    for number, what in (
-        (report.num_empty, "requests left out: nothing of their answer was recorded"),
-        (report.num_unjudged, f"requests left out: no label says whether they are {report.name}"),
-        (report.num_unobserved, "tokens left out: an activation is missing (NaN)"),
+    for number, noun, why in (
+        (report.num_empty, "request", "nothing of the answer was recorded"),
+        (report.num_unjudged, "request", f"no label says whether it is {report.name}"),
+        (report.num_unobserved, "token", "an activation is missing (NaN)"),
     ):
         if number:
-            yield f"{number:,} {what}"
+            yield f"{quantity(number, noun)} left out: {why}"
     yield ""
     yield safe(f"{report.kind} probe: {report.chosen}", "bold")
     num_same = report.chosen_in_folds.count(report.chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from saeguard.rules import RuleSet
 from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult, SourceResult, count_trials
 from saeguard.rules.calibration.intervals import Rate
 from saeguard.rules.errors import did_you_mean
+from saeguard.rules.quantity import quantity
 
 
 def run(
@@ -44,7 +46,7 @@ def run(
     ] = None,
     hard: Annotated[
         list[str] | None,
-        typer.Option(help="Sources that are hard negatives, such as 'hard-*': told apart there."),
+        typer.Option(help="Sources that are hard negatives, such as 'hard-*': told apart."),
     ] = None,
     format_: shared.FormatOption = shared.Format.TEXT,
     ray: sharded.RayOption = False,
@@ -65,7 +67,8 @@ def run(
     matched = try_files(runner, ruleset, files, labelled.known_labels(data, positive, split))
     watchlists = sorted({trial.watchlist for trial in matched.examples} - {""})
     labelled.warn_of_other_watchlists(ruleset, watchlists)
-    results = count_trials(ruleset, matched.examples)
+    _check_sources(hard or [], {trial.label.source or NO_SOURCE for trial in matched.examples})
+    results = count_trials(ruleset, matched.examples, hard or [])
     results = [result for result in results if not wanted or result.rule in wanted]
     if outputs:
         examples = labelled.read_examples(files, data, positive, split).examples
@@ -92,6 +95,16 @@ def _wanted(ruleset: RuleSet, written: list[str] | None) -> dict[str, str | None
     return found
 
 
+def _check_sources(patterns: list[str], sources: set[str]) -> None:
+    """A pattern that is mistyped must not look as if there were no false alarms."""
+    for pattern in patterns:
+        if not fnmatch.filter(sources, pattern):
+            known = ", ".join(sorted(sources))
+            raise ConfigError(
+                f"--hard {pattern}: no request is of such a source; there are {known}"
+            )
+
+
 def _as_json(result: RuleResult) -> dict[str, Any]:
     return asdict(result) | {
         "median_latency": result.median_latency,
@@ -108,7 +121,7 @@ def _as_text(results: Sequence[RuleResult]) -> Iterator[RenderableType]:
             if quiet := [source for source in result.sources if _is_quiet(source)]:
                 num_requests = sum(source.negatives.total for source in quiet)
                 names = ", ".join(source.source for source in quiet)
-                yield safe(f"  no alert in {num_requests} negatives of {names}")
+                yield safe(f"  no alert in {quantity(num_requests, 'negative')} of {names}")
         yield ""
     if any(result.has_groups for result in results):
         yield (
@@ -130,6 +143,8 @@ def _figures(result: RuleResult) -> Table:
         f"{_thousands(false_alarms.high)}), {false_alarms.count} of {false_alarms.total}; "
         f"{_per_million(result)}",
     )
+    if result.hard_negatives.total:
+        table.add_row("on hard negatives", rate(result.hard_negatives))
     table.add_row("precision here", rate(result.precision))
     if result.median_latency is not None and result.median_to_end is not None:
         begun = _when(result.median_latency, "began")
@@ -165,7 +180,8 @@ def rate(found: Rate) -> str:
 
 def _when(num_tokens: float, what: str) -> str:
     side = "after" if num_tokens >= 0 else "before"
-    return f"{abs(num_tokens):g} tokens {side} the harm {what}"
+    noun = "token" if abs(num_tokens) == 1 else "tokens"
+    return f"{abs(num_tokens):g} {noun} {side} the harm {what}"
 
 
 def _thousands(share: float | None) -> str:

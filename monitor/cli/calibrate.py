@@ -28,6 +28,7 @@ from saeguard.rules.calibration.statistics import as_json, statistics_of
 from saeguard.rules.calibration.sweep import CannotSweep, Sweep, find_signal, sweep
 from saeguard.rules.errors import did_you_mean
 from saeguard.rules.loading.sources import PACKS
+from saeguard.rules.quantity import quantity
 from saeguard.rules.recordings.offline import RecordingError
 
 
@@ -159,7 +160,7 @@ def _report(done: _Done) -> Iterator[str]:
         yield f"{key}: no threshold keeps {result.budget.written}; nothing is changed"
     if not result.has_enough:
         yield (
-            f"  {result.num_negatives} negative {result.counted} are not enough: for "
+            f"  not enough: {quantity(result.num_negatives, 'negative ' + _noun(result))}; for "
             f"{result.budget.written} at {result.budget.confidence:g} it takes "
             f"{result.num_needed} without a single false alarm"
         )
@@ -172,10 +173,14 @@ def _what(choice: Chosen, result: Calibration) -> str:
         1e3, f"1,000 {result.counted}"
     )  # fmt: skip
     return (
-        f"{choice.threshold:g}: {choice.false_alarms} false alarms in {result.num_negatives:,} "
-        f"{result.counted}, so at most {scale * choice.bound:.3g} per {unit}; "
-        f"recall {rate(choice.recall)}"
+        f"{choice.threshold:g}: {quantity(choice.false_alarms, 'false alarm')} in "
+        f"{quantity(result.num_negatives, _noun(result))}, so at most "
+        f"{scale * choice.bound:.3g} per {unit}; recall {rate(choice.recall)}"
     )
+
+
+def _noun(result: Calibration) -> str:
+    return result.counted.removesuffix("s")
 
 
 def _deliver(done: Sequence[_Done], data: Path, examples: Sequence[Example], write: bool) -> None:
@@ -196,7 +201,7 @@ def _deliver(done: Sequence[_Done], data: Path, examples: Sequence[Example], wri
         record = path.with_suffix(".calibration.json")
         _replace(path, after)
         _replace(record, json.dumps(_record(of_file, data, examples), indent=1) + "\n")
-        print(f"{path}: {len(of_file)} thresholds set; how: {record}")
+        print(f"{path}: {quantity(len(of_file), 'threshold')} set; how: {record}")
     if done and not write:
         print("nothing was written; --write does")
 

@@ -12,6 +12,7 @@ from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.feature_labels import newest, read_labels
 from saeguard.monitor.watchlist import save
+from saeguard.rules.quantity import quantity
 
 
 def compile_(
@@ -43,7 +44,7 @@ def compile_(
     for site in watchlist.sites:
         names = [feature.name for feature in site.features if feature.name not in head_rows]
         num_rows = len(site.features) - len(names)
-        of_heads = f" (and {num_rows} rows of probes with heads)" if num_rows else ""
+        of_heads = f" (and {quantity(num_rows, 'row')} of probes with heads)" if num_rows else ""
         print(f"{site.hook_point}: {', '.join(names)}{of_heads}")
         for feature in site.features:
             if not feature.exact:

@@ -18,6 +18,7 @@ from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.replays import Change, changes
 from saeguard.monitor.rule_changes import FeatureChange, RuleChange, feature_changes, rule_changes
+from saeguard.rules.quantity import quantity
 
 SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "moved": ("~", "yellow")}
 
@@ -97,7 +98,7 @@ def _as_text(found: Sequence[Change], num_before: int, num_after: int) -> Iterat
     if found:
         yield from (_summary(by_rule), "")
     same = "" if found else ", all at the same tokens"
-    yield f"{shared.alerts(num_before)} before, {num_after} after{same}"
+    yield f"{quantity(num_before, 'alert')} before, {num_after} after{same}"
 
 
 def _change_table(found: Sequence[Change]) -> Table:

@@ -14,6 +14,7 @@ from saeguard.monitor.logging import printable
 from saeguard.monitor.recordings import num_evaluated, num_recorded, recorded_request
 from saeguard.monitor.verdict_labels import verdict_labels
 from saeguard.rules.calibration.labels import LabelError, write_labels
+from saeguard.rules.quantity import quantity
 from saeguard.rules.recordings.offline import RecordingError
 from saeguard.rules.recordings.recording import write_recordings
 
@@ -42,7 +43,7 @@ def export(
         write_recordings(output, [recorded_request(record) for record in records])
     except RecordingError as error:
         raise ConfigError(str(error)) from error
-    print(f"wrote {len(records)} request{'s' * (len(records) != 1)} to {output}")
+    print(f"wrote {quantity(len(records), 'request')} to {output}")
     if labels is not None:
         known = verdict_labels(store_path, records)
         try:
@@ -54,4 +55,4 @@ def export(
         recorded, evaluated = num_recorded(record), num_evaluated(record)
         if recorded < evaluated:
             name = printable(record.request_id)
-            print(f"  {name}: only {recorded} of its {evaluated} tokens were recorded")
+            print(f"  {name}: only {recorded} of its {quantity(evaluated, 'token')} recorded")

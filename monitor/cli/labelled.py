@@ -24,6 +24,7 @@ from saeguard.rules.calibration.labels import (
     match_labels,
     read_labels,
 )
+from saeguard.rules.quantity import quantity
 from saeguard.rules.recordings.recording import SUFFIXES
 
 ItemsArgument = Annotated[
@@ -152,12 +153,14 @@ def describe(matched: Matched[Any]) -> str:
     """One line: how much there is, and what was left over."""
     positives = sum(is_positive(example) for example in matched.examples)
     negatives = len(matched.examples) - positives
-    parts = [f"{positives} positives and {negatives} negatives"]
+    parts = [f"{quantity(positives, 'positive')} and {quantity(negatives, 'negative')}"]
     groups = len({example.group for example in matched.examples})
     if groups < len(matched.examples):
-        parts.append(f"in {groups} groups")
+        parts.append(f"in {quantity(groups, 'group')}")
+    if matched.num_in_other_splits:
+        parts.append(f"{quantity(matched.num_in_other_splits, 'recorded request')} in other splits")
     if matched.num_unlabelled:
-        parts.append(f"{matched.num_unlabelled} recorded requests have no label")
+        parts.append(f"{quantity(matched.num_unlabelled, 'recorded request')} without a label")
     if matched.num_unrecorded:
-        parts.append(f"{matched.num_unrecorded} labels have no recorded request")
+        parts.append(f"{quantity(matched.num_unrecorded, 'label')} without a recorded request")
     return ", ".join(parts)

@@ -72,11 +72,6 @@ def token(place: Place | None) -> str:
     return "-" if place is None else f"{place.phase} {place.token}"
 
 
-def alerts(number: int) -> str:
-    """`1 alert`, `2 alerts`."""
-    return f"{number} alert" if number == 1 else f"{number} alerts"
-
-
 def indented(table: Table) -> Padding:
     """What belongs to a heading."""
     return Padding(table, (0, 0, 0, 2), expand=False)

@@ -16,6 +16,7 @@ from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
 from saeguard.monitor.replays import Replayed, count_outcomes, find_uncovered
 from saeguard.rules.matches import Outcome
+from saeguard.rules.quantity import quantity
 from saeguard.rules.recordings.recording import SUFFIXES
 
 OUTCOMES: dict[Outcome, str] = {
@@ -93,9 +94,12 @@ def _as_text(
         yield Text.assemble(("never matched: ", "dim"), safe(", ".join(quiet)))
     for rule, missed in uncovered.items():
         known = ", ".join(missed[:MAX_LISTED]) + (", …" if len(missed) > MAX_LISTED else "")
-        yield safe(f"uncovered: {rule} in {len(missed)} of {num_requests} requests: {known}")
+        yield safe(
+            f"uncovered: {rule} in {len(missed)} of {quantity(num_requests, 'request')}: {known}"
+        )
     num_alerting = len({alert.request for alert in alerts})
-    yield f"{shared.alerts(len(alerts))} in {num_alerting} of {num_requests} requests"
+    requests = quantity(num_requests, "request")
+    yield f"{quantity(len(alerts), 'alert')} in {num_alerting} of {requests}"
 
 
 def _alert_table(alerts: Sequence[Replayed]) -> Table:

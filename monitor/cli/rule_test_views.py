@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saeguard.monitor.logging import printable
+from saeguard.rules.quantity import quantity
 from saeguard.rules.testing.coverage import Coverage
 from saeguard.rules.testing.files import FileResult
 from saeguard.rules.testing.mutants import Mutant
@@ -75,17 +76,17 @@ def _case_lines(result: CaseResult) -> Iterator[RenderableType]:
 def _counts(files: Sequence[FileResult]) -> Text:
     results = [result for file in files for result in file.results]
     statuses = [result.status for result in results]
-    where = f" in {_number(len(files), 'file')}" if len(files) > 1 else ""
+    where = f" in {quantity(len(files), 'file')}" if len(files) > 1 else ""
     parts = [
         Text(f"{statuses.count(status)} {status}", style)
         for status, (_, style) in _LABELS.items()
         if status in statuses
     ]
     if broken := sum(bool(file.errors) for file in files):
-        parts.append(Text(f"{_number(broken, 'file')} with errors", "bold red"))
+        parts.append(Text(f"{quantity(broken, 'file')} with errors", "bold red"))
     seconds = sum(result.seconds for result in results)
     return Text.assemble(
-        f"{_number(len(results), 'test')}{where}: ",
+        f"{quantity(len(results), 'test')}{where}: ",
         Text(", ").join(parts),
         (f"  ({1000 * seconds:.0f} ms)", "dim"),
     )
@@ -114,10 +115,6 @@ def score_lines(score: MutationScore) -> Iterator[RenderableType]:
 
 def _number_of(mutant: Mutant) -> tuple[object, str, str, str]:
     return mutant.location, mutant.rule, mutant.path, mutant.before
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _safe(text: str, style: str = "") -> Text:

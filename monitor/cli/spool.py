@@ -23,6 +23,7 @@ from saeguard.monitor.delivery import BATCH_SIZE, DeliveryError, Destination
 from saeguard.monitor.destinations import load_destinations
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.logging import printable
+from saeguard.rules.quantity import quantity
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The durable queue of alerts.")
 
@@ -128,7 +129,8 @@ def _require(destination: str, known: Sequence[str]) -> None:
 
 def _print(found: spool.SpoolStatus) -> None:
     size = f"{found.used_bytes / 2**20:.1f} MiB"
-    print(f"{found.num_alerts} alerts and {found.num_requests} requests, {size}")
+    alerts, requests = quantity(found.num_alerts, "alert"), quantity(found.num_requests, "request")
+    print(f"{alerts} and {requests}, {size}")
     if not found.destinations:
         return
     table = Table("destination", "pending", "oldest", "refused", "why the newest was refused")

@@ -26,6 +26,7 @@ class _Tried:
 
     trials: list[Trial]
     num_requests: int
+    num_in_other_splits: int
 
 
 def try_files(
@@ -45,7 +46,8 @@ def try_files(
     except LabelError as error:
         raise ConfigError(str(error)) from error
     num_requests = sum(part.num_requests for part in tried)
-    return Matched(trials, num_requests - len(trials), len(known.labels) - len(trials))
+    num_in_other_splits = sum(part.num_in_other_splits for part in tried)
+    return Matched.of(trials, known, num_requests, num_in_other_splits)
 
 
 @contextmanager
@@ -57,6 +59,7 @@ def _try_file(ruleset: RuleSet, known: Known, file: Path) -> _Tried:
     requests = read_requests([file])
     examples = [example for request in requests if (example := known.example(request))]
     try:
-        return _Tried(try_rules(ruleset, examples), len(requests))
+        trials = try_rules(ruleset, examples)
     except RecordingError as error:
         raise ConfigError(str(error), "record it with a watchlist of these rules") from error
+    return _Tried(trials, len(requests), known.count_in_other_splits(requests))

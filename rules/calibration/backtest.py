@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from statistics import median
 
 import numpy as np
@@ -31,6 +32,9 @@ class SourceResult:
     negatives: Rate
     """That raised one, of those that should not."""
 
+    def is_like(self, patterns: Sequence[str]) -> bool:
+        return _is_like(self.source, patterns)
+
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
@@ -52,6 +56,8 @@ class RuleResult:
     """Tokens from the first of the span to the first alert; negative before it."""
     to_end: tuple[int, ...]
     """Tokens from the first alert to the last of the span; negative after it."""
+    hard_negatives: Rate
+    """That raised an alert, of the negatives of sources that are hard."""
     sources: tuple[SourceResult, ...]
     missed: tuple[str, ...]
     """Ids of the positives without an alert."""
@@ -117,12 +123,19 @@ def try_rules(ruleset: RuleSet, examples: Sequence[Example]) -> list[Trial]:
     ]
 
 
-def count_trials(ruleset: RuleSet, trials: Sequence[Trial]) -> list[RuleResult]:
-    """The result of every rule that raises alerts in a request of its own."""
-    return [_result(rule.name, trials) for rule in ruleset.rules if rule.emit and rule.signals]
+def count_trials(
+    ruleset: RuleSet, trials: Sequence[Trial], hard: Sequence[str] = ()
+) -> list[RuleResult]:
+    """The result of every rule that raises alerts in a request of its own.
+
+    Args:
+        hard: patterns of the sources that are hard negatives, such as `hard-*`.
+    """
+    rules = [rule.name for rule in ruleset.rules if rule.emit and rule.signals]
+    return [_result(rule, trials, hard) for rule in rules]
 
 
-def _result(rule: str, trials: Sequence[Trial]) -> RuleResult:
+def _result(rule: str, trials: Sequence[Trial], hard: Sequence[str]) -> RuleResult:
     counted = [trial for trial in trials if trial.counts_for(rule)]
     positives = [trial for trial in counted if trial.answer(rule)]
     negatives = [trial for trial in counted if not trial.answer(rule)]
@@ -143,6 +156,7 @@ def _result(rule: str, trials: Sequence[Trial]) -> RuleResult:
         ),
         latencies=tuple(position - first for position, (first, _) in spans),
         to_end=tuple(end - 1 - position for position, (_, end) in spans),
+        hard_negatives=_alerted(rule, [t for t in negatives if _is_like(_source(t), hard)]),
         sources=tuple(_by_source(rule, counted)),
         missed=tuple(trial.label.id for trial in positives if rule not in trial.alerts),
         false_alarms=tuple(trial.label.id for trial in false_alarms),
@@ -163,10 +177,18 @@ def _share(trials: Sequence[Trial], is_hit: Sequence[bool]) -> Rate:
 def _by_source(rule: str, trials: Sequence[Trial]) -> Iterable[SourceResult]:
     sides: dict[str, tuple[list[Trial], list[Trial]]] = {}
     for trial in trials:
-        of_source = sides.setdefault(trial.label.source or NO_SOURCE, ([], []))
+        of_source = sides.setdefault(_source(trial), ([], []))
         of_source[not trial.answer(rule)].append(trial)
     for source, (positives, negatives) in sorted(sides.items()):
         yield SourceResult(source, _alerted(rule, positives), _alerted(rule, negatives))
+
+
+def _source(trial: Trial) -> str:
+    return trial.label.source or NO_SOURCE
+
+
+def _is_like(source: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(source, pattern) for pattern in patterns)
 
 
 def _per_million(count: float, num_tokens: int) -> float | None:

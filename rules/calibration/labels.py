@@ -155,6 +155,17 @@ class Matched(Generic[Each]):
     """Recorded requests of which nothing is known."""
     num_unrecorded: int
     """Labels whose request was not recorded."""
+    num_in_other_splits: int = 0
+    """Recorded requests whose label is of a split that is not used."""
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Each], known: Known, num_requests: int, num_in_other_splits: int
+    ) -> Matched[Each]:
+        """Of so many recorded requests."""
+        num_unlabelled = num_requests - num_in_other_splits - len(examples)
+        num_unrecorded = len(known.labels) - len(examples)
+        return cls(tuple(examples), num_unlabelled, num_unrecorded, num_in_other_splits)
 
 
 def match_labels(
@@ -176,10 +187,10 @@ def match_labels(
             belongs together.
     """
     known = Known.of(labels, positive, split)
-    found = [known.example(request) for request in requests]
-    examples = tuple(example for example in found if example is not None)
+    requests = list(requests)
+    examples = [example for request in requests if (example := known.example(request))]
     known.check([(e.label.id, e.request.source) for e in examples])
-    return Matched(examples, len(found) - len(examples), len(known.labels) - len(examples))
+    return Matched.of(examples, known, len(requests), known.count_in_other_splits(requests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +200,10 @@ class Known:
     labels: Mapping[str, Label]
     """By the id of the request."""
     positive: frozenset[str]
+    split: str | None = None
+    """Of which alone they are."""
+    in_other_splits: frozenset[str] = frozenset()
+    """Ids of requests whose label is of another split."""
 
     @classmethod
     def of(cls, labels: Sequence[Label], positive: Collection[str], split: str | None) -> Known:
@@ -202,7 +217,8 @@ class Known:
             named = sorted({str(label.split) for label in labels})
             raise LabelError(f"no label is of the split {split!r}; there are {', '.join(named)}")
         _check_words(labels, positive)
-        return cls(known, frozenset(positive))
+        others = frozenset(label.id for label in labels if label.id not in known)
+        return cls(known, frozenset(positive), split, others)
 
     def example(self, request: RecordedRequest) -> Example | None:
         """None where nothing is known of it."""
@@ -211,6 +227,10 @@ class Known:
             return None
         answers = label.label in self.positive if isinstance(label.label, str) else label.label
         return Example(request, label, answers)
+
+    def count_in_other_splits(self, requests: Iterable[RecordedRequest]) -> int:
+        """Of how many something is known that is not to be used."""
+        return sum(request.context.id in self.in_other_splits for request in requests)
 
     def check(self, found: Iterable[tuple[str, str]]) -> None:
         """Whether something was found, and nothing twice.
@@ -227,7 +247,8 @@ class Known:
                 raise LabelError(f"{source}: the id {name!r} was recorded twice")
             seen.add(name)
         if not seen:
-            raise LabelError("no recorded request has a label: their ids are compared")
+            which = "" if self.split is None else f" of the split {self.split!r}"
+            raise LabelError(f"no recorded request has a label{which}: their ids are compared")
 
 
 def _check_words(labels: Sequence[Label], positive: Collection[str]) -> None:

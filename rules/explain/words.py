@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from saeguard.rules.phases import Phase
+from saeguard.rules.quantity import quantity
 
 _PHASES = {
     Phase.SYSTEM: "the system prompt",
@@ -50,7 +51,7 @@ def requests_in_words(
 
 
 def tokens(count: int) -> str:
-    return f"{count} token{'' if count == 1 else 's'}"
+    return quantity(count, "token")
 
 
 def ordinal(number: int) -> str:

@@ -54,6 +54,33 @@ def test_a_backtest_of_a_directory_of_recordings_says_how_often_the_rule_is_righ
     assert f"{result['false_alarm_rate']['count']} of 300" in text
 
 
+def test_false_alarms_on_hard_negatives_stand_in_a_row_of_their_own(folder: Path):
+    lines = (folder / "labels.jsonl").read_text().splitlines()
+    labels = [json.loads(line) for line in lines]
+    hard = [label | {"source": "hard-1"} if not label["label"] else label for label in labels]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, hard[:200] + labels[200:])))
+    num_hard = sum(not label["label"] for label in labels[:200])
+    text = run(*BACKTEST, "--hard", "hard-*")
+    (row,) = [line for line in text.splitlines() if "on hard negatives" in line]
+    assert row.rstrip().endswith(f" of {num_hard}")
+    assert "on hard negatives" not in run(*BACKTEST)
+    (result,) = json.loads(run(*BACKTEST, "--hard", "hard-*", "--format", "json"))
+    assert result["hard_negatives"]["total"] == num_hard
+    with pytest.raises(ConfigError, match=r"--hard hrd-\*: no request is of such a source; there"):
+        CliRunner().invoke(app, [*BACKTEST, "--hard", "hrd-*"], catch_exceptions=False)
+
+
+def test_requests_of_other_splits_are_not_said_to_lack_a_label(folder: Path):
+    lines = (folder / "labels.jsonl").read_text().splitlines()
+    labels = [json.loads(line) for line in lines[:-1]]
+    for i, label in enumerate(labels):
+        label["split"] = "test" if i < 500 else "fit"
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, labels)))
+    said = "99 recorded requests in other splits, 1 recorded request without a label\n"
+    assert said in run(*BACKTEST, "--split", "test")
+    assert said in run(*CALIBRATE, "--split", "test", "--max-false-alarms", "5/100req")
+
+
 def test_without_write_the_change_is_shown_and_nothing_is_changed(folder: Path):
     text = run(*CALIBRATE, "--max-false-alarms", "5/100req")
     assert "-      lie: {feature: lie, agg: max, window: 4 tokens, gte: 3.0}   # by eye" in text
@@ -78,7 +105,7 @@ def test_with_write_the_rules_hold_the_budget_and_a_record_says_how(folder: Path
 
 def test_too_little_data_changes_nothing_says_how_much_it_takes_and_ends_with_1(folder: Path):
     text = run(*CALIBRATE, "--max-false-alarms", "1/1000req", "--write", exit_code=1)
-    assert "300 negative requests are not enough" in text
+    assert "not enough: 300 negative requests; for 1/1000req" in text
     assert "2995 without a single false alarm" in text
     assert (folder / "rules.yaml").read_text() == RULES
 

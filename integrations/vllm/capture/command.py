@@ -26,6 +26,7 @@ from saeguard.integrations.vllm.options import Model, VllmArgs
 from saeguard.integrations.vllm.preflight import check_model, check_vllm
 from saeguard.monitor.errors import ConfigError, SaeguardError
 from saeguard.monitor.watchlist import save
+from saeguard.rules.quantity import quantity
 
 _NUM_LINES = 20
 
@@ -104,7 +105,7 @@ def capture(
     shutil.rmtree(work)
     num_labels = shards.write_labels(data)
     num_done = len(items) - len(waiting) + captured.num_requests
-    print(f"{output}: {num_done} requests recorded, {num_labels} labels")
+    print(f"{output}: {quantity(num_done, 'request')} recorded, {quantity(num_labels, 'label')}")
     for name in captured.partly:
         print(f"  {name}: not all of its tokens were seen")
     for name in captured.failed:

@@ -95,7 +95,7 @@ def test_tokens_that_were_not_observed_are_left_out_and_counted(run: Run, tmp_pa
     code, out, _ = train(run, "--kind", "mean-difference")
     assert code == 0
     assert "10 tokens left out" in out
-    assert "1 requests left out: nothing of their answer was recorded" in out
+    assert "1 request left out: nothing of the answer was recorded" in out
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,13 @@ def test_a_label_can_speak_of_some_rules_only(tmp_path: Path):
 
 
 def test_a_split_is_used_by_itself():
-    requests = [request("a", SCORES), request("b", SCORES)]
+    requests = [request("a", SCORES), request("b", SCORES), request("c", SCORES)]
     labels = [Label("a", True, split="fit"), Label("b", False, split="test")]
     matched = match_labels(requests, labels, split="test")
     assert [example.label.id for example in matched.examples] == ["b"]
+    assert (matched.num_in_other_splits, matched.num_unlabelled) == (1, 1)
+    with pytest.raises(LabelError, match="no recorded request has a label of the split 'fit'"):
+        match_labels(requests[1:], labels, split="fit")
     with pytest.raises(LabelError, match="no label is of the split 'tests'; there are fit, test"):
         match_labels(requests, labels, split="tests")
 
