@@ -134,7 +134,7 @@ def test_what_an_exception_suppressed_is_counted(saeguard, tmp_path):
     _, out, _ = saeguard("replay", "rules.yaml", "lab.jsonl")
     assert "rule matches alerts suppressed" in words(out)
     assert "lying 1 0 1" in words(out)
-    assert words(out)[-1] == "0 alerts in 0 of 1 requests"
+    assert words(out)[-1] == "0 alerts in 0 of 1 request"
 
 
 @pytest.mark.usefixtures("files")

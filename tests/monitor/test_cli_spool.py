@@ -61,7 +61,7 @@ def test_it_says_how_far_each_destination_has_got(saeguard: Run, tmp_path: Path,
         store.add_destination("otlp:http://elsewhere")
     code, out, _ = saeguard("spool", "status", *STORE)
     assert code == 1, "something was refused"
-    assert "9 alerts and 1 requests" in out
+    assert "9 alerts and 1 request," in out
     assert "webhook:http://127.0.0.1" in out
     assert "HTTP Error 400" in out
     _, out, _ = saeguard("spool", "status", "--json", *STORE)

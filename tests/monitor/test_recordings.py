@@ -95,9 +95,9 @@ def test_a_token_that_was_not_seen_is_in_the_phase_of_the_one_before():
     ("fields", "part"),
     [
         ({}, ""),
-        ({"scores": [0.0, NAN, 1.0, 2.0]}, "only 3 of its 4 tokens were recorded"),
-        ({"first_recorded": 90, "num_tokens": 95}, "only 3 of its 94 tokens were recorded"),
-        ({"num_tokens": 7}, "only 4 of its 6 tokens were recorded"),
+        ({"scores": [0.0, NAN, 1.0, 2.0]}, "only 3 of its 4 tokens recorded"),
+        ({"first_recorded": 90, "num_tokens": 95}, "only 3 of its 94 tokens recorded"),
+        ({"num_tokens": 7}, "only 4 of its 6 tokens recorded"),
         ({"num_tokens": 2, "prompt_len": 2, "scores": [NAN, 1.0], "phases": [1, 1]}, ""),
     ],
 )
