@@ -25,7 +25,7 @@ from saeguard.rules.calibration.labels import read_labels
 from saeguard.rules.recordings.offline import RecordedRequest
 from saeguard.rules.recordings.recording import read_recordings
 
-pytestmark = [pytest.mark.server, pytest.mark.offline]
+pytestmark = pytest.mark.server
 
 ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
 MODEL, RULES = ORGANISM / "artifacts" / "model", ORGANISM / "rules.yaml"

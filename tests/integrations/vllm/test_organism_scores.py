@@ -17,7 +17,7 @@ from saeguard.monitor.messages import RequestStart
 from saeguard.rules import load_rules
 
 sae_lens = pytest.importorskip("sae_lens")
-pytestmark = [pytest.mark.server, pytest.mark.offline]
+pytestmark = pytest.mark.server
 
 ORGANISM = Path(__file__).resolve().parents[3] / "examples" / "organism"
 MODEL, SAE = ORGANISM / "artifacts" / "model", ORGANISM / "artifacts" / "sae"
