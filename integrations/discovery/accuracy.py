@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from saeguard.rules.calibration import resampling
 from saeguard.rules.calibration.intervals import wilson_bounds
+from saeguard.rules.calibration.ranking import Ranking
 
-Doubles = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating]
 Which = npt.NDArray[np.bool_]
 
@@ -43,21 +43,13 @@ def accuracy(
 ) -> Accuracy:
     """AUROC, and recall at a rate of false alarms."""
     _, falling = np.unique(-scores, return_inverse=True)
-    area = resampling.auroc(falling, labels, groups)
+    area = resampling.auroc_with_interval(falling, labels, groups)
     return Accuracy(
         auroc=Measure(*area) if area else Measure(np.nan, np.nan, np.nan),
-        recall=_recall(falling, labels, groups, max_false),
+        recall=_recall(Ranking.of(scores, labels), labels, groups, max_false),
         num_positives=int(labels.sum()),
         num_negatives=int((~labels).sum()),
     )
-
-
-def auroc(scores: Scores, labels: Which) -> float:
-    """The chance that a positive scores above a negative, ties counted half."""
-    negatives = np.sort(scores[~labels])
-    below = np.searchsorted(negatives, scores[labels], "left")
-    not_above = np.searchsorted(negatives, scores[labels], "right")
-    return float((below + not_above).mean() / 2 / max(len(negatives), 1))
 
 
 def threshold_for(scores: Scores, labels: Which, max_false: float) -> float:
@@ -75,27 +67,12 @@ def threshold_for(scores: Scores, labels: Which, max_false: float) -> float:
     return threshold if threshold > excluded else float(np.nextafter(np.float32(excluded), np.inf))
 
 
-def _recall(
-    levels: npt.NDArray[np.intp], labels: Which, groups: Sequence[str], max_false: float
-) -> Measure:
-    """At the lowest threshold that at most `max_false` of the negatives reach.
-
-    Args:
-        levels: [requests] ranks, that of the highest score first.
-    """
-    number, size = resampling.numbered(groups), int(levels.max()) + 1
-
-    def recall(weights: Doubles) -> float:
-        positive, negative = (
-            np.cumsum(np.bincount(levels[side], weights[side], size)) for side in (labels, ~labels)
-        )
-        is_allowed = negative <= max_false * negative[-1] + 1e-9
-        return float(positive[is_allowed].max(initial=0.0) / positive[-1])
-
-    with np.errstate(invalid="ignore"):  # where no positive was drawn
-        found = recall(np.ones(len(labels)))
-        draws = resampling.multiplicities(int(number.max()) + 1)
-        low, high = np.nanquantile([recall(m[number].astype(float)) for m in draws], _BOUNDS)
+def _recall(ranking: Ranking, labels: Which, groups: Sequence[str], max_false: float) -> Measure:
+    number = resampling.numbered(groups)
+    found = ranking.recall(np.ones(len(labels)), max_false)
+    draws = resampling.multiplicities(int(number.max()) + 1)
+    drawn = [ranking.recall(m[number].astype(float), max_false) for m in draws]
+    low, high = np.nanquantile(drawn, _BOUNDS)
     if low == high:
         low, high = wilson_bounds(found, len(set(number[labels].tolist())))
     return Measure(found, min(float(low), found), max(float(high), found))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saeguard.integrations.discovery.accuracy import auroc
 from saeguard.integrations.discovery.contrast import Contrast
 from saeguard.integrations.discovery.corpus import Corpus, Which
 from saeguard.integrations.discovery.pooling import AGGS, Agg, Floats, TokenScores, token_scores
 from saeguard.integrations.discovery.sae_features import Block
+from saeguard.rules.calibration.ranking import auroc
 
 _LEAST_GAIN = 0.02
 """Of the contrast. What adds less is not worth a line of a rule; and of the pairs of a positive and

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from saeguard.integrations.discovery.accuracy import Accuracy, accuracy, auroc, threshold_for
+from saeguard.integrations.discovery.accuracy import Accuracy, accuracy, threshold_for
 from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.directions import mean_directions
 from saeguard.integrations.discovery.feature_sets import CandidateScores, FeatureSet, grow
@@ -23,6 +23,7 @@ from saeguard.integrations.discovery.splits import Split, linked, make_splits
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.shards import Runner, run_here
 from saeguard.rules.calibration.intervals import Rate
+from saeguard.rules.calibration.ranking import auroc
 from saeguard.rules.calibration.resampling import rates_of
 
 Scores = npt.NDArray[np.floating]

@@ -5,17 +5,20 @@ the choice of the candidate has seen.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from saeguard.integrations.training.material import Doubles, Material
 from saeguard.integrations.training.metrics import (
+    FALSE_POSITIVE_RATE,
     Estimate,
-    Ranking,
+    Figure,
     difference,
     estimate,
     threshold_at_rate,
 )
+from saeguard.rules.calibration.ranking import Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +103,23 @@ def figures_of(scores: Doubles, material: Material) -> Figures:
     ranking = Ranking.of(scores, material.labels)
     labels, groups = material.labels, material.groups
     return Figures(
-        estimate(ranking.auroc, labels, groups), estimate(ranking.recall, labels, groups)
+        estimate(ranking.auroc, labels, groups),
+        estimate(_recall_of(ranking), labels, groups),
     )
 
 
 def gains(ours: Doubles, theirs: Doubles, material: Material) -> tuple[Estimate, Estimate]:
     """Differences in AUROC and recall; each draw of groups is one of both detectors."""
     one, other = (Ranking.of(scores, material.labels) for scores in (ours, theirs))
+    found, found_by_other = _recall_of(one), _recall_of(other)
     return (
         difference(lambda weight: one.auroc(weight) - other.auroc(weight), material.groups),
-        difference(lambda weight: one.recall(weight) - other.recall(weight), material.groups),
+        difference(lambda weight: found(weight) - found_by_other(weight), material.groups),
     )
+
+
+def _recall_of(ranking: Ranking) -> Figure:
+    return partial(ranking.recall, max_false=FALSE_POSITIVE_RATE)
 
 
 def by_source(scores: Doubles, material: Material) -> tuple[Source, ...]:

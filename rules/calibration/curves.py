@@ -13,7 +13,7 @@ from saeguard.rules.calibration.backtest import NO_SOURCE, RuleResult
 from saeguard.rules.calibration.first_positions import NEVER
 from saeguard.rules.calibration.intervals import Rate
 from saeguard.rules.calibration.labels import Example
-from saeguard.rules.calibration.resampling import auroc, rates_of
+from saeguard.rules.calibration.resampling import auroc_with_interval, rates_of
 from saeguard.rules.calibration.sweep import Sweep
 from saeguard.rules.model import Signal
 from saeguard.rules.phases import Phase
@@ -94,7 +94,7 @@ def curves_of(found: Sweep, examples: Sequence[Example]) -> Curves:
         thresholds=tuple(found.thresholds.tolist()),
         recall=tuple(recall),
         false_alarm_rate=tuple(false_alarm_rate),
-        auroc=auroc(rows, is_positive, [example.group for example in examples]),
+        auroc=auroc_with_interval(rows, is_positive, [example.group for example in examples]),
         positives=values[is_positive],
         negatives=values[~is_positive],
         earliest=tuple(_earliest(found, examples)),

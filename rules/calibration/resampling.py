@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saeguard.rules.calibration.intervals import Rate, wilson_bounds
+from saeguard.rules.calibration.ranking import Floats, Ranking
 
 NUM_REPEATS = 500
 _TAILS = (0.025, 0.975)
-
-Floats = npt.NDArray[np.float64]
 
 
 def rates_of(
@@ -58,7 +57,7 @@ def rates_of(
     ]
 
 
-def auroc(
+def auroc_with_interval(
     levels: npt.NDArray[np.int64], is_positive: npt.NDArray[np.bool_], groups: Sequence[str]
 ) -> tuple[float, float, float] | None:
     """How often a positive ranks before a negative, ties by half, with its 95 % interval; None
@@ -70,18 +69,10 @@ def auroc(
     num_fewer = min(int(is_positive.sum()), int((~is_positive).sum()))
     if not num_fewer:
         return None
-    number, size = numbered(groups), int(levels.max()) + 1
-
-    def area(weights: Floats) -> float:
-        positives, negatives = (
-            np.bincount(levels[side], weights[side], size) for side in (is_positive, ~is_positive)
-        )
-        later = negatives.sum() - np.cumsum(negatives)
-        pairs = positives.sum() * negatives.sum()
-        return float(positives @ (later + negatives / 2) / pairs) if pairs else np.nan
-
-    found = area(np.ones(len(levels)))
-    drawn = [area(m[number].astype(float)) for m in multiplicities(int(number.max()) + 1)]
+    number, ranking = numbered(groups), Ranking.of(-levels, is_positive)
+    found = ranking.auroc(np.ones(len(levels)))
+    draws = multiplicities(int(number.max()) + 1)
+    drawn = [ranking.auroc(m[number].astype(float)) for m in draws]
     low, high = np.nanquantile(drawn, _TAILS).tolist()
     if low == high:  # they are told apart without exception
         low, high = wilson_bounds(found, num_fewer)

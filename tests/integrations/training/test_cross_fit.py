@@ -16,8 +16,8 @@ from saeguard.integrations.training.fitted import Fitted
 from saeguard.integrations.training.lesson import Lesson
 from saeguard.integrations.training.linear import fit_logistic
 from saeguard.integrations.training.material import Material, gather
-from saeguard.integrations.training.metrics import auroc
 from saeguard.monitor.sites import HookPoint
+from saeguard.rules.calibration.ranking import auroc
 from saeguard.rules.phases import Phase
 
 NUM_FOLDS = 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saeguard.rules.calibration.intervals import wilson
-from saeguard.rules.calibration.resampling import auroc, rates_of
+from saeguard.rules.calibration.resampling import auroc_with_interval, rates_of
 
 
 def test_without_groups_it_is_wilsons_interval():
@@ -52,7 +52,7 @@ def test_the_area_is_that_of_all_pairs():
     levels, positive = rng.integers(0, 9, 80), rng.random(80) < 0.4
     first, later = levels[positive][:, None], levels[~positive][None]
     pairs = (first < later) + 0.5 * (first == later)
-    area, low, high = auroc(levels, positive, [str(i) for i in range(80)])
+    area, low, high = auroc_with_interval(levels, positive, [str(i) for i in range(80)])
     assert area == pytest.approx(pairs.mean())
     assert low < area < high
 
@@ -60,7 +60,7 @@ def test_the_area_is_that_of_all_pairs():
 def test_the_area_of_what_is_told_apart_still_has_an_interval_and_of_one_class_there_is_none():
     levels, positive = np.array([0] * 20 + [1] * 30), np.array([True] * 20 + [False] * 30)
     names = [str(i) for i in range(50)]
-    area, low, high = auroc(levels, positive, names)
+    area, low, high = auroc_with_interval(levels, positive, names)
     assert (area, high) == (1.0, 1.0)
     assert low == wilson(20, 20).low
-    assert auroc(levels, np.ones(50, np.bool_), names) is None
+    assert auroc_with_interval(levels, np.ones(50, np.bool_), names) is None
