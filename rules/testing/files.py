@@ -35,7 +35,7 @@ class FileResult:
 def find_test_files(paths: Sequence[Path]) -> list[Path]:
     """The paths, with the test files in and below a directory in its place; each file once.
 
-    Hidden folders are left out.
+    Hidden folders are left out, and the tests of Prometheus' rules, which are called like ours.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -45,7 +45,16 @@ def find_test_files(paths: Sequence[Path]) -> list[Path]:
 
 def _files_below(folder: Path) -> list[Path]:
     tests = (path for path in folder.rglob("*") if is_test(path) and path.is_file())
-    return sorted(path for path in tests if not _is_hidden(path, folder))
+    return sorted(p for p in tests if not _is_hidden(p, folder) and not _is_of_prometheus(p))
+
+
+def _is_of_prometheus(path: Path) -> bool:
+    """Whether it names rules as `promtool test rules` wants them, and none as we do."""
+    try:
+        keys = {line.partition(b":")[0] for line in path.read_bytes().splitlines()}
+    except OSError:  # which is said when it is run
+        return False
+    return b"rule_files" in keys and b"rules" not in keys
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

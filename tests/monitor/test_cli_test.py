@@ -93,6 +93,14 @@ def test_a_directory_stands_for_the_test_files_in_and_below_it(saeguard, tmp_pat
     assert "3 tests in 3 files: 3 ok" in out
 
 
+def test_tests_of_prometheus_rules_are_left_out_of_a_directory(saeguard, tmp_path):
+    (tmp_path / "prometheus_test.yaml").write_text("rule_files: [alerts.yaml]\ntests: []\n")
+    code, out, _ = saeguard("test", ".")
+    assert (code, "prometheus_test.yaml" in out) == (0, False)
+    code, out, _ = saeguard("test", "prometheus_test.yaml")  # by name, it is run and said
+    assert (code, "unknown key 'rule_files'" in out) == (1, True)
+
+
 def test_a_file_with_mistakes_does_not_keep_the_others_from_running(saeguard, tmp_path):
     (tmp_path / "bad_test.yaml").write_text(FIRES.replace("expect:", "expct:"))
     code, out, _ = saeguard("test", ".")
