@@ -1,4 +1,4 @@
-"""The monitor as a process: how it starts, what ends it, and how it shares the machine."""
+"""The monitor as a process: how it starts, and what ends it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from saeguard.monitor.config import Config, load_config
 from saeguard.monitor.deriving import derive_apart
 from saeguard.monitor.logging import logger
 from saeguard.monitor.service import Service
-
-_BEHIND = 5
-"""How much nicer the monitor makes itself while it may take its time."""
 
 log = logger("saeguard.monitor")
 
@@ -49,17 +46,11 @@ def serve(
     stop = Stop(parent)
     os.environ["SAEGUARD_LOG"] = config.log
     service = Service(config, run_dir)
-    priority = Priority()
-
-    def is_over() -> bool:
-        priority.suit(service.can_stop)  # a change of rules may have changed it
-        return stop()
-
     if tokenizer_file is not None:
         service.expect_model(tokenizer_file)
     announce(run_dir)
     try:
-        service.run(is_over)
+        service.run(stop)
     finally:
         service.close()
 
@@ -89,46 +80,3 @@ class Stop:
 
     def _on_signal(self, number: int, _: object) -> None:
         self._reason = signal.Signals(number).name
-
-
-class Priority:
-    """The monitor's place where it shares cores with the engine: behind it, to catch up, unless
-    rules stop requests, for which every token counts.
-    """
-
-    def __init__(self) -> None:
-        self._at_start = os.getpriority(os.PRIO_PROCESS, 0)
-        self._is_behind = False
-
-    def suit(self, can_stop: bool) -> None:
-        """To be called often: costs nothing while `can_stop` is as before."""
-        if self._is_behind != can_stop:
-            return
-        self._is_behind = not can_stop
-        niceness = self._at_start + (_BEHIND if self._is_behind else 0)
-        policy = os.SCHED_BATCH if self._is_behind else os.SCHED_OTHER
-        is_permitted = all([_schedule(thread, policy, niceness) for thread in _threads()])
-        if can_stop and not is_permitted:
-            log.warning(
-                "priority_stays_low",
-                reason="rules now stop requests, but priority can only be raised with CAP_SYS_NICE",
-                remedy="restart the monitor",
-            )
-
-
-def _threads() -> list[int]:
-    """Those of this process; none where the system is not Linux."""
-    tasks = Path("/proc/self/task")
-    return [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else []
-
-
-def _schedule(thread: int, policy: int, niceness: int) -> bool:
-    """Whether it is permitted. A thread that has ended meanwhile needs nothing."""
-    try:
-        os.sched_setscheduler(thread, policy, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
-    except PermissionError:
-        return False
-    except OSError:
-        pass
-    return True

@@ -126,11 +126,6 @@ class Service:
             kernels=self._book.engine.kernels,
         )
 
-    @property
-    def can_stop(self) -> bool:
-        """Whether a rule wants requests ended, so that every token counts."""
-        return self._book.can_stop
-
     def expect_model(self, tokenizer_file: str) -> None:
         """Read what is needed of a model's tokenizer now, not at its first request."""
         self._texts(tokenizer_file)
@@ -196,7 +191,7 @@ class Service:
             self._signs_of_life.poll(now_s, self._blindness)
         busy, self._num_taken = self._inbox.wait(_POLL_S), 0
         if busy:
-            if not self.can_stop:
+            if not self._book.can_stop:
                 time.sleep(_GATHER_S)
             messages = self._inbox.take()
             self._num_taken = len(messages)
