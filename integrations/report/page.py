@@ -16,8 +16,6 @@ from saeguard.rules.calibration.backtest import SourceResult
 from saeguard.rules.calibration.curves import Case, Curves, RuleReport
 from saeguard.rules.calibration.intervals import Rate
 
-MAX_CASES = 200
-"""That are listed, of each kind."""
 _NUM_ROWS = 25
 
 
@@ -73,7 +71,6 @@ def write_html(
     page = environment.get_template("report.html").render(
         about=about,
         rules=[_values(number, report, hard) for number, report in enumerate(reports)],
-        max_cases=MAX_CASES,
     )
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(page, encoding="utf-8")
@@ -102,6 +99,7 @@ def _values(number: int, report: RuleReport, hard: Sequence[str]) -> dict[str, o
         "result": report.result,
         "curves": curves,
         "no_curves": report.no_curves,
+        "how_drawn": report.how_drawn,
         "blocks": _blocks(report.result.sources, hard),
         "missed": _cases(report, "missed"),
         "false_alarms": _cases(report, "false alarm"),

@@ -16,6 +16,7 @@ from rich.table import Table
 from saeguard.monitor.cli import backtest_report, labelled, sharded
 from saeguard.monitor.cli import recordings as shared
 from saeguard.monitor.cli.alert_views import safe
+from saeguard.monitor.cli.swept import choose
 from saeguard.monitor.cli.trials import try_files
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
@@ -64,15 +65,18 @@ def run(
     outputs = backtest_report.outputs(html, plots)
     if outputs and ray:
         raise typer.BadParameter("--html and --plots need all scores in one place: without --ray")
-    matched = try_files(runner, ruleset, files, labelled.known_labels(data, positive, split))
+    known = labelled.known_labels(data, positive, split)
+    matched = try_files(runner, ruleset, files, known)
     watchlists = sorted({trial.watchlist for trial in matched.examples} - {""})
     labelled.warn_of_other_watchlists(ruleset, watchlists)
     _check_sources(hard or [], {trial.label.source or NO_SOURCE for trial in matched.examples})
     results = count_trials(ruleset, matched.examples, hard or [])
     results = [result for result in results if not wanted or result.rule in wanted]
     if outputs:
-        examples = labelled.read_examples(files, data, positive, split).examples
-        reports = backtest_report.reports_of(ruleset, examples, results, wanted)
+        swept = [choose(result, matched.examples) for result in results]
+        ids = frozenset[str]().union(*(each.all for each in swept))
+        examples = labelled.examples_of(files, known, ids)
+        reports = backtest_report.reports_of(ruleset, examples, results, swept, wanted)
         about = [f"{ruleset.name} {ruleset.version}; labels: {data.name}"]
         about.append(labelled.describe(matched))
         for output in outputs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saeguard.monitor.cli.captured import Decode, decoder, file_of
+from saeguard.monitor.cli.swept import Swept
 from saeguard.monitor.errors import ConfigError
 from saeguard.rules import RuleSet
 from saeguard.rules.calibration.backtest import RuleResult
@@ -63,15 +64,21 @@ def reports_of(
     ruleset: RuleSet,
     examples: Sequence[Example],
     results: Sequence[RuleResult],
+    swept: Sequence[Swept],
     signals: dict[str, str | None],
 ) -> list[RuleReport]:
     """Each result with what comes of sweeping the rule's threshold.
 
     Args:
+        examples: those that are to be swept, at least.
+        swept: of each result, which they are.
         signals: of rules of which one of several signals is to be swept, its name.
     """
     decode = decoder({file_of(example.request) for example in examples})
-    reports = [_report(ruleset, examples, each, signals.get(each.rule)) for each in results]
+    reports = [
+        _report(ruleset, examples, each, of_each, signals.get(each.rule))
+        for each, of_each in zip(results, swept, strict=True)
+    ]
     return [replace(each, cases=_with_texts(each.cases, decode)) for each in reports]
 
 
@@ -85,10 +92,14 @@ def _with_texts(cases: Sequence[Case], decode: Decode | None) -> tuple[Case, ...
 
 
 def _report(
-    ruleset: RuleSet, examples: Sequence[Example], result: RuleResult, name: str | None
+    ruleset: RuleSet,
+    examples: Sequence[Example],
+    result: RuleResult,
+    swept: Swept,
+    name: str | None,
 ) -> RuleReport:
     (rule,) = (rule for rule in ruleset.rules if rule.name == result.rule)
-    known = [example for example in examples if example.counts_for(rule.name)]
+    known = [example for example in examples if example.label.id in swept.for_curves]
     if not known:
         return RuleReport(result, None, "no label says whether this rule should alert", ())
     try:
@@ -96,4 +107,8 @@ def _report(
     except CannotSweep as error:
         return RuleReport(result, None, f"{error} (--rule RULE:SIGNAL)", ())
     found = sweep(ruleset, rule, signal, known)
-    return RuleReport(result, curves_of(found, known), "", cases_of(found, known))
+    curves = curves_of(found, known)
+    if wrong := [example for example in examples if example.label.id in swept.for_cases]:
+        found = sweep(ruleset, rule, signal, wrong)
+    cases = cases_of(found, wrong) if wrong else ()
+    return RuleReport(result, curves, "", cases, swept.how_drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +87,20 @@ def read_examples(
         return match_labels(read_requests(recordings), labels, positive or (), split)
     except LabelError as error:
         raise ConfigError(str(error)) from error
+
+
+def examples_of(recordings: Sequence[Path], known: Known, ids: Collection[str]) -> list[Example]:
+    """The requests of these ids alone, which may be few of many.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    return [
+        example
+        for path in recordings
+        for request in read_requests([path])
+        if request.context.id in ids and (example := known.example(request))
+    ]
 
 
 def read_known(data: Path) -> list[Label]:

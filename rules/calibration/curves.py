@@ -67,6 +67,9 @@ class RuleReport:
     no_curves: str
     """Why there are none."""
     cases: tuple[Case, ...]
+    """Of many misses or false alarms some."""
+    how_drawn: str = ""
+    """Of how many requests the curves are, where that is not all."""
 
 
 def curves_of(found: Sweep, examples: Sequence[Example]) -> Curves:

@@ -14,7 +14,9 @@ from calibration_data import RULES, examples, load, request
 
 from saeguard.integrations.report.figures import bin_edges, binned
 from saeguard.integrations.report.page import write_html, write_plots
+from saeguard.monitor.cli import swept
 from saeguard.monitor.cli.backtest_report import reports_of
+from saeguard.monitor.cli.swept import choose
 from saeguard.rules.calibration.backtest import backtest
 from saeguard.rules.calibration.curves import RuleReport
 from saeguard.rules.calibration.labels import Example, Label
@@ -24,7 +26,8 @@ HOSTILE = "</svg><script>alert(1)</script>$x$\u202e"
 
 def reports(directory: Path, known: list[Example], text: str = RULES) -> list[RuleReport]:
     ruleset = load(directory, text)
-    return reports_of(ruleset, known, backtest(ruleset, known), {})
+    results = backtest(ruleset, known)
+    return reports_of(ruleset, known, results, [choose(each, known) for each in results], {})
 
 
 def page(directory: Path, known: list[Example], text: str = RULES, hard=("hard-*",)) -> str:
@@ -121,6 +124,26 @@ QUIET, LOUD = np.zeros(12), np.full(12, 5.0)
 def test_data_of_any_kind_makes_a_report(tmp_path: Path, known: list[Example]):
     assert "lying" in words(page(tmp_path, known))
     write_plots(tmp_path / "plots", reports(tmp_path, known), [], [])
+
+
+def test_of_many_requests_some_are_drawn_for_the_figures_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(swept, "MAX_OF_A_SIDE", 40)
+    monkeypatch.setattr(swept, "MAX_WRONG", 1)
+    known = of_sources(300)
+    (report,) = reports(tmp_path, known)
+    result, curves = report.result, report.curves
+    assert (result.recall.total, result.false_alarm_rate.total) == (150, 150)
+    assert {rate.total for rate in (*curves.recall, *curves.false_alarm_rate)} == {40}
+    assert [case.kind for case in report.cases] == ["missed", "false alarm"]
+    assert len(result.missed) > 1
+    text = words(page(tmp_path, known))
+    assert (
+        "figures below are of 40 of 150 positives and 40 of 150 negatives, drawn by chance" in text
+    )
+    assert f"1 of {len(result.missed)}, drawn by chance; all ids: --format json" in text
+    assert reports(tmp_path, known)[0].cases == report.cases, "always the same ones"
 
 
 def test_a_rule_of_which_no_threshold_can_be_moved_says_why(tmp_path: Path):
