@@ -11,7 +11,8 @@ from world import TOWNS
 
 from saeguard.integrations.discovery.activations import column_names
 from saeguard.integrations.discovery.corpus import Corpus
-from saeguard.integrations.discovery.pooling import WINDOW, Agg
+from saeguard.integrations.discovery.feature_sets import FeatureSet
+from saeguard.integrations.discovery.pooling import WINDOW
 from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.search import Settings, discover
 from saeguard.integrations.training.candidates import Kind
@@ -82,13 +83,13 @@ def discovered(folder: Path, fit: Sample, sae_path: Path) -> Iterator[Detector]:
     corpus = Corpus.read([folder / "recorded.safetensors"], folder / "labels.jsonl")
     found = discover(corpus, sae, Settings())
     best = found.ranked[0]
-    sets: list[tuple[str, tuple[int, ...], Agg]] = [
-        (f"best feature of discover ({best.feature})", (best.feature,), best.agg),
-        (f"set of {len(found.features.features)} of discover", found.features.features,
-         found.features.agg),
-    ]  # fmt: skip
-    for name, features, agg in sets:
-        yield Detector(name, _sums(sae.block(features), 1 if agg == "max" else WINDOW))
+    single, chosen = FeatureSet.single(best.feature, best.agg), found.features
+    names = {
+        f"best feature of discover ({best.feature})": single,
+        f"set of {len(chosen.features)} of discover": chosen,
+    }
+    for name, features in names.items():
+        yield Detector(name, _read(features, sae.block(features.features)))
 
 
 def trained(fit: Sample, kinds: Sequence[Kind] = ("linear", "attention")) -> Iterator[Detector]:
@@ -102,10 +103,12 @@ def trained(fit: Sample, kinds: Sequence[Kind] = ("linear", "attention")) -> Ite
         yield Detector(name, _probed(result.fitted, result.candidate.aggregate.window))
 
 
-def _sums(block: Block, window: int) -> Callable[[Sample], list[np.ndarray]]:
+def _read(features: FeatureSet, block: Block) -> Callable[[Sample], list[np.ndarray]]:
+    window = 1 if features.agg == "max" else WINDOW
+
     def values(sample: Sample) -> list[np.ndarray]:
         rows = sample.rows[block.hook_point.layer]
-        return [_means(block(each).sum(axis=1), window) for each in rows]
+        return [_means(features(block, each)[:, 0], window) for each in rows]
 
     return values
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.integrations.training.metrics import difference
 from saeguard.rules.calibration import resampling
 from saeguard.rules.calibration.intervals import wilson_bounds
 from saeguard.rules.calibration.ranking import Ranking
@@ -50,6 +51,13 @@ def accuracy(
         num_positives=int(labels.sum()),
         num_negatives=int((~labels).sum()),
     )
+
+
+def gain(scores: Scores, others: Scores, labels: Which, groups: Sequence[str]) -> Measure:
+    """How much larger the AUROC is than that of others; each draw of groups is one of both."""
+    ours, theirs = (Ranking.of(each, labels) for each in (scores, others))
+    found = difference(lambda weight: ours.auroc(weight) - theirs.auroc(weight), groups)
+    return Measure(found.value, found.low, found.high)
 
 
 def threshold_for(scores: Scores, labels: Which, max_false: float) -> float:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from saeguard.integrations.discovery.corpus import Corpus
-from saeguard.integrations.discovery.draft import Origin, draft, rule_name
+from saeguard.integrations.discovery.draft import Origin, draft, probe_path, read_name, rule_name
 from saeguard.integrations.discovery.evidence import Evidence, Texts, evidence
 from saeguard.integrations.discovery.prompts import read_prompts
 from saeguard.integrations.discovery.report import as_json, as_text, causal_text
@@ -19,6 +19,7 @@ from saeguard.integrations.discovery.rescored import relabel, rescore
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.integrations.discovery.search import Discovery, NothingFound, Settings
 from saeguard.integrations.discovery.search import discover as search
+from saeguard.integrations.probes.file import write_probe_file
 from saeguard.monitor.cli import sharded
 from saeguard.monitor.cli.labelled import DataOption, PositiveOption, recordings_in
 from saeguard.monitor.cli.recordings import Format, FormatOption, console
@@ -59,6 +60,10 @@ def discover(
     hold_out_sources: Annotated[
         bool, typer.Option(help="Judge on other sources, not only on other groups.")
     ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Train a linear probe as well, to compare. Takes minutes."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of folds, shuffles and random draws.")] = 0,
     verify: Annotated[
         str | None,
@@ -94,6 +99,7 @@ def discover(
         train=train,
         num_folds=folds,
         hold_out_sources=hold_out_sources,
+        with_probe=probe,
         seed=seed,
     )
     corpus = Corpus.read(shards, data, _phase(phase), positive or (), answer)
@@ -141,14 +147,17 @@ def _searched(corpus: Corpus, sae: Sae, settings: Settings, runner: Runner) -> D
 def _write(
     output: Path, corpus: Corpus, found: Discovery, evidences: list[Evidence], origin: Origin
 ) -> Path:
-    """The draft, and beside it recordings of its features."""
+    """The draft, and beside it its probe and recordings of what it reads."""
+    name = read_name(rule_name(output), found)
     try:
         output.write_text(draft(output, corpus, found, evidences, origin))
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from error
-    names = [f"{rule_name(output)}_{feature}" for feature in found.features.features]
+    if len(found.features.features) > 1:
+        probe = found.features.as_probe(found.block)
+        write_probe_file(probe_path(output), found.block.hook_point, {name: probe})
     recorded = output.with_suffix(".recorded")
-    rescore(corpus.shards, found.block, names, recorded)
+    rescore(corpus.shards, found.block, found.features, name, recorded)
     relabel(origin.data, corpus.ids, found.splits[0], recorded / "labels.jsonl")
     return recorded
 

@@ -3,9 +3,13 @@ positions and sources tell, and how likely the best of them are chance.
 
 The contrast of a feature is a partial rank correlation: that of the label with the feature's ranks,
 once both are cleared of what a linear model makes of the covariates (R. Frisch and F. V. Waugh,
-Econometrica 1, 1933). Chance is measured by giving the labels to others: within a group where it
-has both labels, between groups where each has one, and only among requests of one source. So
-requests that are alike for a reason do not count as many.
+Econometrica 1, 1933). It says how sure a difference is, not how large: where positives are few, a
+feature that is 0 on most requests correlates more than one that ranks all requests better. How
+large it is says the AUROC, cleared of the covariates likewise.
+
+Chance is measured by giving the labels to others: within a group where it has both labels, between
+groups where each has one, and only among requests of one source. So requests that are alike for a
+reason do not count as many.
 
 A feature's p-value is the share of what chance has made of all features that is as large as what
 the feature has: 200 shuffles of its own alone could make none small enough among 16,000 features.
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +52,18 @@ def covariates(
     return np.concatenate([numbers, dummies], axis=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Between positives and negatives, of some features."""
+
+    contrasts: Doubles
+    """In units of what chance makes of it, [features]; NaN where a feature is the same for all."""
+    null: Doubles
+    """What chance has made of it, likewise, [features, permutations]."""
+    aurocs: Doubles
+    """The chance that a positive is above a negative of the same covariates, [features]."""
+
+
 class Contrast:
     """The partial rank correlation with some labels, and with many that were given to others."""
 
@@ -59,27 +76,31 @@ class Contrast:
         """
         basis, sizes, _ = np.linalg.svd(known, full_matrices=False)
         self._basis = basis[:, sizes > _TINY * sizes[0]]
-        self._targets = self._unit(np.column_stack([labels, shuffled]).astype(np.float64))
+        targets = np.column_stack([labels, shuffled]).astype(np.float64)
+        self._targets, lengths = self._unit(targets)
+        # Of ranks that are cleared: from a correlation to a difference of the classes' mean ranks.
+        self._to_auroc = 1 / max(lengths[0] * len(labels), _TINY)
 
-    def __call__(self, values: npt.NDArray[np.floating]) -> tuple[Doubles, Doubles]:
-        """Of each feature's values [requests, features] the contrast in units of what chance makes
-        of it [features], and what chance has made of it [features, permutations]. NaN of a feature
-        that is the same for all.
-        """
-        found = self._unit(ranks(values)).T @ self._targets
+    def __call__(self, values: npt.NDArray[np.floating]) -> Difference:
+        """Of each feature's values [requests, features]."""
+        cleared, lengths = self._unit(ranks(values))
+        found = cleared.T @ self._targets
         null = found[:, 1:]
         spread = null.std(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             scaled = (found - null.mean(axis=1, keepdims=True)) / spread[:, None]
         scaled[spread < _TINY] = np.nan
-        return scaled[:, 0], scaled[:, 1:]
+        aurocs = 0.5 + found[:, 0] * lengths * self._to_auroc
+        return Difference(scaled[:, 0], scaled[:, 1:], aurocs)
 
-    def _unit(self, columns: Doubles) -> Doubles:
-        """What the covariates do not tell of each column, of length 1; 0 where that is nothing."""
+    def _unit(self, columns: Doubles) -> tuple[Doubles, Doubles]:
+        """What the covariates do not tell of each column, of length 1, 0 where that is nothing; and
+        the lengths that it had.
+        """
         rest = columns - self._basis @ (self._basis.T @ columns)
         length = np.linalg.norm(rest, axis=0)
         is_told = length <= 1e-6 * np.maximum(np.linalg.norm(columns, axis=0), _TINY)
-        return np.where(is_told, 0.0, rest / np.maximum(length, _TINY))
+        return np.where(is_told, 0.0, rest / np.maximum(length, _TINY)), length
 
 
 def shuffled_labels(

@@ -22,7 +22,6 @@ class Direction:
 
     hook_point: HookPoint
     agg: Agg
-    contrast: float
     scores: Floats
     """Of all requests, [requests]."""
 
@@ -41,9 +40,8 @@ def mean_directions(
     found = []
     for i, (split, contrast) in enumerate(zip(splits, contrasts, strict=True)):
         both = np.stack([values[agg][:, i] for agg in AGGS], axis=1)
-        told = np.nan_to_num(contrast(both[split.train])[0], nan=-np.inf)
-        best = int(told.argmax())
-        found.append(Direction(hook_point, AGGS[best], float(told[best]), both[:, best]))
+        best = int(contrast(both[split.train]).aurocs.argmax())
+        found.append(Direction(hook_point, AGGS[best], both[:, best]))
     return found
 
 

@@ -45,22 +45,14 @@ def draft(
 ) -> str:
     """The text of a rule file at `path`."""
     name = rule_name(path)
-    names = [f"{name}_{feature}" for feature in found.features.features]
     lines = [f"# {line}".rstrip() for line in _provenance(corpus, found, origin)]
     lines += [
         "version: 1",
         f"ruleset: {{name: {name.replace('_', '-')}, version: 0.1.0}}",
-        f"x-sae: &sae {_sae(path, origin.sae)}",
-        "features:",
+        *_features(path, name, found, evidences, origin),
     ]
-    for feature, chosen, shown in zip(names, found.chosen, evidences, strict=True):
-        lines += [f"  # {line}" for line in _of_feature(chosen, shown, len(found.splits))]
-        index = chosen.candidate.feature
-        lines.append(f"  {feature}: {{sae: *sae, index: {index}, label: {_label(shown)}}}")
-    what = f"feature: {names[0]}"
-    if len(names) > 1:
-        what = f"features: [{', '.join(names)}], combine: sum"
     alarm, agg = found.alarm, found.features.agg
+    read = f"feature: {read_name(name, found)}, agg: {agg}, window: {WINDOW} tokens"
     pieces = "mean of a window" if agg == "mean" else "highest token"
     lines += [
         "rules:",
@@ -78,7 +70,7 @@ def draft(
         f"{origin.settings.max_false:.1%} of the negatives reach;",
         f"      # held out {_rate(alarm.recall)} positives do and {_rate(alarm.false_alarms)} "
         "negatives.",
-        f"      score: {{{what}, agg: {agg}, window: {WINDOW} tokens, gte: {alarm.threshold:g}}}",
+        f"      score: {{{read}, gte: {alarm.threshold:g}}}",
         "    condition: score",
         "    limit: {per: request, max: 1}",
         f'    message: "{{rule.title}}: {pieces} {{signal.score.value:.2f}} at '
@@ -87,6 +79,43 @@ def draft(
         "    falsepositives: []",
     ]
     return "\n".join(lines) + "\n"
+
+
+def read_name(name: str, found: Discovery) -> str:
+    """What the rule calls the feature, or the set."""
+    features = found.features.features
+    return f"{name}_{features[0]}" if len(features) == 1 else f"{name}_set"
+
+
+def probe_path(path: Path) -> Path:
+    """Where the set is that a draft at `path` reads."""
+    return path.with_suffix(".probe.safetensors")
+
+
+def _features(
+    path: Path, name: str, found: Discovery, evidences: Sequence[Evidence], origin: Origin
+) -> Iterator[str]:
+    """The SAE's one feature, or a probe that is several of them."""
+    abouts = [
+        [f"  # {line}" for line in _of_feature(chosen, shown, len(found.splits))]
+        for chosen, shown in zip(found.chosen, evidences, strict=True)
+    ]
+    read = read_name(name, found)
+    if len(abouts) == 1:
+        index, label = found.features.features[0], _label(evidences[0])
+        yield f"x-sae: &sae {_sae(path, origin.sae)}"
+        yield "features:"
+        yield from abouts[0]
+        yield f"  {read}: {{sae: *sae, index: {index}, label: {label}}}"
+        return
+    yield "features:"
+    yield "  # A weighted sum of how far these features are above their thresholds:"
+    for chosen, about in zip(found.chosen, abouts, strict=True):
+        yield f"  # {chosen.weight:+.4g} x feature {chosen.candidate.feature}"
+        yield from (line.replace("  # ", "  #   ", 1) for line in about)
+    probe = _quoted(probe_path(path).name)
+    label = f"a set of {len(abouts)} features of {origin.sae.path.name}"
+    yield f"  {read}: {{probe: {{path: {probe}}}, name: {read}, label: {_quoted(label)}}}"
 
 
 def _provenance(corpus: Corpus, found: Discovery, origin: Origin) -> Iterator[str]:
@@ -112,6 +141,7 @@ def _provenance(corpus: Corpus, found: Discovery, origin: Origin) -> Iterator[st
             f"held out    {judged.name}: AUROC {measure(judged.held_out.auroc)}, "
             f"recall at 1 % false alarms {measure(judged.held_out.recall)}"
         )
+    yield f"verdict     {verdict(found)}"
     if found.block.inexact_reason:
         yield f"inexact     {found.block.inexact_reason}"
 
@@ -125,6 +155,19 @@ def _of_feature(chosen: Chosen, shown: Evidence, num_splits: int) -> Iterator[st
     positives, negatives = shown.density
     yield f"not 0 on {positives:.1%} of the positives' tokens, {negatives:.1%} of the negatives'"
     yield f"highest on {fires}".encode("unicode_escape").decode()
+
+
+def verdict(found: Discovery) -> str:
+    """Whether the set is better than its best feature; one sentence."""
+    num = len(found.features.features)
+    if num == 1:
+        return "no set was better than the best feature on the training side: it is read alone"
+    gain = next(judged.gain for judged in found.judged if judged.name == found.set_name)
+    assert gain is not None
+    by = f"its AUROC is {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] of the best feature's"
+    if gain.low > 0:
+        return f"the set of {num} is better than the best feature held out: {by}"
+    return f"the set of {num} is not shown to be better than the best feature held out: {by}"
 
 
 def measure(found: Measure) -> str:

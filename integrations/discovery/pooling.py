@@ -33,9 +33,12 @@ class TokenScores:
 
     def pooled(self, agg: Agg) -> Floats:
         """[requests, features]"""
-        scores = self.scores if agg == "max" else self._means()
-        highest: Floats = np.maximum.reduceat(scores, self.starts, axis=0)
+        highest: Floats = np.maximum.reduceat(self.seen(agg), self.starts, axis=0)
         return highest
+
+    def seen(self, agg: Agg) -> Floats:
+        """Of which the largest of a request counts, [tokens, features]."""
+        return self.scores if agg == "max" else self._means()
 
     def _means(self) -> Floats:
         """Over the last `WINDOW` tokens of the request, or as many as there are."""

@@ -36,8 +36,10 @@ class Candidate:
 
     feature: int
     agg: Agg
+    auroc: float
+    """Of the training side, cleared of length, position and source."""
     contrast: float
-    """In standard deviations of what chance makes of it."""
+    """How sure that is, in standard deviations of what chance makes of it."""
     q: float
     """The false-discovery rate at which it is called different."""
 
@@ -47,20 +49,36 @@ class Ranking:
     """Of one split, from its training side alone; [features, `AGGS`]."""
 
     contrasts: Doubles
+    aurocs: Doubles
     q: Doubles
 
     def best(self, num: int, max_q: float = 1.0) -> list[Candidate]:
-        """Those with the highest contrast, each feature in its better way of being read."""
-        contrasts = np.where(np.isnan(self.contrasts), -np.inf, self.contrasts)
-        agg = contrasts.argmax(axis=1)
-        every = np.arange(len(agg))
-        best, q = contrasts[every, agg], self.q[every, agg]
-        order = np.argsort(-best, kind="stable")[:num]
-        return [
-            Candidate(int(i), AGGS[agg[i]], float(best[i]), float(q[i]))
-            for i in order
-            if q[i] <= max_q and best[i] > 0
-        ]
+        """Those beyond chance with the highest AUROC, each feature in its better way of being read;
+        where none is, none.
+        """
+        is_found = (self.q <= max_q) & (self.contrasts > 0)
+        aurocs = np.where(is_found, self.aurocs, -np.inf)
+        agg = aurocs.argmax(axis=1)
+        highest = aurocs.max(axis=1)
+        order = np.argsort(-highest, kind="stable")[:num]
+        return [self._candidate(int(i), int(agg[i])) for i in order if highest[i] > -np.inf]
+
+    def of(self, feature: int) -> Candidate:
+        """In the way of being read in which it tells more, be it of positives or of negatives."""
+        return self._candidate(feature, int(np.abs(self.aurocs[feature] - 0.5).argmax()))
+
+    def surest(self) -> Candidate:
+        """The feature that chance explains least."""
+        return self.of(int(self.q.min(axis=1).argmin()))
+
+    def opposed(self, num: int) -> list[int]:
+        """The features that are most surely higher where the label is no."""
+        contrasts = np.where(np.isnan(self.contrasts), np.inf, self.contrasts).min(axis=1)
+        return [int(i) for i in np.argsort(contrasts, kind="stable")[:num] if contrasts[i] < 0]
+
+    def _candidate(self, feature: int, agg: int) -> Candidate:
+        numbers = (each[feature, agg] for each in (self.aurocs, self.contrasts, self.q))
+        return Candidate(feature, AGGS[agg], *map(float, numbers))
 
 
 def training_contrast(corpus: Corpus, strata: Sequence[str], split: Split, seed: int) -> Contrast:
@@ -103,7 +121,7 @@ def rank(
         SaeguardError: the SAE or a recording cannot be read.
     """
     num_features, _ = sae.shape()
-    found = [np.full((num_features, len(AGGS)), np.nan) for _ in splits]
+    found = [np.full((num_features, len(AGGS), 2), np.nan) for _ in splits]
     chances = [Chance() for _ in splits]
     blocks = sae.ranges(max(1, _POOLED_NUMBERS // len(corpus)))
     with closing(runner(partial(_ranking, corpus, sae, splits, contrasts), blocks)) as ranked:
@@ -113,13 +131,18 @@ def rank(
                 chances[i].join(chance)
             progress(len(features))
     return [
-        Ranking(f, q_values(chance.p_values(f.ravel())).reshape(f.shape))
+        Ranking(
+            f[..., 0],
+            f[..., 1],
+            q_values(chance.p_values(f[..., 0].ravel())).reshape(f.shape[:2]),
+        )
         for f, chance in zip(found, chances, strict=True)
     ]
 
 
 _Ranked = list[tuple[Doubles, Chance]]
-"""Of each split: contrasts of some features, [features, `AGGS`], and what chance makes of them."""
+"""Of each split: contrasts and AUROCs of some features, [features, `AGGS`, 2], and what chance
+makes of the contrasts."""
 
 
 @contextmanager
@@ -141,7 +164,7 @@ def _contrasts(contrast: Contrast, values: Sequence[Floats]) -> tuple[Doubles, C
     chance = Chance()
     found = []
     for of_agg in values:
-        ours, null = contrast(of_agg)
-        found.append(ours)
-        chance.add(null)
+        difference = contrast(of_agg)
+        found.append(np.stack([difference.contrasts, difference.aurocs], axis=1))
+        chance.add(difference.null)
     return np.stack(found, axis=1), chance

@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
+from saeguard.integrations.discovery.accuracy import Measure
 from saeguard.integrations.discovery.corpus import Corpus
-from saeguard.integrations.discovery.draft import measure
+from saeguard.integrations.discovery.draft import measure, verdict
 from saeguard.integrations.discovery.effects import Effect
 from saeguard.integrations.discovery.evidence import Evidence
 from saeguard.integrations.discovery.search import Discovery, Settings
@@ -30,9 +31,11 @@ def as_text(
     yield from _about(corpus, found, settings)
     yield _judged(found)
     yield ""
+    yield verdict(found)
     for chosen, shown in zip(found.chosen, evidences, strict=True):
         candidate = chosen.candidate
-        yield safe(f"feature {candidate.feature}", "bold")
+        weight = f", weight {chosen.weight:+.4g}" if len(found.chosen) > 1 else ""
+        yield safe(f"feature {candidate.feature}{weight}", "bold")
         yield (
             f"  AUROC {chosen.train_auroc:.3f} on the training side, "
             f"{measure(chosen.held_out.auroc)} held out; contrast {candidate.contrast:.1f}, "
@@ -76,7 +79,12 @@ def _about(corpus: Corpus, found: Discovery, settings: Settings) -> Iterator[str
 def _judged(found: Discovery) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("fitted without the groups that it is judged on")
-    for name in ("AUROC, training", "AUROC, held out", "recall at 1 % false alarms"):
+    for name in (
+        "AUROC, training",
+        "AUROC, held out",
+        "over the best feature",
+        "recall at 1 % false alarms",
+    ):
         table.add_column(name, justify="right")
     for each in found.judged:
         held_out = each.held_out
@@ -84,9 +92,14 @@ def _judged(found: Discovery) -> Table:
             safe(each.name),
             f"{each.train_auroc:.3f}",
             measure(held_out.auroc),
+            "" if each.gain is None else _signed(each.gain),
             measure(held_out.recall),
         )
     return table
+
+
+def _signed(found: Measure) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def _rate(rate: Rate) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from saeguard.integrations.discovery.activations import activations_at
+from saeguard.integrations.discovery.feature_sets import FeatureSet
 from saeguard.integrations.discovery.sae_features import Block
 from saeguard.integrations.discovery.splits import Split
 from saeguard.monitor.errors import ConfigError
@@ -19,8 +20,13 @@ from saeguard.rules.recordings.offline import RecordingError
 from saeguard.rules.recordings.recording import read_recordings, write_recordings
 
 
-def rescore(shards: Sequence[Path], block: Block, names: Sequence[str], directory: Path) -> None:
-    """Write a recording for each shard, with a column for each feature of the block.
+def rescore(
+    shards: Sequence[Path], block: Block, features: FeatureSet, name: str, directory: Path
+) -> None:
+    """Write a recording for each shard, with one column: what a rule reads of a set.
+
+    Args:
+        block: of the set's features.
 
     Raises:
         ConfigError: a recording cannot be read, or the directory not be written.
@@ -33,8 +39,8 @@ def rescore(shards: Sequence[Path], block: Block, names: Sequence[str], director
             scored = [
                 replace(
                     request,
-                    columns=tuple(names),
-                    scores=block(activations_at(request, block.hook_point)),
+                    columns=(name,),
+                    scores=features(block, activations_at(request, block.hook_point)),
                     watchlist="",
                 )
                 for request in read_recordings(shard)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from saeguard.integrations.discovery.accuracy import Accuracy, accuracy, threshold_for
+from saeguard.integrations.discovery.accuracy import Accuracy
 from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.directions import mean_directions
-from saeguard.integrations.discovery.feature_sets import CandidateScores, FeatureSet, grow
+from saeguard.integrations.discovery.feature_sets import Candidates, FeatureSet
+from saeguard.integrations.discovery.growing import choose
+from saeguard.integrations.discovery.judging import Alarm, Judged, alarm, judge, judge_alone
 from saeguard.integrations.discovery.ranking import (
     Candidate,
     rank,
@@ -22,14 +21,9 @@ from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.splits import Split, linked, make_splits
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.shards import Runner, run_here
-from saeguard.rules.calibration.intervals import Rate
-from saeguard.rules.calibration.ranking import auroc
-from saeguard.rules.calibration.resampling import rates_of
-
-Scores = npt.NDArray[np.floating]
 
 _NUM_CANDIDATES = 32
-"""Of a split: among these a set is grown."""
+"""Of a split, for each sign of the weights: among these a set is grown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +40,9 @@ class Settings:
     num_folds: int = 5
     """Where they name none."""
     hold_out_sources: bool = False
+    with_probe: bool = False
+    """Whether a linear probe is trained for comparison."""
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A way of detecting, fitted to the training side of each split."""
-
-    name: str
-    train_auroc: float
-    """The mean over splits."""
-    held_out: Accuracy
-    """Every request by what was fitted without its group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +50,11 @@ class Chosen:
     """A feature of the set."""
 
     candidate: Candidate
+    weight: float
     train_auroc: float
     held_out: Accuracy
     num_splits: int
     """In how many splits it was chosen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """The set with its threshold."""
-
-    threshold: float
-    recall: Rate
-    """On the held-out groups, as is the other."""
-    false_alarms: Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +70,8 @@ class Discovery:
     """Features whose false-discovery rate is within the bound."""
     ranked: tuple[Candidate, ...]
     features: FeatureSet
+    set_name: str
+    """Its name in `judged`."""
     chosen: tuple[Chosen, ...]
     alarm: Alarm
     judged: tuple[Judged, ...]
@@ -123,59 +101,54 @@ def discover(
     splits = _splits(corpus, settings)
     contrasts = [training_contrast(corpus, strata, split, settings.seed) for split in splits]
     rankings = rank(corpus, sae, splits, contrasts, progress, runner)
-    candidates = [ranking.best(_NUM_CANDIDATES, settings.max_q) for ranking in rankings]
-    if not candidates[0]:
-        best = next(iter(rankings[0].best(1)), None)
-        nearest = f"the best is feature {best.feature} at {best.q:.2f}" if best else "none differs"
+    found = [ranking.best(_NUM_CANDIDATES, settings.max_q) for ranking in rankings]
+    if not found[0]:
+        surest = rankings[0].surest()
+        nearest = f"the best is feature {surest.feature} at {surest.q:.2f}"
         raise NothingFound(
             f"no feature tells positives from negatives at a false-discovery rate of "
             f"{settings.max_q:g}: {nearest}",
             "label more groups, or capture another hook point and use its SAE",
         )
-    wanted = sorted({c.feature for each in candidates for c in each})
-    scores = CandidateScores(corpus, sae.block(wanted))
+    pools = [
+        [c.feature for c in each] + (ranking.opposed(_NUM_CANDIDATES) if each else [])
+        for each, ranking in zip(found, rankings, strict=True)
+    ]
+    scores = Candidates(corpus, sae.block(sorted({f for pool in pools for f in pool})))
+    singles = [FeatureSet.single(each[0].feature, each[0].agg) if each else None for each in found]
+    sizes = settings.max_features, settings.seed
     sets = [
-        grow(
-            scores,
-            [c.feature for c in each],
-            contrast,
-            corpus,
-            split.train,
-            settings.max_features,
-        )
-        if each
-        else None
-        for each, contrast, split in zip(candidates, contrasts, splits, strict=True)
+        single and choose(scores, pool, single, corpus, split.train, *sizes)
+        for pool, single, split in zip(pools, singles, splits, strict=True)
     ]
-    chosen = sets[0]
-    assert chosen is not None
-    set_scores = [_score_of(scores, each, corpus) for each in sets]
-    single_scores = [
-        scores.of([each[0].feature], each[0].agg) if each else np.zeros(len(corpus), np.float32)
-        for each in candidates
-    ]
-    judged = [
-        _judge("best feature", corpus, splits, single_scores),
-        _judge(f"sum of up to {settings.max_features}", corpus, splits, set_scores),
-    ]
+    first = sets[0]
+    assert first is not None
+    set_name = f"weighted set of up to {settings.max_features}"
+    ways = {
+        "best feature": [scores.of(each) for each in singles],
+        set_name: [scores.of(each) for each in sets],
+    }
     for hook_point in corpus.hook_points:
         directions = mean_directions(corpus, hook_point, splits, contrasts)
-        found = [direction.scores for direction in directions]
-        judged.append(_judge(f"mean difference, {hook_point}", corpus, splits, found))
-    by_feature = {c.feature: c for c in candidates[0]}
+        ways[f"mean difference, {hook_point}"] = [direction.scores for direction in directions]
+    if settings.with_probe:
+        from saeguard.integrations.discovery.probe_rival import linear_probes  # needs scikit-learn
+
+        ways["linear probe"] = linear_probes(corpus, splits, settings.seed)
     return Discovery(
-        block=sae.block(chosen.features),
+        block=sae.block(first.features),
         splits=tuple(splits),
         is_source_controlled=any(strata),
         num_found=int((rankings[0].q.min(axis=1) <= settings.max_q).sum()),
-        ranked=tuple(candidates[0]),
-        features=chosen,
+        ranked=tuple(found[0]),
+        features=first,
+        set_name=set_name,
         chosen=tuple(
-            _chosen(by_feature[feature], corpus, splits[0], scores, sets)
-            for feature in chosen.features
+            _chosen(rankings[0].of(feature), weight, corpus, splits[0], scores, sets)
+            for feature, weight in zip(first.features, first.weights, strict=True)
         ),
-        alarm=_alarm(set_scores[0], corpus, splits[0], settings.max_false),
-        judged=tuple(judged),
+        alarm=alarm(scores.of(first), corpus, splits[0], settings.max_false),
+        judged=judge(ways, corpus, splits),
     )
 
 
@@ -205,58 +178,18 @@ def _check_fit(corpus: Corpus, sae: Sae) -> None:
         )
 
 
-def _score_of(scores: CandidateScores, found: FeatureSet | None, corpus: Corpus) -> Scores:
-    if found is None or not found.features:
-        return np.zeros(len(corpus), np.float32)
-    return scores.of(found.features, found.agg)
-
-
-def _judge(name: str, corpus: Corpus, splits: Sequence[Split], scores: Sequence[Scores]) -> Judged:
-    """By what each split's test side says; scores of different splits are made comparable by what
-    their training sides are like.
-    """
-    held_out = np.zeros(len(corpus))
-    is_judged = np.zeros(len(corpus), bool)
-    for split, each in zip(splits, scores, strict=True):
-        spread = float(each[split.train].std()) or 1.0
-        held_out[split.test] = (each[split.test] - each[split.train].mean()) / spread
-        is_judged |= split.test
-    groups = [group for group, judged in zip(corpus.groups, is_judged, strict=True) if judged]
-    return Judged(
-        name,
-        float(
-            np.mean(
-                [
-                    auroc(each[split.train], corpus.labels[split.train])
-                    for split, each in zip(splits, scores, strict=True)
-                ]
-            )
-        ),
-        accuracy(held_out[is_judged], corpus.labels[is_judged], groups),
-    )
-
-
 def _chosen(
     candidate: Candidate,
+    weight: float,
     corpus: Corpus,
     split: Split,
-    scores: CandidateScores,
+    scores: Candidates,
     sets: Sequence[FeatureSet | None],
 ) -> Chosen:
-    values = scores.of([candidate.feature], candidate.agg)
-    groups = [corpus.groups[i] for i in np.flatnonzero(split.test)]
+    alone = FeatureSet.single(candidate.feature, candidate.agg)
     return Chosen(
         candidate,
-        auroc(values[split.train], corpus.labels[split.train]),
-        accuracy(values[split.test], corpus.labels[split.test], groups),
+        weight,
+        *judge_alone(scores.of(alone), corpus, split),
         sum(candidate.feature in each.features for each in sets if each is not None),
     )
-
-
-def _alarm(scores: Scores, corpus: Corpus, split: Split, max_false: float) -> Alarm:
-    threshold = threshold_for(scores[split.train], corpus.labels[split.train], max_false)
-    rates = []
-    for side in (split.test & corpus.labels, split.test & ~corpus.labels):
-        groups = [corpus.groups[i] for i in np.flatnonzero(side)]
-        rates += rates_of(scores[side][None] >= threshold, groups)
-    return Alarm(threshold, *rates)

@@ -39,7 +39,8 @@ def test_its_draft_is_a_rule_that_check_compile_backtest_and_calibrate_take(run,
     assert "saeguard backtest lies.yaml lies.recorded" in out
     assert run("check", "lies.yaml")[0] == 0
     assert run("compile", "lies.yaml", "-o", "watch.safetensors")[0] == 0
-    assert sorted(load(tmp_path / "watch.safetensors").columns) == ["lies_0", "lies_1"]
+    columns = load(tmp_path / "watch.safetensors").columns
+    assert sorted(columns) == ["lies_set", "lies_set/0", "lies_set/1"]
     labels = ("lies.recorded", "--data", "lies.recorded/labels.jsonl", "--split")
     code, backtested, _ = run("backtest", "lies.yaml", *labels, "test", "--format", "json")
     (result,) = json.loads(backtested)
@@ -61,11 +62,27 @@ def test_its_draft_says_where_it_is_from(run, planted, tmp_path):
         "# SAE         sae, sha256 ",
         "# split       fold 1: chosen on 192 requests, judged on 48 of other groups; seed 7",
         "# held out    mean difference, blocks.3.hook_resid_post: AUROC ",
-        "features: [lies_",
-        "combine: sum",
-        'sae: &sae {path: "sae"}',
+        "# verdict     the set of 2 is better than the best feature held out: its AUROC is +0.",
+        "x feature 0\n",
+        "x feature 1\n",
+        'lies_set: {probe: {path: "lies.probe.safetensors"}, name: lies_set, label: "a set of 2',
+        "feature: lies_set, agg: max",
     ):
         assert part in text
+
+
+def test_a_draft_of_one_feature_reads_it_from_the_sae_and_says_that_no_set_was_better(
+    run, planted, tmp_path
+):
+    code, out, _ = run(*DISCOVER, "-o", "lies.yaml", "--features", "1")
+    assert code == 0
+    text = (tmp_path / "lies.yaml").read_text()
+    assert 'sae: &sae {path: "sae"}' in text
+    assert "{sae: *sae, index: 0, label:" in text or "{sae: *sae, index: 1, label:" in text
+    assert "no set was better than the best feature" in text
+    assert "no set was better than the best feature" in out
+    assert not (tmp_path / "lies.probe.safetensors").exists()
+    assert run("check", "lies.yaml")[0] == 0
 
 
 def test_the_same_data_and_seed_give_the_same_rule(run, planted, tmp_path):

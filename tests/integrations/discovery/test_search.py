@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted import Planted, write_sae
+from planted import PLACE, Planted, write_sae
 from saes import write_rules
 
 from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.evidence import Texts, evidence
-from saeguard.integrations.discovery.sae_features import Sae
+from saeguard.integrations.discovery.feature_sets import FeatureSet
+from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.search import Discovery, NothingFound, Settings, discover
 from saeguard.integrations.discovery.splits import linked
+from saeguard.integrations.training.fitted import Fitted
+from saeguard.integrations.training.material import Tokens
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.errors import ConfigError
 from saeguard.monitor.watchlist import encode
 from saeguard.rules import load_rules
+from saeguard.rules.calibration.ranking import auroc
 
 
 def searched(planted: Planted, **settings) -> tuple[Corpus, Discovery]:
@@ -81,7 +85,7 @@ def test_a_split_that_parts_groups_reports_a_leak_as_skill_and_ours_reports_chan
     _, leaking = searched(group_markers(tmp_path / "leaking", named=False), max_q=1.0)
     _, ours = searched(group_markers(tmp_path / "ours", named=True), max_q=1.0)
     assert held_out(leaking)["best feature"] > 0.8
-    assert held_out(leaking)["sum of up to 4"] > 0.85
+    assert held_out(leaking)["weighted set of up to 4"] > 0.85
     assert held_out(leaking)["mean difference"] > 0.95
     assert max(held_out(ours).values()) < 0.65
     assert leaking.num_found > 20
@@ -100,8 +104,60 @@ def test_features_that_each_know_a_part_of_the_harm_are_joined(tmp_path):
         planted.add(label, {kind: [0.0, 4.0]} if label else {}, group=f"g{i // 6}")
     _, found = searched(planted)
     assert sorted(found.features.features) == [0, 1]
-    assert held_out(found)["sum of up to 4"] > 0.95 > 0.9 > held_out(found)["best feature"]
+    assert held_out(found)["weighted set of up to 4"] > 0.95 > 0.9 > held_out(found)["best feature"]
     assert [chosen.num_splits for chosen in found.chosen] == [5, 5]
+    assert min(chosen.weight for chosen in found.chosen) > 0
+
+
+def test_a_feature_that_is_higher_on_negatives_gets_a_negative_weight(tmp_path):
+    planted = Planted(tmp_path)
+    for i in range(300):
+        label, excused = i % 3 == 0, i % 3 == 1
+        # Feature 0 fires on lies and on excused falsehoods; feature 1 knows the excuse.
+        both = {0: [0.0, 4.0], 1: [0.0, 4.0]} if excused else {}
+        planted.add(label, {0: [0.0, 4.0]} if label else both, group=f"g{i // 6}")
+    _, found = searched(planted)
+    weights = dict(zip(found.features.features, found.features.weights, strict=True))
+    assert weights.keys() == {0, 1}
+    assert weights[1] < 0 < weights[0]
+    assert held_out(found)["weighted set of up to 4"] > 0.95 > held_out(found)["best feature"]
+    of_set = next(judged for judged in found.judged if judged.name == found.set_name)
+    assert of_set.gain.low > 0
+
+
+def test_where_few_are_positive_a_feature_that_ranks_all_is_better_than_one_that_is_surely_0(
+    tmp_path,
+):
+    planted = Planted(tmp_path)
+    for i in range(400):
+        label = i % 20 == 0
+        # Feature 0 ranks nearly all positives above nearly all others; feature 1 is silent on half
+        # of the positives and on all others, which correlates more with a rare label.
+        scores = {0: [planted.rng.normal(6.0 if label else 3.0, 0.9)], 1: [-1.0]}
+        if label and i % 40 == 0:
+            scores[1] = [5.0]
+        planted.add(label, scores, group=f"g{i}")
+    corpus, found = searched(planted, max_features=1)
+    by_feature = {candidate.feature: candidate for candidate in found.ranked}
+    assert by_feature[1].contrast > by_feature[0].contrast
+    assert found.features.features == (0,)
+    values = np.array([x[:, 0].max() for _, _, x in corpus.tokens(corpus.hook_points[0])])
+    plain = auroc(values[found.splits[0].train], corpus.labels[found.splits[0].train])
+    assert by_feature[0].auroc == pytest.approx(plain, abs=0.02)
+
+
+def test_a_server_reads_of_a_set_what_was_judged():
+    rng = np.random.default_rng(2)
+    numbers = rng.normal(size=(4, 24)).astype(np.float32)
+    bias, threshold = rng.normal(size=(2, 4)).astype(np.float32)
+    block = Block(PLACE, (3, 5, 8, 9), numbers, bias, np.abs(threshold), 0, "", "")
+    found = FeatureSet(block.indices, (0.5, -2.0, 1.5, 0.1), -0.3, "max")
+    x = rng.normal(size=(50, 24)).astype(np.float32)
+    every = np.ones(50, bool)
+    tokens = Tokens(np.zeros(50, np.intp), np.zeros(50, np.intp), every, every)
+    served = Fitted(PLACE, found.as_probe(block)).scores(x, tokens)
+    np.testing.assert_allclose(found(block, x)[:, 0], served, atol=1e-5)
+    assert len(np.unique(np.round(served, 5))) > 20
 
 
 def test_what_lasts_is_read_by_its_mean(tmp_path):
