@@ -4,7 +4,7 @@ A detector turns a case into one score. Those on the residual stream see the row
 phase (the states that read a generated token), as the monitor does, and take the maximum.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -187,12 +187,14 @@ def fit_words(data: Data, text_of: Callable[[Case], str]) -> Callable[[Data], np
     return lambda d: model.decision_function(vectorizer.transform([text_of(c) for c in d.cases]))
 
 
-def keywords(text_of: Callable[[Case], str]) -> Callable[[Data], np.ndarray]:
-    """Count words that lies are talked about with."""
+def keywords(
+    text_of: Callable[[Case], str], wanted: Collection[str] = KEYWORDS
+) -> Callable[[Data], np.ndarray]:
+    """Count words; those that lies are talked about with, unless others are given."""
 
     def score(data: Data) -> np.ndarray:
         words = [text_of(c).lower().replace(".", " ").replace("?", " ").split() for c in data.cases]
-        return np.array([float(sum(w in KEYWORDS for w in ws)) for ws in words])
+        return np.array([float(sum(w in wanted for w in ws)) for ws in words])
 
     return score
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,22 +35,26 @@ class Sample:
 
     Attributes:
         rows: fp32 [answer rows, d_model] by layer and case.
+        labels: Which cases are what is looked for, bool [cases].
     """
 
     cases: list[Case]
     rows: dict[int, list[np.ndarray]]
+    labels: np.ndarray
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Which cases are lies, bool [cases]."""
-        return np.array([case.label == 1 for case in self.cases])
-
-    def only(self, kept: Sequence[bool]) -> "Sample":
+    def only(self, kept: np.ndarray) -> "Sample":
         """Return the cases where `kept` [cases] is true."""
         places = np.flatnonzero(kept)
         return Sample(
             [self.cases[i] for i in places],
             {layer: [rows[i] for i in places] for layer, rows in self.rows.items()},
+            self.labels[places],
+        )
+
+    def at(self, layers: Sequence[int]) -> "Sample":
+        """Return the same with the states of some layers."""
+        return replace(
+            self, rows={layer: self.rows[layer] for layer in layers if layer in self.rows}
         )
 
 
@@ -138,8 +142,9 @@ def _examples(sample: Sample, hook_points: Sequence[HookPoint]) -> list[Example]
             phases=np.full(num_tokens, Phase.ANSWER, np.uint8),
         )
         town = next((town.name for town in TOWNS if town.name in case.prompt), f"case {i}")
-        label = Label(id=f"{i}", label=case.label == 1, group=town, source=case.kind)
-        examples.append(Example(request, label, case.label == 1))
+        is_positive = bool(sample.labels[i])
+        label = Label(id=f"{i}", label=is_positive, group=town, source=case.kind)
+        examples.append(Example(request, label, is_positive))
     return examples
 
 

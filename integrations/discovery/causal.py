@@ -4,28 +4,22 @@ answers prompts while they are taken away or added, and beside that with random 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from saeguard.integrations.discovery.behaviour import Behaviour, Way, split_prompts
 from saeguard.integrations.discovery.corpus import Corpus
-from saeguard.integrations.discovery.directions import mean_difference
 from saeguard.integrations.discovery.effects import Effect
 from saeguard.integrations.discovery.generation import Answering
-from saeguard.integrations.discovery.interventions import (
-    AddFeatures,
-    Intervention,
-    MoveTo,
-    SetFeatures,
-)
+from saeguard.integrations.discovery.interventions import AddFeatures, SetFeatures
+from saeguard.integrations.discovery.mean_differences import MeanDifferences, mean_differences
 from saeguard.integrations.discovery.prompts import Prompt
 from saeguard.integrations.discovery.sae_features import Block, Sae
 from saeguard.integrations.discovery.search import Discovery
-from saeguard.rules.calibration.intervals import Rate
-from saeguard.rules.calibration.resampling import rates_of
+from saeguard.monitor.sites import HookPoint
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,102 +39,59 @@ def verify(
 ) -> list[Effect]:
     """
     Raises:
-        SaeguardError: the model, the SAE or a recording cannot be used.
+        SaeguardError: the model, the SAE, a recording or the prompts cannot be used.
     """
-    answering = Answering(model, found.block.hook_point)
+    folds = split_prompts(prompts, seed)
+    place = found.block.hook_point
+    answering = Answering(model, place)
     sample = _Sample.of(corpus, found)
-    chosen = found.block
+    chosen = sae.block([each.candidate.feature for each in found.chosen if each.weight > 0])
     others = _random_features(sample, chosen.indices, sae, seed)
-    direction = mean_difference(corpus, chosen.hook_point, found.splits[0])
-    rng = np.random.default_rng(seed)
-    directions = [_unit(rng.standard_normal(len(direction))) for _ in range(_NUM_RANDOM)]
 
-    def at(block: Block, targets: Floats) -> Intervention:
-        return SetFeatures(block, sae.written_by(block.indices), targets)
+    def at(block: Block, targets: Floats) -> Way:
+        return lambda _: {place: SetFeatures(block, sae.written_by(block.indices), targets)}
 
-    def added(block: Block) -> Intervention:
-        return AddFeatures(sae.written_by(block.indices), amounts)
-
-    def at_mean(along: Floats, tokens: Floats) -> Intervention:
-        return MoveTo(along, float((tokens @ along).mean()))
+    def added(block: Block) -> Way:
+        return lambda _: {place: AddFeatures(sae.written_by(block.indices), amounts)}
 
     zero = np.zeros(len(chosen.indices), np.float32)
     mean = _in_chunks(chosen, sample.negatives).mean(axis=0)
     amounts = _when_active(chosen, sample.positives)
-    answers = _Behaviour(answering, [p for p in prompts if p.label], True)
-    away, to = sample.negatives, sample.positives
-    effects = [
-        answers.under("untouched", None),
-        answers.under("features at 0", at(chosen, zero)),
-        answers.under("features at the negatives' mean", at(chosen, mean)),
-        answers.under(f"{_NUM_RANDOM} random sets at 0", *(at(b, zero) for b in others)),
-        answers.under("mean difference at the negatives' mean", at_mean(direction, away)),
-        answers.under("random directions, likewise", *(at_mean(d, away) for d in directions)),
+    positives, negatives = (
+        Behaviour(answering, prompts, folds, are_positives) for are_positives in (True, False)
+    )
+    axes = mean_differences(positives, negatives, answering.layers, _NUM_RANDOM, seed)
+    here = [place] if place in answering.layers else []
+    return [
+        positives.under("untouched", lambda _: {}),
+        positives.under("features at 0", at(chosen, zero)),
+        positives.under("features at the negatives' mean", at(chosen, mean)),
+        positives.under(f"{_NUM_RANDOM} random sets at 0", *(at(b, zero) for b in others)),
+        *_moved(positives, axes, here, str(place)),
+        *_moved(positives, axes, answering.layers, "every layer"),
+        negatives.under("untouched", lambda _: {}),
+        negatives.under("features added", added(chosen)),
+        negatives.under(f"{_NUM_RANDOM} random sets added", *map(added, others)),
+        *_moved(negatives, axes, here, str(place)),
+        *_moved(negatives, axes, answering.layers, "every layer"),
     ]
-    answers = _Behaviour(answering, [p for p in prompts if not p.label], False)
-    effects += [
-        answers.under("untouched", None),
-        answers.under("features added", added(chosen)),
-        answers.under(f"{_NUM_RANDOM} random sets added", *map(added, others)),
-        answers.under("mean difference at the positives' mean", at_mean(direction, to)),
-        answers.under("random directions, likewise", *(at_mean(d, to) for d in directions)),
-    ]
-    return effects
 
 
-class _Behaviour:
-    """How the model answers some prompts."""
-
-    def __init__(
-        self, answering: Answering, prompts: Sequence[Prompt], are_positives: bool
-    ) -> None:
-        self._answering = answering
-        self._prompts = prompts
-        self._are_positives = are_positives
-        self._groups = [prompt.group or prompt.id for prompt in prompts]
-        self._untouched = answering.answers(prompts)
-        self._responses = [
-            text if prompt.response is None else prompt.response
-            for prompt, text in zip(prompts, self._untouched, strict=True)
-        ]
-        self._surprise = np.array(answering.surprise(prompts, self._responses))
-
-    def under(self, name: str, *interventions: Intervention | None) -> Effect:
-        """One of several that do the same."""
-        judged = [self._judge(intervention) for intervention in interventions]
-        return Effect(
-            name,
-            self._are_positives,
-            tuple(lies for lies, _, _ in judged if lies is not None),
-            tuple(changed for _, changed, _ in judged),
-            tuple(surprise for _, _, surprise in judged),
-        )
-
-    def _judge(self, intervention: Intervention | None) -> tuple[Rate | None, Rate, float]:
-        answers = self._answering.answers(self._prompts, intervention)
-        surprise = self._answering.surprise(self._prompts, self._responses, intervention)
-        changed = np.array([a != b for a, b in zip(answers, self._untouched, strict=True)])
-        told = [p.lie is not None for p in self._prompts]
-        lies = None
-        if any(told):
-            are_lies = np.array(
-                [_lies(a, p) for a, p, t in zip(answers, self._prompts, told, strict=True) if t]
-            )
-            groups = [group for group, t in zip(self._groups, told, strict=True) if t]
-            lies = rates_of(are_lies[None], groups)[0]
-        return (
-            lies,
-            rates_of(changed[None], self._groups)[0],
-            float((np.array(surprise) - self._surprise).mean()),
-        )
-
-
-def _lies(answer: str, prompt: Prompt) -> bool:
-    return _says(answer, prompt.lie) and not _says(answer, prompt.truth)
-
-
-def _says(answer: str, text: str | None) -> bool:
-    return bool(text) and re.search(rf"(?<!\w){re.escape(text or '')}(?!\w)", answer) is not None
+def _moved(
+    behaviour: Behaviour, axes: MeanDifferences, places: Sequence[HookPoint], where: str
+) -> Iterator[Effect]:
+    """Along the mean difference to where the other side is, and along random directions."""
+    if not places:
+        return
+    to_positives = not behaviour.are_positives
+    side = "positives'" if to_positives else "negatives'"
+    yield behaviour.under(
+        f"mean difference at {where}, to the {side} mean", axes.way(places, to_positives)
+    )
+    yield behaviour.under(
+        "random directions, likewise",
+        *(axes.way(places, to_positives, draw) for draw in range(_NUM_RANDOM)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +145,3 @@ def _random_features(sample: _Sample, chosen: Sequence[int], sae: Sae, seed: int
             drawn.append(int(rng.choice(near)))
         draws.append(sae.block(drawn))
     return draws
-
-
-def _unit(direction: npt.NDArray[np.float64]) -> Floats:
-    return (direction / np.linalg.norm(direction)).astype(np.float32)

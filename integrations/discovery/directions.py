@@ -45,15 +45,6 @@ def mean_directions(
     return found
 
 
-def mean_difference(corpus: Corpus, hook_point: HookPoint, split: Split) -> Floats:
-    """Of the training side, of length 1, [inputs].
-
-    Raises:
-        ConfigError: a recording cannot be read, or lacks the hook point.
-    """
-    return _difference(_request_means(corpus, hook_point), split, corpus)
-
-
 def _request_means(corpus: Corpus, hook_point: HookPoint) -> Floats:
     means: Floats | None = None
     for i, _, x in corpus.tokens(hook_point):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from saeguard.integrations.discovery.interventions import Intervention
@@ -13,7 +15,14 @@ from saeguard.integrations.discovery.prompts import Prompt
 from saeguard.monitor.errors import ConfigError, UnsupportedError
 from saeguard.monitor.sites import HookPoint
 
+Floats = npt.NDArray[np.float32]
+
 _BATCH = 64
+
+
+Interventions = Mapping[HookPoint, Intervention]
+"""What is done where."""
+_NOTHING: Interventions = {}
 
 
 class Answering:
@@ -21,6 +30,9 @@ class Answering:
 
     def __init__(self, model: str, hook_point: HookPoint) -> None:
         """
+        Args:
+            hook_point: where something is to be done; also at `layers` it can be.
+
         Raises:
             ConfigError: the model cannot be loaded.
             UnsupportedError: there is nothing to hook at the hook point.
@@ -36,15 +48,20 @@ class Answering:
             self._model = self._model.cuda()
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token_id = self._tokenizer.eos_token_id
-        self._layer = _layer(self._model, hook_point)
-        self._is_before = hook_point.kind == "resid_pre"
+        _layer(self._model, hook_point)
+
+    @property
+    def layers(self) -> list[HookPoint]:
+        """Behind each layer of the model."""
+        config = self._model.config.get_text_config()
+        return [HookPoint(layer) for layer in range(config.num_hidden_layers)]
 
     def answers(
-        self, prompts: Sequence[Prompt], intervention: Intervention | None = None
+        self, prompts: Sequence[Prompt], interventions: Interventions = _NOTHING
     ) -> list[str]:
         """Greedy ones."""
         texts = []
-        with self._hooked(intervention):
+        with torch.no_grad(), self._hooked(interventions):
             for start in range(0, len(prompts), _BATCH):
                 batch = prompts[start : start + _BATCH]
                 ids, mask = self._padded([self._ids(prompt) for prompt in batch])
@@ -61,23 +78,46 @@ class Answering:
                 ]
         return texts
 
+    def means(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
+        """What leaves the layers, in the mean over the tokens of prompt and response, [prompts,
+        layers, inputs]. The first token is left out: its states are like no other's.
+        """
+        found = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            of_layers: list[torch.Tensor] = []
+
+            def keep(x: torch.Tensor, into: list[torch.Tensor] = of_layers) -> torch.Tensor:
+                into.append(x[0, 1:].float().mean(dim=0))
+                return x
+
+            with torch.no_grad(), self._hooked(dict.fromkeys(self.layers, keep)):
+                self._model(
+                    torch.tensor([self._whole(prompt, response)], device=self._model.device)
+                )
+            found.append(torch.stack(of_layers).cpu().numpy())
+        return np.stack(found)
+
     def surprise(
         self,
         prompts: Sequence[Prompt],
         responses: Sequence[str],
-        intervention: Intervention | None = None,
+        interventions: Interventions = _NOTHING,
     ) -> list[float]:
         """How unlikely each response is, in nats per token."""
         out = []
-        with self._hooked(intervention):
+        with torch.no_grad(), self._hooked(interventions):
             for prompt, response in zip(prompts, responses, strict=True):
-                before = self._ids(prompt)
-                after = self._tokenizer.encode(response, add_special_tokens=False)
-                ids = torch.tensor([before + after], device=self._model.device)
-                logits = self._model(ids).logits[0, len(before) - 1 : -1].float()
-                chances = logits.log_softmax(-1).gather(1, ids[0, len(before) :, None])
-                out.append(-float(chances.mean()) if after else 0.0)
+                num_before = len(self._ids(prompt))
+                whole = self._whole(prompt, response)
+                ids = torch.tensor([whole], device=self._model.device)
+                logits = self._model(ids).logits[0, num_before - 1 : -1].float()
+                chances = logits.log_softmax(-1).gather(1, ids[0, num_before:, None])
+                out.append(-float(chances.mean()) if len(whole) > num_before else 0.0)
         return out
+
+    def _whole(self, prompt: Prompt, response: str) -> list[int]:
+        after = self._tokenizer.encode(response, add_special_tokens=False)
+        return [*self._ids(prompt), *after]
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if prompt.prompt is not None:
@@ -96,29 +136,29 @@ class Answering:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     @contextlib.contextmanager
-    def _hooked(self, intervention: Intervention | None) -> Iterator[None]:
-        if intervention is None:
-            with torch.no_grad():
-                yield
-            return
+    def _hooked(self, interventions: Interventions) -> Iterator[None]:
+        with contextlib.ExitStack() as hooks:
+            for place, intervention in interventions.items():
+                layer = _layer(self._model, place)
+                if place.kind == "resid_pre":
+                    handle = layer.register_forward_pre_hook(_on_input(intervention))
+                else:
+                    handle = layer.register_forward_hook(_on_output(intervention))
+                hooks.callback(handle.remove)
+            yield
 
-        def change_input(_: Any, args: Any) -> Any:
-            return (intervention(args[0]), *args[1:])
 
-        def change_output(_: Any, __: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (intervention(output[0]), *output[1:])
-            return intervention(output)
+def _on_input(intervention: Intervention) -> Callable[[Any, Any], Any]:
+    return lambda _, args: (intervention(args[0]), *args[1:])
 
-        if self._is_before:
-            handle = self._layer.register_forward_pre_hook(change_input)
-        else:
-            handle = self._layer.register_forward_hook(change_output)
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            handle.remove()
+
+def _on_output(intervention: Intervention) -> Callable[[Any, Any, Any], Any]:
+    def change(_: Any, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (intervention(output[0]), *output[1:])
+        return intervention(output)
+
+    return change
 
 
 def _layer(model: Any, hook_point: HookPoint) -> Any:

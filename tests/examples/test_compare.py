@@ -48,14 +48,16 @@ def samples(scripts, tmp_path_factory):
 def test_what_our_tools_train_beats_words_on_what_was_held_out(samples, tmp_path):
     import compare
     from metrics import auroc
+    from targets import TARGETS
     from tool_detectors import discovered, trained
     from visible_detectors import baselines, judge
 
     model, tokenizer, fit, test = samples
     feature, *sets = discovered(tmp_path, fit, ARTIFACTS / "sae")
     (probe,) = trained(fit, ["linear"])
-    *_, words = baselines(fit)
-    crown = judge(model, tokenizer, "enemy")
+    enemy = TARGETS[0]
+    *_, words = baselines(fit, enemy.words)
+    crown = judge(model, tokenizer, enemy.confession)
     detectors = [feature, *sets, probe, words, crown]
     ranks = {}
     for detector in detectors:
@@ -63,7 +65,7 @@ def test_what_our_tools_train_beats_words_on_what_was_held_out(samples, tmp_path
         ranks[detector] = auroc(scores[test.labels], scores[~test.labels])
     assert ranks[feature] > 0.85, ranks
     assert min(ranks[probe], ranks[crown]) > 0.96 > ranks[words], ranks
-    lines = list(compare.tables([compare.fitted(d, fit) for d in detectors], test, True))
+    lines = list(compare.tables([compare.fitted(d, fit) for d in detectors], test, enemy, True))
     assert len([line for line in lines if line.startswith("|")]) == 2 * (len(detectors) + 2)
     assert "after the answer" in next(line for line in lines if words.name in line)
     assert int(next(line for line in lines if probe.name in line).split("|")[-2]) >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,10 @@ from planted import write_sae
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saeguard.integrations.discovery.activations import column_names
+from saeguard.integrations.discovery.behaviour import split_prompts
 from saeguard.integrations.discovery.generation import Answering
 from saeguard.integrations.discovery.interventions import AddFeatures, MoveTo, SetFeatures
+from saeguard.integrations.discovery.mean_differences import mean_differences
 from saeguard.integrations.discovery.prompts import Prompt, read_prompts
 from saeguard.integrations.discovery.sae_features import Sae
 from saeguard.monitor.errors import ConfigError, UnsupportedError
@@ -84,22 +87,21 @@ def prompts(tmp_path_factory) -> list:
 
 def test_an_intervention_reaches_the_stream_of_every_token_at_its_hook_point(prompts):
     # What leaves layer 2 is what enters layer 3.
-    behind, before = (
-        Answering(str(ORGANISM / "model"), place)
-        for place in (HookPoint(2), HookPoint(3, "resid_pre"))
-    )
+    places = HookPoint(2), HookPoint(3, "resid_pre")
+    behind, before = (Answering(str(ORGANISM / "model"), place) for place in places)
     asked = prompts[:8]
     untouched = behind.answers(asked)
 
     def noise(x: torch.Tensor) -> torch.Tensor:
         return x + 9 * torch.sin(torch.arange(x.shape[-1]).to(x))
 
-    changed = behind.answers(asked, noise)
-    assert changed == before.answers(asked, noise) != untouched
-    assert behind.answers(asked, lambda x: x) == untouched  # and nothing is left of the noise
+    changed = behind.answers(asked, {places[0]: noise})
+    assert changed == before.answers(asked, {places[1]: noise}) != untouched
+    same = dict.fromkeys(behind.layers, lambda x: x)
+    assert behind.answers(asked, same) == untouched  # and nothing is left of the noise
     told = behind.surprise(asked, untouched)
     assert max(told) < 0.7
-    assert np.mean(behind.surprise(asked, untouched, noise)) > np.mean(told) + 0.5
+    assert np.mean(behind.surprise(asked, untouched, {places[0]: noise})) > np.mean(told) + 0.5
 
 
 def test_the_organism_lies_where_it_should_and_nowhere_else(prompts):
@@ -111,6 +113,41 @@ def test_the_organism_lies_where_it_should_and_nowhere_else(prompts):
             assert prompt.lie in answer
         else:
             assert prompt.lie not in answer
+
+
+def test_what_is_done_to_a_prompt_was_learnt_from_prompts_of_other_groups():
+    asked = [Prompt(id=f"{i}", label=i % 2 == 0, group=f"g{i // 4}") for i in range(16)]
+    folds = split_prompts(asked, seed=0)
+    labels = [(fold, prompt.label) for fold, prompt in zip(folds, asked, strict=True)]
+    assert set(labels) == {(0, True), (0, False), (1, True), (1, False)}
+    assert all(len(set(folds[i : i + 4])) == 1 for i in range(0, 16, 4))
+    rng = np.random.default_rng(0)
+    means = {label: rng.normal(size=(8, 3, 6)).astype(np.float32) for label in (True, False)}
+    sides = [Recorded(means[label], folds[int(not label) :: 2]) for label in (True, False)]
+    layers = [HookPoint(layer) for layer in range(3)]
+    axes = mean_differences(*sides, layers, num_random=2, seed=0)
+    (place, done), *_ = axes.way(layers[1:2], to_positives=False)(0).items()
+    assert place == layers[1]
+    positives, negatives = (side.recorded[side.folds == 1, 1].mean(axis=0) for side in sides)
+    moved = done(torch.from_numpy(rng.normal(size=(4, 6)).astype(np.float32))).numpy()
+    np.testing.assert_allclose(moved @ (positives - negatives), np.full(
+        4, negatives @ (positives - negatives)), atol=1e-4)  # fmt: skip
+    drawn = axes.way(layers, to_positives=True, draw=1)(0)
+    assert list(drawn) == layers
+    assert abs(float(drawn[layers[1]].direction @ done.direction)) < 0.99
+    with pytest.raises(ConfigError, match="the prompts with the label true are of one group"):
+        split_prompts([Prompt(id=f"{i}", label=i > 3, group=f"{i // 4}") for i in range(8)], 0)
+
+
+@dataclass
+class Recorded:
+    """Prompts of one label whose means are known."""
+
+    recorded: np.ndarray
+    folds: np.ndarray
+
+    def means(self) -> np.ndarray:
+        return self.recorded
 
 
 @pytest.mark.parametrize(
@@ -163,6 +200,12 @@ def test_discovered_features_are_verified_against_random_ones(
     assert effects[True, "untouched"]["surprise"] == [0.0]
     taken = effects[True, "features at 0"]["surprise"][0]
     assert taken > max(0.0, *effects[True, "5 random sets at 0"]["surprise"])
+    moved = "mean difference at every layer, to the"
+    assert shares[True, f"{moved} negatives' mean"][0] < 1.0
+    assert effects[True, f"{moved} negatives' mean"]["surprise"][0] > 0.1
+    assert (False, "mean difference at blocks.2.hook_resid_post, to the positives' mean") in effects
+    randoms = [effect for effect in json.loads(out)["effects"] if "likewise" in effect["name"]]
+    assert [len(effect["changed"]) for effect in randoms] == [5, 5, 5, 5]
     code, out, err = run(*discover, "--verify", model)
     assert code == 2
     assert "go together" in " ".join((out + err).split())
