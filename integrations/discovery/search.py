@@ -124,10 +124,9 @@ def discover(
     first = sets[0]
     assert first is not None
     set_name = f"weighted set of up to {settings.max_features}"
-    ways = {
-        "best feature": [scores.of(each) for each in singles],
-        set_name: [scores.of(each) for each in sets],
-    }
+    ways = {"best feature": [scores.of(each) for each in singles]}
+    if settings.max_features > 1:
+        ways[set_name] = [scores.of(each) for each in sets]
     for hook_point in corpus.hook_points:
         directions = mean_directions(corpus, hook_point, splits, contrasts)
         ways[f"mean difference, {hook_point}"] = [direction.scores for direction in directions]
