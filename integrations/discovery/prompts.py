@@ -44,7 +44,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             continue
         try:
             prompts.append(msgspec.json.decode(line, type=Prompt))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}:{number}: {error}") from error
         if (prompts[-1].messages is None) == (prompts[-1].prompt is None):
             raise ConfigError(f"{path}:{number}: give either messages or prompt")

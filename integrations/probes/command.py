@@ -56,6 +56,8 @@ def import_(
     """Make a linear probe of a direction, such as a difference of means: score = direction · x."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise CompileError(f"--name {name!r} is no name of a feature", "use snake_case")
+    if threshold is not None and not np.isfinite(threshold):
+        raise CompileError(f"--threshold {threshold} is no number that a score can be above")
     hook_point = HookPoint.parse(site)
     place = Place(key, layer, position)
     weight = read_direction(file, place)

@@ -134,7 +134,7 @@ def write_labels(path: Path, labels: Sequence[Label]) -> None:
 def _decode(line: bytes, where: str) -> Label:
     try:
         label = _DECODER.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LabelError(f"{where}: {error}") from error
     if label.span is not None and not 0 <= label.span[0] < label.span[1]:
         raise LabelError(f"{where}: the span {list(label.span)} is not [first, one past the last]")

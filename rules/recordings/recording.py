@@ -82,7 +82,7 @@ def recorded_columns(path: Path) -> dict[str, tuple[str, ...]]:
         abouts = msgspec.json.decode(tensors["__metadata__"][_KEY], type=_Header).requests
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, msgspec.MsgspecError, LookupError, TypeError, AttributeError) as error:
         raise RecordingError(f"{path}: cannot be read as a recording: {error}") from error
     return {about.context.id: about.columns for about in abouts}
 
@@ -135,7 +135,7 @@ def _read_safetensors(path: Path) -> Iterator[RecordedRequest]:
         if header is None:
             raise RecordingError(f"{path}: holds no recorded requests")
         abouts = msgspec.json.decode(header, type=_Header).requests
-    except (SafetensorError, msgspec.MsgspecError) as error:
+    except (SafetensorError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: cannot be read as a recording: {error}") from error
     for i, about in enumerate(abouts):
         yield _request(f"{path}, request {i + 1}", about, _tensors_of(path, i, tensors))

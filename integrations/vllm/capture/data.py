@@ -63,7 +63,7 @@ def read_items(path: Path) -> list[Item]:
         where = f"{path}:{number}"
         try:
             item = _DECODER.decode(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: {error}") from error
         if (item.messages is None) == (item.prompt is None):
             raise ConfigError(f"{where}: give either messages or prompt")

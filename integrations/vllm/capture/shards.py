@@ -155,7 +155,9 @@ class Shards:
         path = self.directory / "answers.jsonl"
         answers = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
-            with contextlib.suppress(msgspec.DecodeError):  # cut off when a capture was killed
+            with contextlib.suppress(
+                msgspec.DecodeError, UnicodeDecodeError
+            ):  # cut off when a capture was killed
                 answers.append(msgspec.json.decode(line, type=Answer))
         return answers
 

@@ -159,6 +159,12 @@ def test_a_wrong_site_or_name_is_refused(tmp_path: Path, options: dict, message:
         run(save(tmp_path / "direction.npy", ALL[0, 0]), **options)
 
 
+def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path):
+    with pytest.raises(CompileError, match="--threshold nan is no number"):
+        run(save(tmp_path / "direction.npy", ALL[0, 0]), "--threshold", "nan")
+    assert not (tmp_path / "probe.safetensors").exists()
+
+
 def test_files_of_another_kind_or_none_are_refused(tmp_path: Path):
     with pytest.raises(CompileError, match=r"directions are read from \.pt"):
         run(tmp_path / "direction.txt")

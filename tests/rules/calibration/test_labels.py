@@ -54,6 +54,13 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, lines: list[str], m
         read_labels(write(tmp_path, *lines))
 
 
+def test_text_of_another_encoding_is_told_with_its_line(tmp_path: Path):
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(b'{"id": "a", "label": true}\n{"id": "\xe9", "label": true}\n')
+    with pytest.raises(LabelError, match=r"labels\.jsonl:2: 'utf-8' codec can't decode"):
+        read_labels(path)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(LabelError, match=r"nowhere\.jsonl: cannot be read: No such file"):
         read_labels(tmp_path / "nowhere.jsonl")
