@@ -58,11 +58,13 @@ def mean_differences(
     seed: int,
 ) -> MeanDifferences:
     """Of prompts as the model reads and answers them untouched."""
-    sides = []
-    for behaviour in (positives, negatives):
-        means = behaviour.means()
-        others = [means[behaviour.folds != fold].mean(axis=0) for fold in range(NUM_FOLDS)]
-        sides.append(np.stack(others))
-    shape = (num_random, *sides[0].shape[1:])
+    of_positives, of_negatives = _of_others(positives), _of_others(negatives)
+    shape = (num_random, *of_positives.shape[1:])
     random = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return MeanDifferences(layers, *sides, random)
+    return MeanDifferences(layers, of_positives, of_negatives, random)
+
+
+def _of_others(behaviour: Behaviour) -> Floats:
+    """Of the prompts that are not of a fold the mean, [folds, layers, inputs]."""
+    means = behaviour.means()
+    return np.stack([means[behaviour.folds != fold].mean(axis=0) for fold in range(NUM_FOLDS)])

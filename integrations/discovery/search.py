@@ -10,7 +10,7 @@ from saeguard.integrations.discovery.corpus import Corpus
 from saeguard.integrations.discovery.directions import mean_directions
 from saeguard.integrations.discovery.feature_sets import Candidates, FeatureSet
 from saeguard.integrations.discovery.growing import choose
-from saeguard.integrations.discovery.judging import Alarm, Judged, alarm, judge, judge_alone
+from saeguard.integrations.discovery.judging import Alarm, Judged, Scores, alarm, judge, judge_alone
 from saeguard.integrations.discovery.ranking import (
     Candidate,
     rank,
@@ -124,7 +124,7 @@ def discover(
     first = sets[0]
     assert first is not None
     set_name = f"weighted set of up to {settings.max_features}"
-    ways = {"best feature": [scores.of(each) for each in singles]}
+    ways: dict[str, Sequence[Scores]] = {"best feature": [scores.of(each) for each in singles]}
     if settings.max_features > 1:
         ways[set_name] = [scores.of(each) for each in sets]
     for hook_point in corpus.hook_points:
