@@ -71,7 +71,7 @@ class RayRunner:
         rows = [{"number": i, "shard": pickle.dumps(s)} for i, s in enumerate(shards)]
         return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
-            fn_constructor_args=(_setting(), pickle.dumps(start), attempts),
+            fn_constructor_args=(self._setting(), pickle.dumps(start), attempts),
             compute=ray.data.ActorPoolStrategy(
                 size=attempts.num_workers, max_tasks_in_flight_per_actor=1
             ),
@@ -79,10 +79,11 @@ class RayRunner:
             num_gpus=self.gpus,
         )
 
-
-def _setting() -> Setting:
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    return Setting(os.getcwd(), passed_on)
+    def _setting(self) -> Setting:
+        passed_on = {name: os.environ[name] for name in os.environ if name.startswith(_PASSED_ON)}
+        if self.gpus:  # each worker has those that Ray gives it
+            passed_on.pop("CUDA_VISIBLE_DEVICES", None)
+        return Setting(os.getcwd(), passed_on)
 
 
 def _rows(dataset: ray.data.Dataset, logs: str) -> Generator[Row, None, None]:

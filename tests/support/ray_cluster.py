@@ -1,5 +1,5 @@
-"""A Ray cluster on the loopback interface, as somebody would start it by hand; and gates, at which
-its workers wait to be killed.
+"""A Ray cluster on the loopback interface, as somebody would start it by hand; commands that work
+on one; and gates, at which its workers wait to be killed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-LONGEST_S = 300
+LONGEST_S = 600
 """For a machine that is busy with other things."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -66,6 +67,37 @@ def wait_for(
         assert process.poll() is None, f"ended with {process.returncode}: {said()}"
         assert time.monotonic() < deadline_s, f"still not there: {said()}"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Printed:
+    exit_code: int
+    out: str
+    err: str
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, before: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """`saeguard` in a process of its own."""
+    command = f"{before}from saeguard.monitor.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", command, *arguments], cwd=folder,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def printed(process: subprocess.Popen[bytes]) -> Printed:
+    out, err = process.communicate(timeout=LONGEST_S)
+    return Printed(process.returncode, out.decode(), err.decode())
+
+
+def run(folder: Path, *arguments: str, before: str = "") -> Printed:
+    with running(folder, *arguments, before=before) as process:
+        return printed(process)
 
 
 class Gate:

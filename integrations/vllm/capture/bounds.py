@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from saeguard.monitor.errors import SaeguardError
 
@@ -27,6 +29,8 @@ for 256 requests of 256 columns it would take 4 GB."""
 _RECORD_BYTES = 512 << 20
 """Of one request: SQLite takes no value of 1 GB."""
 _SLOTS = 64
+
+T = TypeVar("T")
 
 
 class DiskFullError(SaeguardError):
@@ -65,6 +69,22 @@ class Bounds:
     def has_room(self, num_requests: int, num_bytes: int) -> bool:
         """Whether a batch of so much may be."""
         return num_requests <= self.max_requests and num_bytes <= _BATCH_BYTES
+
+    def batches(self, sized: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
+        """Requests with their numbers of tokens, in their order; in each batch as many as there is
+        room for, and one at least.
+        """
+        batch: list[T] = []
+        num_bytes = 0
+        for request, num_tokens in sized:
+            more = self.num_bytes(num_tokens)
+            if batch and not self.has_room(len(batch) + 1, num_bytes + more):
+                yield batch
+                batch, num_bytes = [], 0
+            batch.append(request)
+            num_bytes += more
+        if batch:
+            yield batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from saeguard.integrations.output import printing_to
-from saeguard.integrations.vllm.capture import silent
-from saeguard.integrations.vllm.capture.bounds import LONGEST, STORE_MIB, Bounds, Disk
+from saeguard.integrations.vllm.capture.bounds import LONGEST, Bounds, Disk, DiskFullError
 from saeguard.integrations.vllm.capture.data import read_items
-from saeguard.integrations.vllm.capture.session import Captured, Session
+from saeguard.integrations.vllm.capture.engine import LOG, Setup
+from saeguard.integrations.vllm.capture.parts import cut
+from saeguard.integrations.vllm.capture.session import Captured
 from saeguard.integrations.vllm.capture.shards import Shards
-from saeguard.integrations.vllm.capture.watched import Watched, watched
+from saeguard.integrations.vllm.capture.watched import watched
 from saeguard.integrations.vllm.options import Model, VllmArgs
 from saeguard.integrations.vllm.preflight import check_model, check_vllm
+from saeguard.monitor.cli import sharded
 from saeguard.monitor.errors import ConfigError, SaeguardError
-from saeguard.monitor.watchlist import save
 from saeguard.rules.quantity import quantity
 
-_NUM_LINES = 20
 
+@dataclass(slots=True)
+class _Outcome:
+    """How it went."""
 
-class EngineError(SaeguardError):
-    """The engine did not start, or ended."""
+    num_requests: int = 0
+    partly: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    refusal: DiskFullError | None = None
+    """Why the others were not recorded."""
 
 
 def capture(
@@ -61,21 +66,26 @@ def capture(
     max_disk_gib: Annotated[
         float, typer.Option(min=0.0, help="How large the directory may grow.")
     ] = 20.0,
+    ray: sharded.RayOption = False,
+    ray_workers: sharded.WorkersOption = 2,
+    ray_address: sharded.AddressOption = None,
+    ray_gpus: sharded.GpusOption = 0.0,
 ) -> None:
     """Run requests through a model offline, and record the scores of the watched features, or
     activations.
 
-    Exit code: 0 all are recorded, 1 not all, or some only in part, 2 wrong usage, or the engine did
+    Exit code: 0 all are recorded, 1 not all, or some only in part, 2 wrong usage, or an engine did
     not run.
     """
     check_vllm()
     if not rules and not activations:
         raise ConfigError("give --rules or --activations, or both", "see saeguard capture --help")
+    runner = sharded.choose_runner(ray, ray_workers, ray_address, ray_gpus)
     items = read_items(data)
+    watch = watched(rules or [], activations or [], model)
     work = Path(tempfile.mkdtemp(prefix="saeguard-capture-"))
     try:
-        watch = watched(rules or [], activations or [], model, work)
-        check_model(model, watch.watchlist)
+        check_model(model, watch.compile(work))
         shards = Shards(output)
         done = shards.done(watch.columns)
     except SaeguardError:
@@ -85,84 +95,63 @@ def capture(
     console = Console(file=_own_stderr(), highlight=False, markup=False, soft_wrap=True)
     if done:
         console.print(f"{len(items) - len(waiting)} of {len(items)} requests are recorded already")
-    captured = Captured(0, ())
+    outcome = _Outcome()
     if waiting:
         bounds, disk = Bounds(len(watch.columns)), Disk(output, int(max_disk_gib * 2**30))
         if bounds.record_tokens < LONGEST:
             console.print(f"of each request the last {bounds.record_tokens:,} tokens are recorded")
-        config = _write_config(work, watch, bounds)
-        console.print(f"starting the engine; its log is {work / 'engine.log'}")
         # Prefix caching would have the monitor keep activations of what is in vLLM's cache.
         arguments = [*(["--no-enable-prefix-caching"] if activations else []), *(vllm_args or [])]
-        with _engine(model, arguments, config, work / "engine.log") as engine:
-            store = work / "alerts.sqlite"
-            session = Session(engine, store, shards, disk, watch, max_tokens)
-            with Progress(console=console) as progress:
-                task = progress.add_task("requests", total=len(waiting))
-                captured = session.run(waiting, lambda n: progress.advance(task, n))
-    if captured.failed:
-        shutil.copy(work / "engine.log", output)
-    shutil.rmtree(work)
+        setup = Setup(model, tuple(arguments), watch, max_tokens, work)
+        if ray:
+            console.print(f"starting engines; their logs are {work}/*/{LOG}")
+        else:
+            console.print(f"starting the engine; its log is {setup.log}")
+        parts = cut(waiting, bounds, max_tokens)
+        with Progress(console=console) as progress, closing(runner(setup.start, parts)) as results:
+            task = progress.add_task("requests", total=len(waiting))
+            outcome = _record(results, shards, disk, lambda n: progress.advance(task, n))
+    shutil.rmtree(work, ignore_errors=True)  # monitors of Ray's workers may still be ending there
     num_labels = shards.write_labels(data)
-    num_done = len(items) - len(waiting) + captured.num_requests
+    num_done = len(items) - len(waiting) + outcome.num_requests
     print(f"{output}: {quantity(num_done, 'request')} recorded, {quantity(num_labels, 'label')}")
-    for name in captured.partly:
+    for name in outcome.partly:
         print(f"  {name}: not all of its tokens were seen")
-    for name in captured.failed:
+    for name in outcome.failed:
         print(f"  {name}: ended by an error, and not recorded; the same command runs it again")
-    if captured.failed:
-        print(f"  why is in {output / 'engine.log'}")
-    if captured.refusal is not None:
-        print(f"  {len(items) - num_done} of {len(items)} were not run: {captured.refusal}")
-    raise typer.Exit(1 if captured.partly or captured.failed or captured.refusal else 0)
+    if outcome.failed:
+        print(f"  why is in {output / LOG}")
+    if outcome.refusal is not None:
+        print(f"  {len(items) - num_done} of {len(items)} were not run: {outcome.refusal}")
+    raise typer.Exit(1 if outcome.partly or outcome.failed or outcome.refusal else 0)
+
+
+def _record(
+    results: Iterable[Captured], shards: Shards, disk: Disk, progress: Callable[[int], None]
+) -> _Outcome:
+    """Write what comes, as long as the disk has room for it.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    outcome = _Outcome()
+    for captured in results:
+        try:
+            disk.check(shards.num_bytes, captured.num_bytes)
+        except DiskFullError as error:
+            outcome.refusal = error
+            break
+        for name, content in captured.files.items():
+            shards.keep(name, content)
+        if captured.requests:
+            shards.add(captured.requests, captured.answers)
+        outcome.num_requests += len(captured.requests)
+        outcome.partly += captured.partly
+        outcome.failed += captured.failed
+        progress(len(captured.requests) + len(captured.failed))
+    return outcome
 
 
 def _own_stderr() -> TextIO:
     """Ours also while what vLLM prints is led elsewhere."""
     return os.fdopen(os.dup(2), "w", buffering=1)
-
-
-def _write_config(work: Path, watch: Watched, bounds: Bounds) -> Path:
-    save(watch.watchlist, work / "watch.safetensors")
-    values = {
-        "version": 1,
-        "rules": [silent.FILE],
-        "watchlist": "watch.safetensors",
-        "store": "alerts.sqlite",
-        "reload": False,
-        "fail": "closed",  # what is not seen is not to be taken for silence
-        "record_share": 1.0,
-        "record_tokens": bounds.record_tokens,
-        "store_mib": STORE_MIB,
-    }
-    path = work / "saeguard.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
-
-
-@contextlib.contextmanager
-def _engine(model: str, vllm_args: list[str], config: Path, log: Path) -> Iterator[Any]:
-    """A watched engine; what vLLM prints meanwhile goes to the log.
-
-    Raises:
-        EngineError: it did not start, or ended; with the end of the log.
-    """
-    os.environ |= {"SAEGUARD_CONFIG": str(config), "VLLM_NO_USAGE_STATS": "1"}
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as `vllm serve` does
-    with log.open("wb") as file, printing_to(file.fileno()):
-        try:
-            from saeguard.integrations.vllm.offline_engine import start_engine
-
-            engine = start_engine(["--model", model, *vllm_args])
-        except (Exception, SystemExit) as error:
-            said = f"{error}\nthe end of {log}:\n{_tail(log)}"
-            raise EngineError(f"the engine did not start: {said}") from error
-        try:
-            yield engine
-        finally:
-            engine.engine_core.shutdown()
-
-
-def _tail(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "\n".join(lines[-_NUM_LINES:])

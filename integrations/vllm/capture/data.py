@@ -42,6 +42,10 @@ class Item(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     span_text: str | None = None
 
+    def num_to_generate(self, by_default: int) -> int:
+        """Tokens at most."""
+        return 1 if self.response is not None else self.max_tokens or by_default
+
 
 _DECODER = msgspec.json.Decoder(Item)
 

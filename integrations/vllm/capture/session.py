@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from saeguard.integrations.vllm.capture.bounds import Bounds, Disk, DiskFullError
+from saeguard.integrations.vllm.capture.bounds import Bounds
 from saeguard.integrations.vllm.capture.data import Item, token_ids
-from saeguard.integrations.vllm.capture.shards import Answer, Shards
+from saeguard.integrations.vllm.capture.parts import Part
+from saeguard.integrations.vllm.capture.shards import Answer
 from saeguard.integrations.vllm.capture.watched import Watched
 from saeguard.integrations.vllm.engine import tokenizer_file_of
 from saeguard.monitor.alerts import RequestRecord
@@ -41,16 +42,23 @@ class CaptureError(SaeguardError):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """How it went."""
+    """What came of some requests."""
 
-    num_requests: int
-    partly: tuple[str, ...]
-    """Ids of the requests of which not every token has its scores."""
-    failed: tuple[str, ...] = ()
-    """Ids of those that vLLM ended with an error, as it does while nothing is watched: they are not
-    recorded."""
-    refusal: DiskFullError | None = None
-    """Why the others were not run."""
+    requests: list[RecordedRequest] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    """Of the same requests."""
+    partly: list[str] = field(default_factory=list)
+    """Ids of those of which not every token has its scores."""
+    failed: list[str] = field(default_factory=list)
+    """Ids of others, which vLLM ended with an error, as it does while nothing is watched."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """To be kept beside the recordings by these names: the model's tokenizer.json, which a session
+    gives once, and the engine's log, where requests have failed."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the scores."""
+        return sum(request.scores.nbytes for request in self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,114 +78,85 @@ class _Running:
 class Session:
     """One engine, and the store of the monitor that watches it."""
 
-    def __init__(
-        self,
-        engine: Any,
-        store: Path,
-        shards: Shards,
-        disk: Disk,
-        watch: Watched,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, engine: Any, store: Path, watch: Watched, max_tokens: int) -> None:
         """
         Args:
             engine: a `vllm.v1.engine.llm_engine.LLMEngine`.
-            disk: where the shards are.
             watch: what the engine is configured with.
             max_tokens: of an answer, where the request says nothing else.
         """
         self._engine = engine
         self._store = store
-        self._shards = shards
-        self._disk = disk
         self._columns = watch.columns
-        self._watchlist = watch.digest
-        self._heads = watch.heads
+        self._watchlist = watch.of_rules.digest
+        self._heads = watch.of_rules.heads
         self._bounds = Bounds(len(watch.columns))
         self._max_tokens = max_tokens
         self._tokenizer = engine.get_tokenizer()
         file = tokenizer_file_of(engine.vllm_config.model_config)
-        shards.keep_tokenizer(file)
+        self._files = {"tokenizer.json": Path(file).read_bytes()} if file else {}
         self._phases = TokenTexts(file, captured=False).phases
         self._count = 0
 
-    def run(self, items: Sequence[Item], progress: Callable[[int], None]) -> Captured:
-        """Run them all, or as many as the disk has room for.
+    def run(self, part: Part) -> Captured:
+        """Run them all. What comes of them does not depend on what was run before.
 
         Raises:
-            ConfigError: a request cannot be run, or the directory not be written.
+            ConfigError: a request cannot be run.
             CaptureError: the monitor recorded nothing of a request.
         """
-        captured, waiting = Captured(0, ()), items
+        captured = Captured(files=self._files)
+        self._files = {}
+        waiting = [self._running(item) for item in part.items]
         for _ in range(_MAX_TRIES):
-            tried = self._run_once(waiting, progress)
-            num_done = captured.num_requests + tried.num_requests
-            captured = replace(tried, num_requests=num_done, partly=captured.partly + tried.partly)
-            if not tried.failed or tried.refusal is not None:
-                break
-            waiting = [item for item in items if item.id in tried.failed]
+            batches = list(self._batches(waiting))
+            waiting = [failed for batch in batches for failed in self._run_batch(batch, captured)]
+        captured.failed.extend(running.item.id for running in waiting)
         return captured
 
-    def _run_once(self, items: Sequence[Item], progress: Callable[[int], None]) -> Captured:
-        partly: list[str] = []
-        failed: list[str] = []
-        num_done = 0
-        for batch in self._batches(items):
-            num_bytes = sum(self._bounds.num_bytes(running.num_tokens) for running in batch)
-            try:
-                self._disk.check(self._shards.num_bytes, num_bytes)
-            except DiskFullError as error:
-                return Captured(num_done, tuple(partly), tuple(failed), error)
-            of_batch = self._run_batch({self._name(): running for running in batch})
-            partly += of_batch.partly
-            failed += of_batch.failed
-            num_done += of_batch.num_requests
-            progress(of_batch.num_requests)
-        return Captured(num_done, tuple(partly), tuple(failed))
+    def _batches(self, requests: Sequence[_Running]) -> Iterator[list[_Running]]:
+        return self._bounds.batches((each, each.num_tokens) for each in requests)
 
-    def _batches(self, items: Sequence[Item]) -> Iterator[list[_Running]]:
-        batch: list[_Running] = []
-        num_bytes = 0
-        for item in items:
-            running = _Running(item, token_ids(item, self._tokenizer), self._num_to_generate(item))
-            more = self._bounds.num_bytes(running.num_tokens)
-            if batch and not self._bounds.has_room(len(batch) + 1, num_bytes + more):
-                yield batch
-                batch, num_bytes = [], 0
-            batch.append(running)
-            num_bytes += more
-        if batch:
-            yield batch
+    def _running(self, item: Item) -> _Running:
+        prompt = token_ids(item, self._tokenizer)
+        return _Running(item, prompt, item.num_to_generate(self._max_tokens))
 
-    def _num_to_generate(self, item: Item) -> int:
-        return 1 if item.response is not None else item.max_tokens or self._max_tokens
+    def _run_batch(self, batch: Sequence[_Running], captured: Captured) -> list[_Running]:
+        """Run them together, and add what comes of them.
 
-    def _run_batch(self, batch: dict[str, _Running]) -> Captured:
-        internal = {}
-        for name, running in batch.items():
-            prompt = {"prompt_token_ids": running.prompt}
-            try:
-                internal[name] = self._engine.add_request(name, prompt, _sampling(running))
-            except ValueError as error:  # longer than the model takes, say
-                raise ConfigError(f"request {running.item.id!r}: {error}") from error
+        Returns:
+            Those that vLLM ended with an error.
+        """
+        self._engine.reset_prefix_cache()
+        running = {self._name(): each for each in batch}
+        internal = {name: self._add(name, each) for name, each in running.items()}
         outputs = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
                     outputs[output.request_id] = output.outputs[0]
-        requests, answers, partly, failed = [], [], [], []
-        for name, running in batch.items():
-            if outputs[name].finish_reason in _FAILURES:
-                failed.append(running.item.id)
+        failed = []
+        for name, each in running.items():
+            output = outputs[name]
+            if output.finish_reason in _FAILURES:
+                failed.append(each)
                 continue
-            record, output = self._await_record(internal[name]), outputs[name]
-            answers.append(_answer(running.item, running.prompt, output, self._tokenizer))
-            requests.append(self._recorded(record, running, output, answers[-1]))
+            record = self._await_record(internal[name])
+            answer = _answer(each.item, each.prompt, output, self._tokenizer)
+            captured.answers.append(answer)
+            captured.requests.append(self._recorded(record, each, output, answer))
             if num_recorded(record) < num_evaluated(record):
-                partly.append(running.item.id)
-        if requests:
-            self._shards.add(requests, answers)
-        return Captured(len(requests), tuple(partly), tuple(failed))
+                captured.partly.append(each.item.id)
+        return failed
+
+    def _add(self, name: str, running: _Running) -> str:
+        """To what the engine is to run; by vLLM's id."""
+        prompt = {"prompt_token_ids": running.prompt}
+        try:
+            req_id: str = self._engine.add_request(name, prompt, _sampling(running))
+        except ValueError as error:  # longer than the model takes, say
+            raise ConfigError(f"request {running.item.id!r}: {error}") from error
+        return req_id
 
     def _recorded(
         self, record: RequestRecord, running: _Running, output: Any, answer: Answer

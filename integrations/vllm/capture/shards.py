@@ -1,15 +1,15 @@
 """What a capture leaves in its directory, shard by shard, so that it can go on where it ended.
 
-recorded-00000.safetensors   scores, one shard for each batch of requests
+recorded-00000.safetensors   scores, one shard for each part of the requests
 answers.jsonl                what was answered, a line for each request
 labels.jsonl                 the labels that the requests came with, with their spans in tokens
 tokenizer.json               the model's, for whoever wants to read the tokens
+engine.log                   what the engine said, where requests were ended by an error
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,14 +88,14 @@ class Shards:
         """Of its shards."""
         return sum(path.stat().st_size for path in self._paths)
 
-    def keep_tokenizer(self, file: str | None) -> None:
-        """
+    def keep(self, name: str, content: bytes) -> None:
+        """Beside the recordings.
+
         Raises:
-            ConfigError: it cannot be copied.
+            ConfigError: it cannot be written.
         """
         try:
-            if file is not None:
-                shutil.copyfile(file, self.directory / "tokenizer.json")
+            (self.directory / name).write_bytes(content)
         except OSError as error:
             raise ConfigError(f"{self.directory}: cannot be written: {error}") from error
 

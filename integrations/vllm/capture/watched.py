@@ -6,19 +6,19 @@ coordinate i of what is read there, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saeguard.integrations.discovery.activations import column_names
-from saeguard.integrations.vllm.capture.silent import SILENT, write_silent_rule
+from saeguard.integrations.vllm.capture.silent import write_silent_rule
 from saeguard.monitor.compile import compile_watchlist
 from saeguard.monitor.config import read_rules
 from saeguard.monitor.errors import ConfigError
-from saeguard.monitor.heads import Head, row_names
 from saeguard.monitor.sites import HookPoint
 from saeguard.monitor.watchlist import Site, WatchedFeature, Watchlist, build, encode
 
@@ -27,52 +27,64 @@ _NUM_GOLDEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the engine of a capture is configured with, beside the silent rule."""
-
-    watchlist: Watchlist
-    digest: str
-    """Of the watchlist that the rules alone would have; empty without rules."""
-    heads: Mapping[str, Head]
-    """Not in the watchlist: the monitor is to record their rows, of which the scores are made here,
-    where the phases of a given response are known.
+    """What the engines of a capture are configured with. Without the matrices of hook points, it is
+    small enough to be sent to them.
     """
+
+    of_rules: Watchlist
+    """Of the rules alone; empty, its digest as well, where there are none."""
+    hook_points: tuple[HookPoint, ...]
+    """Of which all is captured."""
+    d_model: int | None
+    """None where nothing is watched that is as wide."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What is kept of it."""
-        left_out = {SILENT, *row_names(self.heads)}
-        return tuple(name for name in self.watchlist.columns if name not in left_out)
+        assert self.d_model or not self.hook_points
+        coordinates = (column_names(place, self.d_model or 0) for place in self.hook_points)
+        return (*self.of_rules.features, *chain.from_iterable(coordinates))
+
+    def compile(self, directory: Path) -> Watchlist:
+        """All that is watched; the silent rule, which is a part of it, is written to the directory.
+
+        It has no heads: the monitor is to record their rows, of which the scores are made later,
+        where the phases of a given response are known.
+        """
+        sites = {site.hook_point: site for site in self.of_rules.sites}
+        for place in self.hook_points:
+            _add(sites, _identity(place, self.d_model or 0))
+        first = next(iter(sites.values()))
+        _add(sites, write_silent_rule(directory, first.hook_point, first.weight.shape[1]))
+        return build(self.d_model, list(sites.values()))
 
 
-def watched(
-    rules: Sequence[str], hook_points: Sequence[str], model: str, directory: Path
-) -> Watched:
+def watched(rules: Sequence[str], hook_points: Sequence[str], model: str) -> Watched:
     """
     Args:
         rules: files, directories and packs.
         hook_points: by TransformerLens' names; where there are no rules, at least one.
         model: a directory or a name on a hub.
-        directory: where the silent rule is written.
 
     Raises:
         SaeguardError: the rules, a hook point or the model cannot be used.
     """
     places = _wide(hook_points)
     of_rules = compile_watchlist(read_rules(rules)) if rules else Watchlist(None, (), digest="")
-    sites = {site.hook_point: site for site in of_rules.sites}
-    d_model = of_rules.d_model
-    if places:
-        d_model = _hidden_size(model)
-        for place in places:
-            _add(sites, _identity(place, d_model))
-    first = next(iter(sites.values()))
-    _add(sites, write_silent_rule(directory, first.hook_point, first.weight.shape[1]))
-    return Watched(build(d_model, list(sites.values())), of_rules.digest, of_rules.heads)
+    if not places:
+        return Watched(of_rules, (), of_rules.d_model)
+    d_model = _hidden_size(model)
+    if of_rules.d_model not in (None, d_model):
+        raise ConfigError(
+            f"the rules are for d_model {of_rules.d_model}, but {model} has {d_model}",
+            "use SAEs or probes of this model",
+        )
+    return Watched(of_rules, places, d_model)
 
 
-def _wide(names: Sequence[str]) -> list[HookPoint]:
+def _wide(names: Sequence[str]) -> tuple[HookPoint, ...]:
     """Each once."""
-    places = [HookPoint.parse(name) for name in dict.fromkeys(names)]
+    places = tuple(HookPoint.parse(name) for name in dict.fromkeys(names))
     for place in places:
         if not place.is_d_model_wide:
             raise ConfigError(
@@ -106,12 +118,6 @@ def _add(sites: dict[HookPoint, Site], more: Site) -> None:
 
 
 def _side_by_side(known: Site, more: Site) -> Site:
-    if known.weight.shape[1] != more.weight.shape[1]:
-        raise ConfigError(
-            f"the rules read {known.weight.shape[1]} numbers at {known.hook_point}, and the model "
-            f"has {more.weight.shape[1]} there",
-            "use SAEs or probes of this model",
-        )
     arrays = {
         name: np.concatenate([getattr(known, name), getattr(more, name)])
         for name in ("weight", "bias", "threshold")

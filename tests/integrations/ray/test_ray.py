@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from calibration_data import RULES, examples
 from planted import Planted, write_sae
-from ray_cluster import ENVIRONMENT, LONGEST_S, Gate, ray_cluster
+from ray_cluster import Gate, printed, ray_cluster, run, running
 
 from saeguard.rules.calibration.labels import write_labels
 from saeguard.rules.recordings.recording import write_recordings
 
 NUM_FILES, NUM_IN_FILE = 5, 40
 BACKTEST = ("backtest", "rules.yaml", "recorded", "--data", "labels.jsonl", "--format", "json")
-
-
-@dataclass(frozen=True)
-class Printed:
-    exit_code: int
-    out: str
-    err: str
-
-
-@contextmanager
-def running(folder: Path, *arguments: str, before: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """`saeguard` in a process of its own."""
-    command = f"{before}from saeguard.monitor.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", command, *arguments], cwd=folder,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-
-
-def printed(process: subprocess.Popen[bytes]) -> Printed:
-    out, err = process.communicate(timeout=LONGEST_S)
-    return Printed(process.returncode, out.decode(), err.decode())
-
-
-def run(folder: Path, *arguments: str, before: str = "") -> Printed:
-    with running(folder, *arguments, before=before) as process:
-        return printed(process)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ import pytest
 from planted import Planted
 
 from saeguard.integrations.vllm.capture.bounds import LONGEST, Bounds, Disk, DiskFullError
-from saeguard.integrations.vllm.capture.command import _write_config
+from saeguard.integrations.vllm.capture.data import Item
+from saeguard.integrations.vllm.capture.engine import write_config
+from saeguard.integrations.vllm.capture.parts import cut
 from saeguard.integrations.vllm.capture.shards import Answer, Shards
 from saeguard.integrations.vllm.capture.watched import watched
 from saeguard.monitor.config import load_config
@@ -30,8 +32,8 @@ LAYERS = ["blocks.1.hook_resid_post", "blocks.4.hook_resid_post"]
 
 @pytest.mark.parametrize(("rules", "hook_points"), [([], LAYERS), ([RULES], []), ([RULES], LAYERS)])
 def test_a_monitor_takes_what_is_configured_and_no_rule_of_the_users(tmp_path, rules, hook_points):
-    watch = watched(rules, hook_points, MODEL, tmp_path)
-    book = load_rulebook(load_config(_write_config(tmp_path, watch, Bounds(len(watch.columns)))))
+    watch = watched(rules, hook_points, MODEL)
+    book = load_rulebook(load_config(write_config(tmp_path, watch)))
     features = load_rules(rules).used_features() if rules else ()
     coordinates = [f"{hook_point}/{i}" for hook_point in hook_points for i in range(192)]
     assert {*watch.columns} == {*features, *coordinates}
@@ -40,8 +42,8 @@ def test_a_monitor_takes_what_is_configured_and_no_rule_of_the_users(tmp_path, r
 
 
 def test_identity_rows_score_each_coordinate_as_it_is(tmp_path):
-    watch = watched([RULES], ["blocks.2.hook_resid_post"], MODEL, tmp_path)
-    (site,) = watch.watchlist.sites
+    watch = watched([RULES], ["blocks.2.hook_resid_post"], MODEL)
+    (site,) = watch.compile(tmp_path).sites
     x = np.random.default_rng(0).normal(size=(5, 192)).astype(np.float32)
     scores = encode(x, site)
     names = [feature.name for feature in site.features]
@@ -59,9 +61,9 @@ def test_identity_rows_score_each_coordinate_as_it_is(tmp_path):
         ("blocks.2.attn.hook_z", "only what is as wide as the residual stream"),
     ],
 )
-def test_a_hook_point_that_cannot_be_captured_is_refused(tmp_path, hook_point, message):
+def test_a_hook_point_that_cannot_be_captured_is_refused(hook_point, message):
     with pytest.raises((ConfigError, UnsupportedError), match=message):
-        watched([], [hook_point], MODEL, tmp_path)
+        watched([], [hook_point], MODEL)
 
 
 @pytest.mark.parametrize("num_columns", [1, 10, 192, 1152, 4096, 65_536])
@@ -75,6 +77,18 @@ def test_a_batch_never_has_more_than_a_record_and_the_monitors_table_hold(num_co
     assert bounds.max_requests == (256 if num_columns <= 16 else 64)
     if num_columns <= 10:
         assert bounds.record_tokens == LONGEST
+
+
+def test_requests_are_cut_in_their_order_into_parts_that_fit():
+    items = [Item(str(i), prompt="x" * (40_000 if i % 7 == 0 else 30)) for i in range(1000)]
+    for num_columns in (1, 384, 10_000):
+        bounds = Bounds(num_columns)
+        parts = cut(items, bounds, max_tokens=256)
+        assert [item for part in parts for item in part.items] == items
+        assert max(len(part.items) for part in parts) <= bounds.max_requests
+        assert len(parts) >= 1000 / bounds.max_requests
+    assert len(parts) > 50  # 10,000 columns have no room for 64
+    assert str(parts[0]) == f"requests '0' to '{len(parts[0].items) - 1}'"
 
 
 def test_a_full_disk_is_refused_before_it_is_full(tmp_path):

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 from transformers import PreTrainedTokenizerFast
 
-from saeguard.integrations.vllm.capture.bounds import Disk
 from saeguard.integrations.vllm.capture.data import Item
-from saeguard.integrations.vllm.capture.session import Captured, Session
-from saeguard.integrations.vllm.capture.shards import Shards
+from saeguard.integrations.vllm.capture.parts import Part
+from saeguard.integrations.vllm.capture.session import Session
 from saeguard.integrations.vllm.capture.watched import watched
 
 MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "organism" / "artifacts" / "model")
@@ -35,6 +34,9 @@ class FailingEngine:
     def has_unfinished_requests(self) -> bool:
         return bool(self._waiting)
 
+    def reset_prefix_cache(self) -> bool:
+        return True
+
     def step(self) -> list[SimpleNamespace]:
         ended = SimpleNamespace(finish_reason="error", token_ids=[], text="")
         name = self._waiting.pop()
@@ -43,13 +45,8 @@ class FailingEngine:
 
 def test_a_request_that_vllm_ends_with_an_error_is_tried_again_then_named(tmp_path: Path):
     engine = FailingEngine()
-    watch = watched([], ["blocks.1.hook_resid_post"], MODEL, tmp_path)
-    shards, disk = Shards(tmp_path / "acts"), Disk(tmp_path, 1 << 30)
-    session = Session(engine, tmp_path / "none", shards, disk, watch, max_tokens=4)
-    captured = session.run(
-        [Item("r1", prompt="the lamp"), Item("r2", prompt="the")], lambda _: None
-    )
-    assert captured == Captured(0, (), ("r1", "r2"))
+    watch = watched([], ["blocks.1.hook_resid_post"], MODEL)
+    session = Session(engine, tmp_path / "none", watch, max_tokens=4)
+    captured = session.run(Part((Item("r1", prompt="the lamp"), Item("r2", prompt="the"))))
+    assert (captured.requests, captured.failed) == ([], ["r1", "r2"])
     assert engine.num_tried == 6
-    assert not list(shards.directory.glob("recorded-*"))
-    assert shards.done(watch.columns) == set()

@@ -15,10 +15,10 @@ PROBES = random_probes(192)
 def test_the_rows_of_heads_are_watched_and_their_scores_kept(tmp_path: Path):
     ordinary = compiled(tmp_path, PROBES)
     for hook_points in ([], ["blocks.2.hook_resid_post"]):
-        watch = watched([str(tmp_path / "rules.yaml")], hook_points, str(MODEL), tmp_path)
-        assert watch.heads == ordinary.heads
-        assert watch.watchlist.heads == {}, "the monitor would keep no rows"
-        assert {*ordinary.columns} <= {*watch.watchlist.columns}
+        watch = watched([str(tmp_path / "rules.yaml")], hook_points, str(MODEL))
+        watchlist = watch.compile(tmp_path)
+        assert watchlist.heads == {}, "the monitor would keep no rows"
+        assert {*ordinary.columns} <= {*watchlist.columns}
         kept = [name for name in watch.columns if not name.startswith("blocks.")]
         assert sorted(kept) == sorted(PROBES)
-        assert watch.digest == ordinary.digest
+        assert watch.of_rules.digest == ordinary.digest
