@@ -47,7 +47,9 @@ Written by `compare.py`; nothing here is edited. Features, sets and probes are w
 tables pool the test splits of seeds {seeds}. Recall at 1 % and 0.1 % is at thresholds that so many
 of a table's own negatives pass; *at the training split's 1 %* is what a rule would do whose
 threshold was set on training data, and that is where alerts and tokens are counted. The mirror
-game, in which players say the very values that the liar says, is only in the tables by kind."""
+game, in which players say the very values that the liar says, is only in the tables by kind.
+Of lies, probes choose among layers {layers}; of other behaviours they read the SAE's, and all else
+that the organism does is a negative, lies too."""
 
 
 def read_sample(work: Path, model: object, split: str, seeds: Sequence[int]) -> Sample:
@@ -158,7 +160,11 @@ def compare(work: Path, artifacts: Path, seeds: Sequence[int] = SEEDS) -> str:
     organism = load_model(artifacts / "model")
     samples = {split: read_sample(work, organism[0], split, seeds) for split in SPLITS}
     fit_all = read_sample(work, organism[0], "fit", seeds[:1])
-    parts = [_ABOUT.format(seeds=", ".join(map(str, seeds)), seed=seeds[0])]
+    parts = [
+        _ABOUT.format(
+            seeds=", ".join(map(str, seeds)), seed=seeds[0], layers=", ".join(map(str, LAYERS))
+        )
+    ]
     for target in TARGETS:
         fit = target.of(fit_all)
         detectors = [
