@@ -34,8 +34,9 @@ def capture(output: str, *ray: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With requests."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB: there is room for two
     lines = (ORGANISM / "artifacts" / "demo_requests.jsonl").read_text().splitlines()
     requests = [json.loads(line) for line in lines[: NUM_PARTS * NUM_IN_PART]]
     for request in requests:
