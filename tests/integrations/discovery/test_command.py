@@ -132,3 +132,11 @@ def test_what_cannot_be_used_is_said_in_one_line(run, planted, tmp_path, argumen
     assert code == 2
     assert message in " ".join((out + err).replace("│", " ").split())
     assert "Traceback" not in out + err
+
+
+def test_with_probe_a_linear_probe_is_judged_beside_the_features(run, planted):
+    code, out, _ = run(*DISCOVER, "--probe")
+    assert code == 0
+    (row,) = (line.split() for line in out.splitlines() if line.startswith("linear probe"))
+    training, held_out = float(row[2]), float(row[3])
+    assert min(training, held_out) > 0.75  # .5 is chance
