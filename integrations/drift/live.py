@@ -37,7 +37,8 @@ class LiveDrift:
 
     @property
     def is_unsure(self) -> bool:
-        return any(drift.verdict == "too_little" for drift in self.compared.drifts)
+        drifts = self.compared.drifts
+        return not drifts or any(drift.verdict == "too_little" for drift in drifts)
 
 
 @dataclass(frozen=True, slots=True)

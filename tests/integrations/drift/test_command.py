@@ -88,6 +88,14 @@ def test_too_little_data_is_said_with_how_much_it_takes_and_ends_with_1(folder: 
     )
 
 
+def test_scores_that_were_never_observed_are_no_proof_that_nothing_has_moved(folder: Path):
+    unseen = [replace(r, scores=np.full_like(r.scores, np.nan)) for r in requests(NUM_REQUESTS, 8)]
+    write_recordings(folder / "unseen.safetensors", named(unseen))
+    said = run("rules.yaml", "old.safetensors", "unseen.safetensors", exit_code=1)
+    assert "observed on one side only" in said
+    assert "the data cannot tell" in said
+
+
 def test_of_an_alert_store_only_what_was_drawn_by_chance_counts_and_what_is_recent(folder: Path):
     share, hour_ns = 0.5, 3_600 * 10**9
     now_ns = time.time_ns()
