@@ -84,8 +84,9 @@ def _read_file(path: Path) -> Iterator[FeatureLabel]:
             try:
                 yield from _labels(row, path.name)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
+                lacks = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
                 raise LabelsError(
-                    f"{place}: is no explanation of a feature: {error!r}",
+                    f"{place}: is no explanation of a feature: {lacks}",
                     "it needs modelId, layer, index and description",
                 ) from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -115,7 +116,9 @@ def _parse(text: str, place: str) -> Any:
         raise LabelsError(f"{place}: is no JSON: {error}") from error
 
 
-def _labels(row: dict[str, Any], file: str) -> Iterator[FeatureLabel]:
+def _labels(row: Any, file: str) -> Iterator[FeatureLabel]:
+    if not isinstance(row, dict):
+        raise TypeError("it is no JSON object")
     if "explanations" in row:
         place = {key: row[key] for key in ("modelId", "layer", "index")}
         for explanation in row["explanations"]:

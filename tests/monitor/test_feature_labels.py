@@ -82,9 +82,9 @@ def test_of_several_labels_the_newest_counts(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"{}\n", r"a\.jsonl:1: is no explanation of a feature: KeyError"),
+        ("a.jsonl", b"{}\n", r"a\.jsonl:1: is no explanation of a feature: it has no description"),
         ("a.jsonl", b"\n\n{,}\n", r"a\.jsonl:3: is no JSON"),
-        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: is no explanation"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: is no explanation of a feature: it is no JSON object"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: is no JSON"),
         ("a.jsonl", b"\xff\xfe", "cannot be read"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
