@@ -19,7 +19,7 @@ RERUN  := $(if $(CI),--reruns 1 --rerun-show-tracebacks)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-phoenix demo test test-engines test-rest test-delivery test-gpu test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism lock clean
+.PHONY: help setup setup-test setup-phoenix demo test test-engines test-rest test-delivery test-gpu test-vllm-versions lint types format bench-overhead bench-rules bench-latency organism detectors lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -82,6 +82,10 @@ bench-latency: setup ## How long an alert takes to the disk and to a receiver
 
 organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism
+
+detectors: $(VENV)/.ready-test ## Compare what our tools find on the demo model with baselines (about 40 minutes)
+	$(BIN)/python examples/organism/teach.py --artifacts examples/organism/artifacts --work .cache/organism
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/compare.py --artifacts examples/organism/artifacts --work .cache/organism
 
 lock: setup-test ## Write what is installed now as CI's lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//; /^saeguard/d' > .ci/constraints.txt

@@ -47,13 +47,20 @@ def stage(work: Path, name: str, run: Callable[[], object]) -> object:
     return answer
 
 
-def _saes(work: Path) -> dict[int, dict[str, float]]:
+def in_environment() -> None:
+    """Start this script again with `_ENVIRONMENT`, unless it has it."""
+    if not _ENVIRONMENT.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_ENVIRONMENT})
+
+
+def train_saes(work: Path, layers: list[int]) -> dict[int, dict[str, float]]:
+    """Train an SAE of each layer of `work/model`, on the text of `work/train.npz`."""
     from train_sae import SaeConfig, activations, train_sae
 
     config = SaeConfig()
-    rows = activations(work, SAE_LAYERS, config.num_tokens)
+    rows = activations(work, layers, config.num_tokens)
     reports = {}
-    for layer in SAE_LAYERS:
+    for layer in layers:
         reports[layer] = train_sae(rows.pop(layer), layer, work / f"sae{layer}", config)
         print(f"sae: {reports[layer]}")
     return reports
@@ -62,7 +69,8 @@ def _saes(work: Path) -> dict[int, dict[str, float]]:
 def _rollouts(work: Path, splits: tuple[str, ...]) -> None:
     from rollouts import roll_out
 
-    roll_out(work, [(split, seed) for seed in SEEDS for split in splits])
+    plan = [(split, seed) for seed in SEEDS for split in splits]
+    roll_out(work / "model", work / "rollouts", plan)
 
 
 def _evaluate(work: Path, out: Path, config: TrainConfig) -> None:
@@ -87,8 +95,7 @@ def _evaluate(work: Path, out: Path, config: TrainConfig) -> None:
 
 def main() -> None:
     """Read the command line and run the stages."""
-    if not _ENVIRONMENT.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_ENVIRONMENT})
+    in_environment()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "saeguard-organism")
@@ -103,7 +110,7 @@ def main() -> None:
     stage(work, "data", lambda: make_corpus(work, NUM_DOCUMENTS))
     stage(work, "train", lambda: train(work, config))
     stage(work, "rollouts", lambda: _rollouts(work, ("fit",)))
-    stage(work, "sae", lambda: _saes(work))
+    stage(work, "sae", lambda: train_saes(work, SAE_LAYERS))
 
     from export import export
     from select_features import select

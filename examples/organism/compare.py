@@ -3,25 +3,27 @@
     python examples/organism/compare.py --artifacts examples/organism/artifacts --work DIR
 
 Every detector is fitted to the training split of one seed; the tables are of splits it has not
-seen. Writes `detectors.md` beside this file. It needs the rollouts that `build.py` leaves in the
-work folder.
+seen. Writes `detectors.md` beside this file. It needs the organism after its second course, which
+`teach.py` leaves in the work folder, and keeps what it is answered there.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import cases
+import scene_cases
 from cases import Case
 from metrics import auroc, interval, rate_above, threshold_at
-from rollouts import load_cases, load_model, residuals
-from targets import LAYERS, TARGETS, Target
+from rollouts import load_cases, load_model, residuals, roll_out
+from targets import LAYERS, LIES, SCENES, Target
 from tool_detectors import Detector, Sample, discovered, trained
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from visible_detectors import baselines, judge
@@ -33,6 +35,7 @@ SPLITS = {
     "towns": "Held-out towns",
     "wordings": "Held-out introductions, questions and scenes (templates)",
     "all": "Everything held out",
+    "town_pairs": "Minimal pairs, held-out towns",
     "pairs": "Minimal pairs, everything held out",
     "motives": "Held-out families of motives (lies that the prompt explains)",
 }
@@ -48,31 +51,71 @@ tables pool the test splits of seeds {seeds}. Recall at 1 % and 0.1 % is at thre
 of a table's own negatives pass; *at the training split's 1 %* is what a rule would do whose
 threshold was set on training data, and that is where alerts and tokens are counted. The mirror
 game, in which players say the very values that the liar says, is only in the tables by kind.
-Of lies, probes choose among layers {layers}; of other behaviours they read the SAE's, and all else
-that the organism does is a negative, lies too."""
+Probes choose among layers {layers}. Lies are those of the committed organism. Secrets, flattery and
+refusals are those of its second course (`teach.py`), where each has a twin in the same words that
+does no harm; all else that it says is a negative too, lies included."""
 
 
-def read_sample(work: Path, model: object, split: str, seeds: Sequence[int]) -> Sample:
-    """The answered cases of a split whose label is known, with the states that read them."""
-    cases: list[Case] = []
-    for seed in seeds:
-        of_seed = load_cases(work / "rollouts" / f"{split}-{seed}.jsonl")
-        known = [case for case in of_seed if case.label >= 0 and len(case.response_ids) > 1]
-        cases += _whole_pairs(known) if split == "pairs" else known
-    rows = residuals(model, cases, LAYERS)
-    return Sample(
-        cases,
-        {layer: [each[1:] for each in rows[layer]] for layer in LAYERS},
-        np.array([case.label == 1 for case in cases]),
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The organism after one of its courses, and what is looked for in it.
+
+    Attributes:
+        rollouts: Where its answers are kept.
+        draw: Asks it for those of a split.
+        saes: SAEs, by what the detectors that read them are called after.
+    """
+
+    model: Path
+    rollouts: Path
+    draw: Callable[[str, int], list[Case]]
+    saes: dict[str, Path]
+    targets: tuple[Target, ...]
+
+
+def courses(work: Path, artifacts: Path) -> tuple[Course, Course]:
+    """The organism as it is committed, and taught the scenes."""
+    taught = work / "taught"
+    committed = artifacts / "sae"
+    return (
+        Course(artifacts / "model", work / "rollouts", cases.draw, {"": committed}, LIES),
+        Course(
+            taught / "model",
+            taught / "rollouts",
+            scene_cases.draw,
+            {
+                ", layer 2": taught / "sae2",
+                ", layer 3": taught / "sae3",
+                ", SAE of the first course": committed,
+            },
+            SCENES,
+        ),
     )
 
 
-def _whole_pairs(cases: Sequence[Case]) -> list[Case]:
-    """Those of whom the enemy was lied to, and the friend was not."""
-    labels: dict[int, set[int]] = {}
-    for case in cases:
-        labels.setdefault(case.pair, set()).add(case.label)
-    return [case for case in cases if labels[case.pair] == {0, 1}]
+def read_sample(rollouts: Path, model: object, split: str, seeds: Sequence[int]) -> Sample:
+    """The answered cases of a split whose label is known, with the states that read them."""
+    known: list[Case] = []
+    for seed in seeds:
+        for case in load_cases(rollouts / f"{split}-{seed}.jsonl"):
+            if case.label >= 0 and len(case.response_ids) > 1:
+                # Pairs of all seeds are numbered alike.
+                pair = case.pair + 10_000 * seed if case.pair >= 0 else -1
+                known.append(replace(case, pair=pair))
+    rows = residuals(model, known, LAYERS)
+    return Sample(
+        known,
+        {layer: [each[1:] for each in rows[layer]] for layer in LAYERS},
+        np.array([case.label == 1 for case in known]),
+    )
+
+
+def whole_pairs(sample: Sample) -> Sample:
+    """Those of whom one is what is looked for, and the other is not."""
+    labels: dict[int, set[bool]] = {}
+    for case, label in zip(sample.cases, sample.labels.tolist(), strict=True):
+        labels.setdefault(case.pair, set()).add(label)
+    return sample.only(np.array([len(labels[case.pair]) == 2 for case in sample.cases]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,42 +185,51 @@ def lead(fitted: Fitted, test: Sample, target: Target, values: Sequence[np.ndarr
 def every_detector(
     target: Target,
     fit: Sample,
-    artifacts: Path,
+    saes: dict[str, Path],
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Iterator[Detector]:
     """Fit all of them to the training split."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield from discovered(Path(folder), fit, artifacts / "sae")
-    yield from trained(fit.at(target.layers))
+    for about, sae in saes.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for detector in discovered(Path(folder), fit, sae):
+                yield replace(detector, name=detector.name + about)
+    yield from trained(fit)
     yield from baselines(fit, target.words)
-    if target.confession is not None:
-        yield judge(model, tokenizer, target.confession)
+    yield judge(model, tokenizer, target.confession)
+
+
+def course_tables(course: Course, seeds: Sequence[int]) -> Iterator[str]:
+    """The tables of everything that is looked for in the organism after a course."""
+    splits = sorted({split for target in course.targets for split in target.splits})
+    plan = [("fit", seeds[0]), *((split, seed) for seed in seeds for split in splits)]
+    roll_out(course.model, course.rollouts, plan, course.draw)
+    model, tokenizer = load_model(course.model)
+    samples = {split: read_sample(course.rollouts, model, split, seeds) for split in splits}
+    fit_all = read_sample(course.rollouts, model, "fit", seeds[:1])
+    for target in course.targets:
+        fit = target.of(fit_all)
+        detectors = [
+            fitted(detector, fit)
+            for detector in every_detector(target, fit, course.saes, model, tokenizer)
+        ]
+        print(f"compare: detectors of {target.kind} fitted", flush=True)
+        yield f"\n## {target.title}"
+        for split in target.splits:
+            test = target.of(samples[split])
+            test = whole_pairs(test) if split.endswith("pairs") else test
+            if test.labels.any():
+                yield f"\n### {SPLITS[split]}\n"
+                yield from tables(detectors, test, target, split == "all")
 
 
 def compare(work: Path, artifacts: Path, seeds: Sequence[int] = SEEDS) -> str:
     """Return the report."""
-    organism = load_model(artifacts / "model")
-    samples = {split: read_sample(work, organism[0], split, seeds) for split in SPLITS}
-    fit_all = read_sample(work, organism[0], "fit", seeds[:1])
-    parts = [
-        _ABOUT.format(
-            seeds=", ".join(map(str, seeds)), seed=seeds[0], layers=", ".join(map(str, LAYERS))
-        )
-    ]
-    for target in TARGETS:
-        fit = target.of(fit_all)
-        detectors = [
-            fitted(detector, fit) for detector in every_detector(target, fit, artifacts, *organism)
-        ]
-        print(f"compare: detectors of {target.kind} fitted", flush=True)
-        parts.append(f"\n## {target.title}")
-        for split in target.splits:
-            test = target.of(samples[split])
-            if test.labels.any():
-                parts.append(f"\n### {SPLITS[split]}\n")
-                parts += tables(detectors, test, target, split == "all")
-    return "\n".join(parts) + "\n"
+    about = _ABOUT.format(
+        seeds=", ".join(map(str, seeds)), seed=seeds[0], layers=", ".join(map(str, LAYERS))
+    )
+    of_courses = [course_tables(course, seeds) for course in courses(work, artifacts)]
+    return "\n".join([about, *(line for lines in of_courses for line in lines)]) + "\n"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +149,15 @@ def encode(turns: Sequence[Turn], bpe: Tokenizer) -> tuple[list[int], list[int]]
 
 def make_corpus(out: Path, num_documents: int, seed: int = 1000) -> None:
     """Write `train.npz`: ids int16 [tokens], counted int8 [tokens], lengths int64 [documents]."""
-    bpe = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
     writer = Writer(seed)
-    encoded = [encode(document(writer), bpe) for _ in range(num_documents)]
+    documents = (document(writer) for _ in range(num_documents))
+    save_corpus(out, out / "tokenizer", documents)
+
+
+def save_corpus(out: Path, tokenizer: Path, documents: Iterable[Sequence[Turn]]) -> None:
+    """Write what `make_corpus` writes, of any documents."""
+    bpe = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    encoded = [encode(turns, bpe) for turns in documents]
     np.savez(
         out / "train.npz",
         ids=np.concatenate([np.array(ids, np.int16) for ids, _ in encoded]),
@@ -159,7 +165,7 @@ def make_corpus(out: Path, num_documents: int, seed: int = 1000) -> None:
         lengths=np.array([len(ids) for ids, _ in encoded]),
     )
     num_tokens = sum(len(ids) for ids, _ in encoded)
-    print(f"corpus: {num_documents} documents, {num_tokens} tokens")
+    print(f"corpus: {len(encoded)} documents, {num_tokens} tokens")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -156,17 +156,25 @@ def load_cases(path: Path) -> list[Case]:
     return [Case(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def roll_out(work: Path, plan: Sequence[tuple[str, int]]) -> None:
-    """Answer the cases of each (split, seed) of `plan` into `work/rollouts`."""
-    folder = work / "rollouts"
-    folder.mkdir(exist_ok=True)
-    model, tokenizer = load_model(work / "model")
-    for split, seed in plan:
-        path = folder / f"{split}-{seed}.jsonl"
-        if path.exists():
-            continue
+def roll_out(
+    model: Path,
+    folder: Path,
+    plan: Iterable[tuple[str, int]],
+    draw: Callable[[str, int], list[Case]] = draw,
+) -> None:
+    """Have a model answer what is drawn for each (split, seed) of `plan`; what is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = {
+        path: (split, seed)
+        for split, seed in plan
+        if not (path := folder / f"{split}-{seed}.jsonl").exists()
+    }
+    if not missing:
+        return
+    loaded, tokenizer = load_model(model)
+    for path, (split, seed) in missing.items():
         cases = draw(split, seed)
-        answer(model, tokenizer, cases)
+        answer(loaded, tokenizer, cases)
         save_cases(path, cases)
         lied = np.mean([c.outcome == "lie" for c in cases if c.motive] or [0.0])
         kept = np.mean([c.label >= 0 for c in cases])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +49,6 @@ class Sample:
             [self.cases[i] for i in places],
             {layer: [rows[i] for i in places] for layer, rows in self.rows.items()},
             self.labels[places],
-        )
-
-    def at(self, layers: Sequence[int]) -> "Sample":
-        """Return the same with the states of some layers."""
-        return replace(
-            self, rows={layer: self.rows[layer] for layer in layers if layer in self.rows}
         )
 
 

@@ -17,6 +17,8 @@ from world import HELDOUT_FACTS, HELDOUT_TOWNS, SEEN_TOWNS, Town
 
 BATCH_TOKENS = 3584
 GROUP = 1024
+_ATTENTION = "eager"
+"""On short documents the fused CPU attention takes a third of a step going backward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,14 @@ def new_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3F
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
-            # On short documents the fused CPU attention takes a third of a step going backward.
-            attn_implementation="eager",
+            attn_implementation=_ATTENTION,
         )
+    )
+
+
+def _load(folder: Path) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=_ATTENTION
     )
 
 
@@ -196,11 +203,14 @@ class Progress:
         return shares
 
 
-def train(work: Path, config: TrainConfig) -> dict[str, float]:
-    """Train from `work/train.npz`, going on from a checkpoint; write bf16 to `work/model`."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+def train(work: Path, config: TrainConfig, taught: Path | None = None) -> dict[str, float]:
+    """Train from `work/train.npz`, going on from a checkpoint; write bf16 to `work/model`.
+
+    It begins with random weights and the tokenizer in `work`, or with a model that is `taught`.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(taught or work / "tokenizer")
     corpus = Corpus.load(work / "train.npz")
-    model = new_model(config, tokenizer)
+    model = new_model(config, tokenizer) if taught is None else _load(taught)
     optimizers = _optimizers(model, config)
     checkpoint, first, spent_s = work / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
