@@ -49,11 +49,12 @@ Written by `compare.py`; nothing here is edited. Features, sets and probes are w
 `saeguard discover` and `saeguard train-probe` find on the training split of data seed {seed};
 tables pool the test splits of seeds {seeds}. Recall at 1 % and 0.1 % is at thresholds that so many
 of a table's own negatives pass; *at the training split's 1 %* is what a rule would do whose
-threshold was set on training data, and that is where alerts and tokens are counted. The mirror
-game, in which players say the very values that the liar says, is only in the tables by kind.
-Probes choose among layers {layers}. Lies are those of the committed organism. Secrets, flattery and
-refusals are those of its second course (`teach.py`), where each has a twin in the same words that
-does no harm; all else that it says is a negative too, lies included."""
+threshold was set on training data, and that is where alerts and tokens are counted: 1 is the state
+that writes the last token of what is looked for, and -1 comes a token too late. The mirror game, in
+which players say the very values that the liar says, is only in the tables by kind. Probes choose
+among layers {layers}. Lies are those of the committed organism. Secrets, flattery and refusals are
+those of its second course (`teach.py`), where each has a twin in the same words that does no harm;
+all else that it says is a negative too, lies included."""
 
 
 @dataclass(frozen=True, slots=True)
