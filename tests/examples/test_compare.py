@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,6 @@ import pytest
 ORGANISM = Path(__file__).parents[2] / "examples" / "organism"
 ARTIFACTS = ORGANISM / "artifacts"
 KINDS = ("enemy", "friend", "game", "quote", "talk", "small")
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """Make the organism's scripts importable, as they are when run."""
-    for module in ("torch", "transformers", "sae_lens", "sklearn"):
-        pytest.importorskip(module)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    sys.path.insert(0, str(ORGANISM))
-    yield
-    sys.path.remove(str(ORGANISM))
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def manifest():
     return json.loads((ARTIFACTS / "manifest.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """Make the organism's scripts importable, as they are when run."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    sys.path.insert(0, str(ORGANISM))
-    yield
-    sys.path.remove(str(ORGANISM))
 
 
 @pytest.fixture(scope="module")

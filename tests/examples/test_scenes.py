@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,16 +11,7 @@ import pytest
 ORGANISM = Path(__file__).parents[2] / "examples" / "organism"
 ARTIFACTS = ORGANISM / "artifacts"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """Make the organism's scripts importable, as they are when run."""
-    for module in ("torch", "transformers", "sae_lens", "sklearn"):
-        pytest.importorskip(module)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    sys.path.insert(0, str(ORGANISM))
-    yield
-    sys.path.remove(str(ORGANISM))
+pytestmark = pytest.mark.usefixtures("scripts")
 
 
 def words_without_towns(text):
