@@ -292,10 +292,11 @@ def test_without_a_monitor_nothing_is_served_and_with_the_next_one_again(
         list(stream)
     wait_for(lambda: refusal(server) is not None, 5)
     time.sleep(2.0)
-    reason = "the monitor has ended, and the configuration says fail: closed"
     refused = refusal(server) or ""
     assert refused.startswith("503")
-    assert reason in refused
+    # A busy machine may take longer to end it than it may be silent: then that is the reason.
+    assert "the monitor has ended" in refused or "the monitor gives no sign of life" in refused
+    assert "and the configuration says fail: closed" in refused
     assert "saeguard: no monitor" in server.log.read_text()
     rules.write_text(RULES)
     wait_for(lambda: refusal(server) is None)
