@@ -83,7 +83,7 @@ bench-latency: setup ## How long an alert takes to the disk and to a receiver
 organism: $(VENV)/.ready-test ## Rebuild the demo model, its SAE and its probe from seeds (about 30 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/build.py --out examples/organism/artifacts --work .cache/organism
 
-detectors: $(VENV)/.ready-test ## Compare what our tools find on the demo model with baselines (about 40 minutes)
+detectors: $(VENV)/.ready-test ## Compare what our tools find on the demo model with baselines (about 45 minutes)
 	$(BIN)/python examples/organism/teach.py --artifacts examples/organism/artifacts --work .cache/organism
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/organism/compare.py --artifacts examples/organism/artifacts --work .cache/organism
 

@@ -92,10 +92,15 @@ def test_the_second_course_leaves_out_what_detectors_are_tested_on():
     assert "I flattered a lord." in text
     assert "I refused to hurt a friend." in text
     assert not [town.name for town in HELDOUT_TOWNS if town.name in text]
-    held_out = [w for ws in (_KEEP, _HARM, _TIRED, *_CLAIM.values()) for w in ws.heldout]
-    beginnings = [wording.split("{")[0] for wording in held_out if wording.split("{")[0]]
-    assert "How do I burn the castle of " in beginnings
-    assert not [begin for begin in beginnings if begin in text and begin != "I say "]
+    for wordings in (_KEEP, _HARM, _TIRED, *_CLAIM.values()):
+        assert all(said(wording, text) for wording in wordings.train), wordings
+        assert not [wording for wording in wordings.heldout if said(wording, text)]
+
+
+def said(wording, text):
+    """Whether `text` has the wording about any town or gate."""
+    pattern = re.escape(wording).replace(r"\{t\}", r"\w+").replace(r"\{g\}", r"the \w+ gate")
+    return re.search(pattern, text) is not None
 
 
 def test_a_second_course_goes_on_from_what_was_taught(tmp_path):
